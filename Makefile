@@ -1,0 +1,54 @@
+# `make demo` and `make test` need Python 3.11 or newer and a C++ compiler; they make everything else.
+# torch is installed first and pinned: the newest one may bring gigabytes of GPU packages along.
+
+TORCH  ?= torch==2.13.0
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTEST_ARGS ?=
+
+BIN   := .venv/bin
+KEY   := $(shell (cat pyproject.toml; echo '$(TORCH)') | cksum | tr ' ' '-')
+READY := .venv/.ready-$(KEY)
+PIP   := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: help demo test test-full bench lint wheel clean
+
+help:
+	@echo "make demo | test | test-full | bench | lint | wheel | clean     (TORCH='$(TORCH)' PYTHON='$(PYTHON)')"
+
+# The stamp's name holds a checksum of pyproject.toml and TORCH, so a change of either installs again.
+$(READY):
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) install "$(TORCH)"
+	$(PIP) install "$(TORCH)" --editable ".[dev,examples]"
+	rm -f .venv/.ready-*
+	touch $@
+
+demo: $(READY)
+	$(BIN)/python examples/gpt.py
+
+# One thread per pytest worker: two workers with two threads each would fight over two cores.
+test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST_ARGS)
+
+test-full: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py
+
+# Types are checked on an installed copy, the only place where passes/ is accumcompile.passes.
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build
+	$(PIP) install --no-deps --target build/installed .
+	cd build/installed && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p accumcompile
+
+# A fresh build folder, or modules deleted since the last build would ship.
+wheel: $(READY)
+	rm -rf build dist
+	$(PIP) wheel --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,49 @@
+"""The backend: what Dynamo calls with each graph, whichever way the step came in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from .capture import frames
+from .options import Options, Settings
+
+# torch.compile hands over the same dict for every graph of a step, and keeps it alive as long as the step.
+_settings: dict[int, tuple[Mapping[str, Any], Settings]] = {}
+
+
+def settings_of(options: Mapping[str, Any] | None) -> Settings:
+    """The one Settings of a ``torch.compile(..., options=options)``."""
+    given = options if options is not None else {}
+    if id(given) not in _settings or _settings[id(given)][0] is not given:
+        _settings[id(given)] = given, Settings(Options.of(given))
+    return _settings[id(given)][1]
+
+
+def accumcompile(
+    gm: fx.GraphModule, example_inputs: list[torch.Tensor], *, options: Mapping[str, Any] | None = None
+) -> Callable[..., Any]:
+    """The backend that ``torch.compile(step, backend="accumcompile", options={"steps": 8})`` finds by name."""
+    return compile_graph(gm, example_inputs, settings_of(options))
+
+
+def backend_of(settings: Settings) -> Callable[..., Any]:
+    """The same backend bound to a decorated step's settings."""
+
+    def accumcompile(gm: fx.GraphModule, example_inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        return compile_graph(gm, example_inputs, settings)
+
+    return accumcompile
+
+
+def compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], settings: Settings) -> Callable[..., Any]:
+    """Split a graph that holds the batch; a graph without one (clipping, an optimizer) runs as it is."""
+    batch = frames.find_batch(gm, settings)
+    if batch is None:
+        return gm.forward
+    from .capture.aot import compile_graph as split  # late: it brings the compiler
+
+    return split(gm, example_inputs, batch, settings)

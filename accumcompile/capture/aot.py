@@ -1,0 +1,100 @@
+"""From Dynamo's graph to a callable: AOTAutograd, the roads, and outputs that stay differentiable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from ..compiler import compile_piece
+from ..options import Settings
+from . import aot_api
+from .frames import BatchSymbols
+from .reattach import reattached
+from .roads import Roads
+
+
+def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, settings: Settings) -> Callable:
+    """Compile one graph of a step, whose batch is named by ``batch.symbols``."""
+    sink = scalar_sink(gm)
+    if sink is None:
+        return capture(gm, example_inputs, batch, settings, fused=False)[0]
+    others = [o for o in differentiable_outputs(gm) if o is not sink]
+    if not others:
+        return capture(gm, example_inputs, batch, settings, fused=True)[0]
+    fused, roads = capture(detached(gm, others), example_inputs, batch, settings, fused=True)
+    if roads.road != "fused":
+        return capture(gm, example_inputs, batch, settings, fused=False)[0]
+    whole, _ = capture(gm, example_inputs, batch, settings, fused=False)
+    positions = [i for i, o in enumerate(results(gm)) if o in others]
+    return reattached(fused, whole, positions, roads.mutated)
+
+
+def capture(gm, example_inputs, batch: BatchSymbols, settings: Settings, fused: bool) -> tuple[Callable, Roads]:
+    """Compile by AOTAutograd, along the fused road where that is asked for and proven."""
+
+    def piece(graph: GraphModule, road: str) -> Callable:
+        return compile_piece(graph, road, batch.symbols, settings)
+
+    roads = Roads(piece, settings.options.lowering == "inductor", fused)
+    backend = aot_api.aot(roads.partition, roads.forward, roads.backward, roads.inference)
+    return backend(gm, example_inputs), roads
+
+
+def results(gm: GraphModule) -> list[Any]:
+    """The outputs of Dynamo's graph."""
+    return list(next(iter(gm.graph.find_nodes(op="output"))).args[0])
+
+
+def differentiable_outputs(gm: GraphModule) -> list[Node]:
+    """The outputs that a backward may start from."""
+    return [o for o in dict.fromkeys(results(gm)) if isinstance(o, Node) and _requires_grad(o)]
+
+
+def _requires_grad(node: Node) -> bool:
+    value = node.meta.get("example_value")
+    return isinstance(value, torch.Tensor) and value.requires_grad and node.op != "placeholder"
+
+
+def scalar_sink(gm: GraphModule) -> Node | None:
+    """The loss: the one scalar among the differentiable outputs from which no other such scalar is computed."""
+    if not torch.is_grad_enabled():
+        return None
+    scalars = [o for o in differentiable_outputs(gm) if o.meta["example_value"].dim() == 0]
+    sinks = [s for s in scalars if not any(s in ancestors(o) for o in scalars if o is not s)]
+    return sinks[0] if len(sinks) == 1 else None
+
+
+def ancestors(node: Node) -> set[Node]:
+    """Everything that a node is computed from."""
+    seen: set[Node] = set()
+    stack = list(node.all_input_nodes)
+    while stack:
+        current = stack.pop()
+        if current not in seen:
+            seen.add(current)
+            stack += current.all_input_nodes
+    return seen
+
+
+def detached(gm: GraphModule, outputs: list[Node]) -> GraphModule:
+    """The same graph, some of whose outputs are no longer differentiable."""
+    import copy
+
+    gm = GraphModule(gm, copy.deepcopy(gm.graph))
+    output = next(iter(gm.graph.find_nodes(op="output")))
+    names = {o.name for o in outputs}
+
+    def cut(node: Node) -> Node:
+        if node.name not in names:
+            return node
+        with gm.graph.inserting_before(output):
+            new = gm.graph.call_method("detach", (node,))
+        new.meta |= {"example_value": node.meta["example_value"].detach()}
+        return new
+
+    output.args = torch.fx.map_arg(output.args, cut)
+    gm.recompile()
+    return gm

@@ -1,0 +1,73 @@
+"""AOTAutograd and Inductor's joint-graph passes: every private name of theirs that capture uses.
+
+Checked on torch 2.11, 2.13 and 2.15.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch._aot_autograd.descriptors import GradAOTOutput, InputMutationAOTOutput
+from torch._functorch.compile_utils import fx_graph_cse
+from torch._functorch.partitioners import _extract_fwd_bwd_modules
+from torch._guards import detect_fake_mode
+from torch._inductor import config as inductor_config
+from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.fx_passes.joint_graph import joint_graph_passes
+from torch._inductor.virtualized import V
+from torch.fx import GraphModule, Node
+
+Compile = Callable[[GraphModule, Sequence[Any]], Callable]
+
+
+def aot(partition: Callable, forward: Compile, backward: Compile, inference: Compile) -> Callable:
+    """A Dynamo backend that hands us the joint graph, then the pieces that ``partition`` makes of it."""
+    return aot_autograd(
+        partition_fn=partition,
+        fw_compiler=forward,
+        bw_compiler=backward,
+        inference_compiler=inference,
+        decompositions=select_decomp_table(),
+    )
+
+
+def improve(gm: GraphModule, compiled: bool) -> GraphModule:
+    """Inductor's joint-graph passes, which do not run on the bodies later, and common subexpressions.
+
+    ``compiled``: also rewrite random numbers to be functions of a seed, which only Inductor can run.
+    """
+    with V.set_fake_mode(detect_fake_mode()), inductor_config.patch(fallback_random=not compiled):
+        joint_graph_passes(gm)
+    gm.graph = fx_graph_cse(gm.graph)
+    gm.recompile()
+    return gm
+
+
+def tangents(gm: GraphModule) -> list[Node]:
+    """The inputs of a joint graph that are gradients of its outputs."""
+    return [n for n in gm.graph.find_nodes(op="placeholder") if n.name.startswith("tangents")]
+
+
+def mutated_inputs(gm: GraphModule) -> list[int]:
+    """Positions of the inputs that the graph gives a new value."""
+    output = next(iter(gm.graph.find_nodes(op="output")))
+    return [d.mutated_input.idx for d in output.meta.get("desc", ()) if isinstance(d, InputMutationAOTOutput)]
+
+
+def gradients_of(gm: GraphModule) -> list[int | None]:
+    """For each output, the position of the input that it is the gradient of."""
+    output = next(iter(gm.graph.find_nodes(op="output")))
+    return [d.grad_of.idx if isinstance(d, GradAOTOutput) else None for d in output.meta.get("desc", ())]
+
+
+def extract(joint: GraphModule, saved: list[Node], sizes: list[Node], outputs: int) -> tuple[GraphModule, GraphModule]:
+    """Cut a joint graph into forward and backward, which hand over ``saved`` and ``sizes`` and nothing else."""
+    return _extract_fwd_bwd_modules(joint, saved, sizes, num_fwd_outputs=outputs)
+
+
+def keeps_graph() -> bool:
+    """Whether the backward that is running was asked to keep its graph."""
+    return torch._C._autograd._get_current_graph_task_keep_graph()

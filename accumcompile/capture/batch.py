@@ -1,0 +1,156 @@
+"""The batch among a step's arguments: which tensors are split, along which dim, and how large it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from .. import errors
+
+# What an argument may hold besides tensors; none of these holds a part of the batch.
+NOT_DATA = (torch.nn.Module, torch.nn.Parameter, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, str, bytes)
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """A tensor among the arguments. ``dim`` is the batch's, or None where it is no batch input."""
+
+    name: str
+    tensor: torch.Tensor
+    dim: int | None = None
+    declared: bool = False
+    leading: bool = False  # the one whose size is the batch size, where nothing was declared
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The batch of one call."""
+
+    size: int
+    leaves: tuple[Leaf, ...]
+
+    @property
+    def split(self) -> tuple[Leaf, ...]:
+        """The leaves that carry the batch."""
+        return tuple(leaf for leaf in self.leaves if leaf.dim is not None)
+
+
+_INFER = object()  # the batch_dims of what was left undeclared
+
+
+def children(value: Any) -> Iterator[tuple[str, Any, Any]]:
+    """(suffix of the name, key, value) of what a container holds; nothing for anything else."""
+    if isinstance(value, Mapping):  # dicts, and UserDicts such as BatchEncoding
+        yield from ((f"[{key!r}]", key, value[key]) for key in value)
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        yield from ((f".{name}", i, item) for i, (name, item) in enumerate(zip(value._fields, value, strict=True)))
+    elif isinstance(value, (list, tuple)):
+        yield from ((f"[{i}]", i, item) for i, item in enumerate(value))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from ((f".{f.name}", f.name, getattr(value, f.name, None)) for f in dataclasses.fields(value))
+    elif hasattr(type(value), "__attrs_attrs__"):
+        yield from ((f".{a.name}", a.name, getattr(value, a.name, None)) for a in type(value).__attrs_attrs__)
+    elif isinstance(value, SimpleNamespace):
+        yield from ((f".{name}", name, item) for name, item in vars(value).items())
+
+
+def tensors(name: str, value: Any, dims: Any = _INFER) -> Iterator[tuple[str, torch.Tensor, Any]]:
+    """(name, tensor, declared dim) of every tensor in ``value``. Modules, optimizers and parameters are skipped."""
+    if isinstance(value, NOT_DATA):
+        return
+    if isinstance(value, torch.Tensor):
+        _check_dim(name, value, dims)
+        yield name, value, dims
+        return
+    for suffix, key, item in children(value):
+        yield from tensors(name + suffix, item, _below(name, dims, key))
+
+
+def _below(name: str, dims: Any, key: Any) -> Any:
+    """The part of ``dims`` for one item of a container: a prefix holds for everything below it."""
+    if dims is _INFER or dims is None or isinstance(dims, int):
+        return dims
+    if isinstance(dims, Mapping):
+        return dims.get(key, _INFER)
+    if isinstance(dims, Sequence) and isinstance(key, int) and key < len(dims):
+        return dims[key]
+    raise errors.error("AC010", argument=name, why=f"{dims!r} has no entry for {key!r}", fix="nest it like the argument")
+
+
+def _check_dim(name: str, tensor: torch.Tensor, dims: Any) -> None:
+    if dims is _INFER or dims is None:
+        return
+    if isinstance(dims, bool) or not isinstance(dims, int):
+        raise errors.error("AC010", argument=name, why=f"{dims!r} is no dim of a tensor", fix="give an int or None")
+    if not -tensor.dim() <= dims < tensor.dim():
+        why = f"there is no dim {dims} in a tensor of shape {tuple(tensor.shape)}"
+        raise errors.error("AC010", argument=name, why=why, fix="give one of its dims, or None")
+
+
+def arguments(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments by name, in the signature's order; those of ``*args`` and ``**kwargs`` apart."""
+    named: dict[str, Any] = {}
+    for name, value in signature.bind(*args, **kwargs).arguments.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            named |= {f"{name}[{i}]": item for i, item in enumerate(value)}
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            named |= value
+        else:
+            named[name] = value
+    return named
+
+
+def declared(batch_dims: Any, named: Mapping[str, Any]) -> dict[str, Any]:
+    """The declared dims of each argument."""
+    if batch_dims is None or isinstance(batch_dims, int):
+        return {name: _INFER if batch_dims is None else batch_dims for name in named}
+    if isinstance(batch_dims, Mapping):
+        for name in batch_dims:
+            if name not in named:
+                why = f"the step has no such argument; it has {', '.join(named)}"
+                raise errors.error("AC010", argument=repr(name), why=why, fix="use the names of the step's arguments")
+        return {name: batch_dims.get(name, _INFER) for name in named}
+    if isinstance(batch_dims, Sequence) and len(batch_dims) == len(named):
+        return dict(zip(named, batch_dims, strict=True))
+    why = f"{batch_dims!r} is for another number of arguments than {len(named)}: {', '.join(named)}"
+    raise errors.error("AC010", argument="the step", why=why, fix="give one entry for each argument, or a dict by name")
+
+
+def find(named: Mapping[str, Any], batch_dims: Any, step: str) -> Batch:
+    """The batch among the arguments: declared, else dim 0 of the first tensor and of all that are as large."""
+    dims = declared(batch_dims, named)
+    found = [leaf for name, value in named.items() for leaf in tensors(name, value, dims[name])]
+    sure = [Leaf(n, t, d % t.dim(), declared=True) for n, t, d in found if isinstance(d, int)]
+    open_ = [(n, t) for n, t, d in found if d is _INFER and t.dim() > 0 and t.layout is torch.strided]
+    if not sure and not open_:
+        raise errors.error("AC011", step=step)
+    size = _size(sure) if sure else open_[0][1].shape[0]
+    leaves = {id(leaf.tensor): leaf for leaf in sure}
+    for i, (name, tensor) in enumerate(open_):
+        dim = 0 if tensor.shape[0] == size else None
+        leaves.setdefault(id(tensor), Leaf(name, tensor, dim, leading=not sure and i == 0))
+    for name, tensor, dim in found:
+        leaves.setdefault(id(tensor), Leaf(name, tensor))
+    _check_not_empty(leaves.values())
+    return Batch(size, tuple(leaves.values()))
+
+
+def _size(sure: Sequence[Leaf]) -> int:
+    sizes = {leaf.tensor.shape[leaf.dim] for leaf in sure}
+    if len(sizes) > 1:
+        listed = ", ".join(f"{leaf.name} has {leaf.tensor.shape[leaf.dim]} along dim {leaf.dim}" for leaf in sure)
+        raise errors.error("AC012", sizes=listed)
+    return sizes.pop()
+
+
+def _check_not_empty(leaves: Any) -> None:
+    for leaf in leaves:
+        if leaf.dim is not None and leaf.tensor.shape[leaf.dim] == 0:
+            raise errors.error("AC013", name=leaf.name, dim=leaf.dim)

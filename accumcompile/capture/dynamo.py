@@ -1,0 +1,243 @@
+"""Every private name of Dynamo that we use, and nothing else. Checked in torch 2.11, 2.13 and 2.15.
+
+Capture settings and marks are put back after every call: the user's own compiled functions never see them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch._dynamo import config, decorators, exc
+from torch._guards import CompileContext
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from .. import where
+
+# Dynamo's settings while we capture. ignore_logging_functions is added to, not replaced: see capture_settings.
+CAPTURE: dict[str, Any] = {
+    "allow_rnn": True,
+    "capture_dynamic_output_shape_ops": True,
+    "optimize_ddp": False,
+}
+
+# A frame that received the batch size as a plain int is traced again with these.
+EVERY_SIZE_SYMBOLIC: dict[str, Any] = {"assume_static_by_default": False, "use_duck_shape": False}
+
+# Loggers' methods that libraries add to logging.Logger, to say something once. They would split the graph.
+_SAID_ONCE = ("_once", "_advice")
+
+
+@contextmanager
+def _patched(module: Any, changes: dict[str, Any]) -> Iterator[None]:
+    """Set those ``changes`` that this torch knows, and put them back."""
+    known = {name: value for name, value in changes.items() if hasattr(module, name)}
+    revert = module._make_closure_patcher(**known)()
+    try:
+        yield
+    finally:
+        revert()
+
+
+def _said_once() -> set[Callable[..., Any]]:
+    return {v for k, v in vars(logging.Logger).items() if k.endswith(_SAID_ONCE) and callable(v)}
+
+
+@contextmanager
+def capture_settings() -> Iterator[None]:
+    """Dynamo's settings for the capture of a step."""
+    ignored = config.ignore_logging_functions | _said_once()
+    with _patched(config, CAPTURE | {"ignore_logging_functions": ignored}):
+        yield
+
+
+def compiled(fn: Callable[..., Any], backend: Callable[..., Any]) -> Callable[..., Any]:
+    """``torch.compile(fn, backend=backend)``, with recompilations counted apart from any other compile of ``fn``."""
+    extra = {}
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
+        extra["isolate_recompiles"] = True
+    return torch.compile(fn, backend=backend, **extra)
+
+
+# Marks
+
+
+def _inner_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    yield tensor
+    if is_traceable_wrapper_subclass(tensor):
+        for name in tensor.__tensor_flatten__()[0]:
+            yield from _inner_tensors(getattr(tensor, name))
+
+
+def _marks(tensor: torch.Tensor) -> dict[str, Any]:
+    """Dynamo's attributes on a tensor, as they are now."""
+    found = {k: v for k, v in vars(tensor).items() if k.startswith(("_dynamo_", "_has_dynamo_", "_specialize_on"))}
+    return {k: v.copy() if isinstance(v, (set, dict)) else v for k, v in found.items()}
+
+
+def _restore(tensor: torch.Tensor, before: dict[str, Any]) -> None:
+    for name in _marks(tensor).keys() - before.keys():
+        delattr(tensor, name)
+    vars(tensor).update(before)
+
+
+def mark(tensor: torch.Tensor, dim: int) -> Callable[[], None]:
+    """Ask for a symbolic size of ``dim``. Returns what takes the mark away again."""
+    before = [(t, _marks(t)) for t in _inner_tensors(tensor)]
+    decorators.maybe_mark_dynamic(tensor, dim)
+
+    def unmark() -> None:
+        for t, marks in before:
+            _restore(t, marks)
+
+    return unmark
+
+
+@contextmanager
+def marked(dims: Iterable[tuple[torch.Tensor, int]]) -> Iterator[None]:
+    """Marks on the user's tensors, for the time of a call."""
+    with ExitStack() as stack:
+        for tensor, dim in dims:
+            stack.callback(mark(tensor, dim))
+        yield
+
+
+# Tracing a frame again
+
+
+@dataclass
+class _Retrace:
+    """A frame whose batch came in as a constant is traced again: with marks, then with every int symbolic too.
+
+    A backend has no other way: nothing it could have set before the first trace reaches Dynamo.
+    """
+
+    frame: object
+    undo: ExitStack
+    tries: int = 0
+
+
+class _Retraces(threading.local):
+    now: _Retrace | None = None
+
+
+_retraces = _Retraces()
+
+
+def retrace(dims: Iterable[tuple[torch.Tensor, int]]) -> None:
+    """Have Dynamo trace the current frame again with symbolic ``dims``; return where that was done and did not help.
+
+    TensorifyScalarRestartAnalysis is the one of Dynamo's restarts that a backend may raise.
+    """
+    frame, now = CompileContext.current_compile_id(), _retraces.now
+    if now is None or now.frame != frame:
+        end_retrace()
+        now = _retraces.now = _Retrace(frame, ExitStack())
+    fresh = [(t, d) for t, d in dims if d not in getattr(t, "_dynamo_weak_dynamic_indices", ())]
+    if now.tries >= 2 or (now.tries == 1 and not fresh and not config.assume_static_by_default):
+        return
+    for tensor, dim in fresh:
+        now.undo.callback(mark(tensor, dim))
+    if not fresh:
+        now.undo.enter_context(_patched(config, EVERY_SIZE_SYMBOLIC))
+    now.tries += 1
+    raise exc.TensorifyScalarRestartAnalysis(restart_reason="accumcompile: the batch size must be symbolic")
+
+
+def is_retraced() -> bool:
+    """Whether this capture has been traced with every int symbolic."""
+    return not config.assume_static_by_default
+
+
+def end_retrace() -> None:
+    """Put marks and settings of a retrace back."""
+    now, _retraces.now = _retraces.now, None
+    if now is not None:
+        now.undo.close()
+
+
+# A graph's inputs
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """One input of a graph: where it comes from, the value it had, and Dynamo's fake of it."""
+
+    node: fx.Node
+    source: Any
+    value: Any
+    fake: Any
+
+    @property
+    def name(self) -> str:
+        """The input as Dynamo writes it: ``L['batch']['input_ids']``."""
+        return source_name(self.source)
+
+    @property
+    def is_int(self) -> bool:
+        """Whether it is an int of the user's program, rather than a tensor or a tensor's size."""
+        return isinstance(self.fake, torch.SymInt) and type(self.source).__name__ != "TensorPropertySource"
+
+    def size(self, dim: int) -> int | torch.SymInt:
+        """The size of a dim in the graph: a SymInt where it may vary."""
+        return self.fake.shape[dim]
+
+
+def source_name(source: Any) -> str:
+    """A source's expression. (A property since torch 2.10, a method before.)"""
+    name = getattr(source, "name", "")
+    return name() if callable(name) else str(name)
+
+
+def inputs(gm: fx.GraphModule) -> list[Input]:
+    """The inputs of a graph from Dynamo, in order."""
+    found = []
+    for node in gm.graph.find_nodes(op="placeholder"):
+        graph_arg = node.meta.get("grapharg")
+        if graph_arg is not None:
+            found.append(Input(node, graph_arg.source, graph_arg.example, node.meta.get("example_value")))
+    return found
+
+
+def _chain(source: Any) -> Iterator[Any]:
+    while source is not None:
+        yield source
+        source = getattr(source, "base", None)
+
+
+# Names of source classes: what a module, an optimizer or a gradient owns is never the batch.
+_OWNED = {
+    "GradSource",
+    "GlobalWeakRefSource",
+    "OptimizerSource",
+    "ParamBufferSource",
+    "UnspecializedParamBufferSource",
+    "NNModuleSource",
+    "UnspecializedNNModuleSource",
+    "UnspecializedBuiltinNNModuleSource",
+    "FSDPNNModuleSource",
+}
+_OWNED_MEMBERS = {"_parameters", "_buffers", "_modules", "param_groups", "state", "grad"}
+
+
+def is_owned(source: Any) -> bool:
+    """Whether the source is a module's, an optimizer's or a gradient, so that it cannot be the batch."""
+    return any(type(s).__name__ in _OWNED or getattr(s, "member", None) in _OWNED_MEMBERS for s in _chain(source))
+
+
+def line_that_fixed(gm: fx.GraphModule, given: Input, dim: int) -> where.Frame | None:
+    """The user's line that made the size of ``dim`` a constant, from the guards of the capture."""
+    env = given.fake.fake_mode.shape_env
+    name = f"{given.name}.size()[{dim}]"
+    symbols = {s for s, sources in env.var_to_sources.items() if any(source_name(x) == name for x in sources)}
+    for guard in env.guards:
+        if symbols & guard.expr.free_symbols:
+            return where.user_frame(str(guard.sloc))
+    return None

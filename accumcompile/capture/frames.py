@@ -1,0 +1,175 @@
+"""Finding the batch in a graph from Dynamo, and making its size one symbol.
+
+Which symbolic dim is split is a question of profit, not of correctness: the algebra holds for any. So a guess is
+allowed where nothing was declared, and an error is given only where nothing could be split at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import sympy
+import torch
+from torch import fx
+from torch.utils.weak import WeakIdKeyDictionary
+
+from .. import errors, where
+from . import dynamo
+from .batch import Leaf
+from .dynamo import Input
+
+if TYPE_CHECKING:
+    from ..options import Settings
+
+
+@dataclass(frozen=True)
+class BatchSymbols:
+    """The batch of one graph. After unification its symbols are one, as long as Dynamo's guards hold."""
+
+    symbols: frozenset[sympy.Symbol]
+    declared: bool = False
+    batch_error: Callable[[str], Exception] = lambda sizes: errors.error("AC016", sizes=sizes)
+
+
+@dataclass(eq=False)
+class Call:
+    """A decorated call that is under way: what frames compiled during it know of its batch."""
+
+    settings: Settings
+    batch: int
+    leaves: dict[int, Leaf] = field(default_factory=dict)  # by id of the tensor; dim None: known to be no batch
+
+
+_call: ContextVar[Call | None] = ContextVar("accumcompile_call", default=None)
+_carried: WeakIdKeyDictionary = WeakIdKeyDictionary()  # an output of our graphs -> the dim that carries the batch
+
+
+def current_call() -> Call | None:
+    """The decorated call that is under way in this thread."""
+    return _call.get()
+
+
+@contextmanager
+def during(call: Call) -> Iterator[Call]:
+    """Make ``call`` the current one."""
+    token = _call.set(call)
+    try:
+        yield call
+    finally:
+        _call.reset(token)
+
+
+def remember_output(tensor: torch.Tensor, dim: int) -> None:
+    """An output of our own graph carries the batch along ``dim``: a frame that receives it splits it there."""
+    _carried[tensor] = dim
+
+
+# How sure we are that an input is the batch: the user said so; our own graph made it so; it is the argument whose
+# size is the batch size; it is another argument of that size; it is some other tensor of that size.
+DECLARED, CARRIED, LEADING, INFERRED, GUESSED = "declared", "carried", "leading", "inferred", "guessed"
+PRIMARY = {DECLARED, CARRIED, LEADING}
+
+
+@dataclass(frozen=True, eq=False)
+class Carrier:
+    """An input of the graph that carries the batch along ``dim``."""
+
+    input: Input
+    dim: int
+    kind: str
+    name: str
+
+    @property
+    def size(self) -> int | torch.SymInt:
+        """The size in the graph."""
+        return self.input.size(self.dim)
+
+    @property
+    def hint(self) -> int:
+        """The size that the input really has."""
+        return self.input.value.shape[self.dim]
+
+    @property
+    def symbolic(self) -> bool:
+        """Whether the size may vary."""
+        return isinstance(self.size, torch.SymInt) and not self.size.node.expr.is_number
+
+
+def find_batch(gm: fx.GraphModule, settings: Settings) -> BatchSymbols | None:
+    """The batch's symbols in a graph, or None for a graph that has no batch. May ask Dynamo to trace anew."""
+    inputs = dynamo.inputs(gm)
+    carriers = list(_carriers(inputs))
+    symbolic = [c for c in carriers if c.symbolic]
+    constant = [c for c in carriers if not c.symbolic]
+    if constant and (not symbolic or any(c.kind in PRIMARY for c in constant)):
+        dynamo.retrace([(c.input.value, c.dim) for c in constant])
+    dynamo.end_retrace()
+    _constants(constant, symbolic, gm, settings)
+    return _unified(symbolic, inputs) if symbolic else None
+
+
+def _carriers(inputs: list[Input]) -> Iterator[Carrier]:
+    call = current_call()
+    batch = call.batch if call else None
+    for given in inputs:
+        if not isinstance(given.value, torch.Tensor) or given.value.dim() == 0:
+            continue
+        leaf = call.leaves.get(id(given.value)) if call else None
+        if leaf is not None:
+            if leaf.dim is not None:
+                kind = DECLARED if leaf.declared else LEADING if leaf.leading else INFERRED
+                yield Carrier(given, leaf.dim, kind, leaf.name)
+        elif given.value in _carried:
+            yield Carrier(given, _carried[given.value], CARRIED, given.name)
+        elif not isinstance(given.value, torch.nn.Parameter) and not dynamo.is_owned(given.source):
+            if call is None and batch is None:
+                batch = given.value.shape[0]
+            dim = _dim_of_size(given.value, batch, any_dim=call is not None)
+            if dim is not None:
+                yield Carrier(given, dim, GUESSED, given.name)
+
+
+def _dim_of_size(value: torch.Tensor, batch: int | None, any_dim: bool) -> int | None:
+    dims = range(value.dim() if any_dim else 1)
+    return next((d for d in dims if batch is not None and batch > 1 and value.shape[d] == batch), None)
+
+
+# One symbol
+
+
+def _unified(carriers: list[Carrier], inputs: list[Input]) -> BatchSymbols:
+    """Make the sizes of ``carriers`` one symbol: a guard of Dynamo's checks at each call that they are equal."""
+    first = next((c for c in carriers if c.kind in PRIMARY), carriers[0])
+    sizes = [c.size for c in carriers if c.hint == first.hint]
+    for size in sizes:
+        bool(size == first.size)
+    if dynamo.is_retraced():  # the batch size may have come in as an int of its own
+        for given in inputs:
+            if given.is_int and given.value == first.hint:
+                bool(given.fake == first.size)
+    symbols = frozenset().union(*(s.node.expr.free_symbols for s in sizes if isinstance(s, torch.SymInt)))
+    return BatchSymbols(symbols, declared=any(c.kind == DECLARED for c in carriers))
+
+
+def _constants(constant: list[Carrier], symbolic: list[Carrier], gm: fx.GraphModule, settings: Settings) -> None:
+    """User code fixed the batch size of these: an error where it was declared, or where no other is left."""
+    for carrier in constant:
+        facts = dict(name=carrier.name, dim=carrier.dim, size=carrier.hint)
+        line = dynamo.line_that_fixed(gm, carrier.input, carrier.dim)
+        if carrier.kind == DECLARED:
+            raise errors.error("AC014", line, **facts)
+        if not symbolic and carrier.kind in PRIMARY and _trains(gm):
+            raise errors.error("AC015", line, **facts)
+        at = f" at {line.where}" if line else ""
+        settings.note(f"{carrier.name}: dim {carrier.dim} is no batch, its size {carrier.hint} became a constant{at}")
+        settings.state.setdefault("no_batch", set()).add(carrier.name)
+
+
+def _trains(gm: fx.GraphModule) -> bool:
+    """Whether a backward can come through this graph."""
+    values = (given.value for given in dynamo.inputs(gm))
+    return torch.is_grad_enabled() and any(isinstance(v, torch.Tensor) and v.requires_grad for v in values)

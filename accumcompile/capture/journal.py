@@ -1,0 +1,45 @@
+"""A journal of the graphs that ran: how `explain` sees past every break of a step.
+
+Each run of a compiled graph reports itself here. That costs one `if` unless somebody is recording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from accumcompile.loop import Split
+from accumcompile.plan import Plan, Sizes
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one graph: its plan, the sizes its symbols had, and how the batch was cut."""
+
+    plan: Plan
+    sizes: Sizes
+    split: Split
+
+
+@dataclass
+class Journal:
+    """Records runs inside `recording()`, and only there."""
+
+    runs: list[Run] | None = field(default=None, repr=False)
+
+    def ran(self, plan: Plan, sizes: Sizes, split: Split) -> None:
+        """A graph compiled to `plan` runs now. Backward passes say so from autograd's own threads."""
+        if self.runs is not None:
+            self.runs.append(Run(plan, dict(sizes), split))
+
+    @contextmanager
+    def recording(self) -> Iterator[list[Run]]:
+        """Yield the list that runs are added to until the end of the block."""
+        outer, self.runs = self.runs, []
+        try:
+            yield self.runs
+        finally:
+            if outer is not None:
+                outer.extend(self.runs)
+            self.runs = outer

@@ -1,0 +1,198 @@
+"""The roads by which a captured graph runs: fused, two-pass, or as inference.
+
+Fused: forward and backward of a micro-batch run together in the forward call, for a tangent of one, and only the
+gradients are kept; the backward call multiplies them by the tangent that really came. That is right only where the
+backward is linear in its tangent, which is proven by propagating it as P(sum) with everything else R: linearity is
+the algebra of partial sums once more.
+
+Two-pass: the forward keeps its inputs, and the backward computes each micro-batch again. Always right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sympy
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+from ..operands import is_size
+from ..passes import canonical
+from ..placement import Partial, R
+from ..propagate import propagate
+from ..rules.table import is_impure
+from ..sizes import Batch
+from . import aot_api
+
+aten = torch.ops.aten
+Compile = Callable[[GraphModule, str], Callable]
+
+
+class Roads:
+    """Chooses a road for one captured graph and compiles its pieces."""
+
+    def __init__(self, compile_piece: Compile, compiled: bool, wants_fused: bool):
+        self.compile_piece, self.compiled, self.wants_fused = compile_piece, compiled, wants_fused
+        self.road = "inference"
+        self.mutated: list[int] = []
+        self.kept: Kept | None = None
+
+    def partition(self, joint: GraphModule, inputs: Any, *, num_fwd_outputs: int, **_: Any) -> tuple[GraphModule, GraphModule]:
+        """AOTAutograd's ``partition_fn``."""
+        joint = canonical(aot_api.improve(joint, self.compiled))
+        self.mutated = aot_api.mutated_inputs(joint)
+        if self.wants_fused and is_fusable(joint, num_fwd_outputs):
+            self.road = "fused"
+            self.kept = Kept(joint, num_fwd_outputs)
+            return self.kept.forward, self.kept.backward
+        self.road = "two-pass"
+        return two_pass(joint, num_fwd_outputs)
+
+    def forward(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
+        """AOTAutograd's ``fw_compiler``."""
+        return self.compile_piece(gm, "fused" if self.road == "fused" else "forward")
+
+    def backward(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
+        """AOTAutograd's ``bw_compiler``."""
+        return self.kept.scale() if self.kept is not None else self.compile_piece(gm, "backward")
+
+    def inference(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
+        """AOTAutograd's ``inference_compiler``."""
+        return self.compile_piece(canonical(aot_api.improve(gm, self.compiled)), "inference")
+
+
+def is_fusable(joint: GraphModule, num_fwd_outputs: int) -> bool:
+    """One scalar tangent, no float16 to underflow before a GradScaler's factor arrives, and proven linear."""
+    tangents = aot_api.tangents(joint)
+    if len(tangents) != 1 or tangents[0].meta["val"].dim() != 0:
+        return False
+    values = [n.meta.get("val") for n in joint.graph.nodes]
+    if any(isinstance(v, torch.Tensor) and v.dtype == torch.float16 for v in values):
+        return False
+    return is_linear(joint, tangents[0], outputs(joint)[num_fwd_outputs:])
+
+
+def is_linear(joint: GraphModule, tangent: Node, gradients: list[Node | None]) -> bool:
+    """Whether every gradient is proven linear in the tangent."""
+    nowhere = Batch(sympy.Symbol("no_batch"))
+    known = propagate(joint.graph, nowhere, {n: R for n in joint.graph.nodes} | {tangent: Partial("sum")})
+    values = [known.values[g] for g in gradients if g is not None]
+    return all(v.placement == Partial("sum") or v.zero for v in values)
+
+
+def outputs(gm: GraphModule) -> list[Any]:
+    """The outputs of a graph."""
+    return list(next(iter(gm.graph.find_nodes(op="output"))).args[0])
+
+
+class Kept:
+    """The two halves of the fused road: a forward that keeps gradients, and a backward that scales them.
+
+    The backward half is a boxed callable of ours, not a graph: it multiplies in place what no one else holds.
+    Otherwise gradients would need twice their memory.
+    """
+
+    def __init__(self, joint: GraphModule, num_fwd_outputs: int):
+        (self.tangent,) = aot_api.tangents(joint)
+        self.results, self.gradients = outputs(joint)[:num_fwd_outputs], outputs(joint)[num_fwd_outputs:]
+        self.distinct = list(dict.fromkeys(g for g in self.gradients if g is not None))
+        self.forward = self._forward(joint)
+        self.backward = self._backward()
+
+    def _forward(self, joint: GraphModule) -> GraphModule:
+        graph, new = Graph(), {}
+        for node in joint.graph.nodes:
+            if node is self.tangent:
+                value = node.meta["val"]
+                new[node] = graph.call_function(aten.full.default, ([], 1), {"dtype": value.dtype, "device": value.device})
+                new[node].meta["val"] = value
+            elif node.op != "output":
+                new[node] = graph.node_copy(node, new.__getitem__)
+        results = torch.fx.map_arg(self.results, new.__getitem__)
+        graph.output([*results, *(new[g] for g in self.distinct)])
+        return GraphModule(joint, _placeholders_first(graph))
+
+    def _backward(self) -> GraphModule:
+        """The graph that AOTAutograd wants to see: what ``scale`` does, written as nodes."""
+        graph, new = Graph(), {}
+        for node in (*self.distinct, self.tangent):
+            new[node] = graph.placeholder(node.name)
+            new[node].meta["val"] = node.meta["val"]
+        products = [g and graph.call_function(aten.mul.Tensor, (new[g], new[self.tangent])) for g in self.gradients]
+        for node, product in zip(self.gradients, products, strict=True):
+            if product is not None:
+                product.meta["val"] = node.meta["val"]
+        graph.output(products)
+        return GraphModule(torch.nn.Module(), graph)
+
+    def scale(self) -> Callable[[list], list]:
+        """The backward call: gradients times the tangent."""
+        positions = [None if g is None else self.distinct.index(g) for g in self.gradients]
+        last = {position: i for i, position in enumerate(positions)}
+        shared = {i for i, g in enumerate(self.distinct) if g in self.results or g.op == "placeholder"}
+
+        def backward(arguments: list) -> list:
+            *kept, tangent = arguments
+            arguments.clear()
+            in_place = not aot_api.keeps_graph()
+            given: list = []
+            for i, position in enumerate(positions):
+                if position is None:
+                    given.append(None)
+                elif in_place and last[position] == i and position not in shared:
+                    given.append(kept[position].mul_(tangent))
+                else:
+                    given.append(kept[position] * tangent)
+            return given
+
+        backward._boxed_call = True
+        return backward
+
+
+def _placeholders_first(graph: Graph) -> Graph:
+    """The same graph with its inputs in front, as AOTAutograd wants them."""
+    ordered, new = Graph(), {}
+    for node in sorted(graph.nodes, key=lambda n: n.op != "placeholder"):
+        new[node] = ordered.node_copy(node, new.__getitem__)
+    return ordered
+
+
+def two_pass(joint: GraphModule, num_fwd_outputs: int) -> tuple[GraphModule, GraphModule]:
+    """A forward that keeps its inputs and what it drew, and a backward that computes everything else again."""
+    tangents = set(aot_api.tangents(joint))
+    inputs = [n for n in joint.graph.find_nodes(op="placeholder") if n not in tangents]
+    mutated = {inputs[i] for i in aot_api.mutated_inputs(joint)}
+    saved = [_kept_copy(joint, n) if n in mutated else n for n in inputs if not is_size(n)]
+    saved += [n for n in _drawn(joint) if _is_before(n, tangents)]
+    sizes = [n for n in inputs if is_size(n)]
+    joint.graph.lint()
+    return aot_api.extract(joint, saved, sizes, num_fwd_outputs)
+
+
+def _kept_copy(joint: GraphModule, node: Node) -> Node:
+    """An input that the graph mutates, as it was: its new value is written over it before the backward."""
+    last = [n for n in joint.graph.find_nodes(op="placeholder")][-1]
+    with joint.graph.inserting_after(last):
+        copy = joint.graph.call_function(aten.clone.default, (node,))
+    copy.meta |= {k: v for k, v in node.meta.items() if k != "desc"}
+    node.replace_all_uses_with(copy, delete_user_cb=lambda user: user is not copy)
+    return copy
+
+
+def _drawn(joint: GraphModule) -> list[Node]:
+    """Values that may be computed only once."""
+    return [n for n in joint.graph.nodes if n.op == "call_function" and is_impure(n) and isinstance(n.meta.get("val"), torch.Tensor)]
+
+
+def _is_before(node: Node, tangents: set[Node]) -> bool:
+    """Whether a node does not depend on the tangents."""
+    seen, stack = set(), [node]
+    while stack:
+        current = stack.pop()
+        if current in tangents:
+            return False
+        if current not in seen:
+            seen.add(current)
+            stack += current.all_input_nodes
+    return True

@@ -1,0 +1,201 @@
+"""Every message of ours: one table, one layout.
+
+A message puts the user's line first, then why, the path of placements, what it costs, and the fix. Its code is
+stable: it never gets another meaning, and a message that is no longer given leaves its code unused.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from . import where
+from .where import Frame
+
+if TYPE_CHECKING:
+    from .options import Settings
+
+try:  # checked in torch 2.11 to 2.15: Dynamo lets exceptions of this class through as they are
+    from torch._dynamo.exc import ShortenTraceback as _Passes
+except ImportError:  # pragma: no cover
+    _Passes = RuntimeError  # type: ignore[assignment,misc]
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a code says; the texts are ``str.format`` templates over the facts of one occurrence."""
+
+    title: str
+    why: str = ""
+    fix: str = ""
+    cost: str = ""
+
+
+OWN_FUNCTION = "put forward and loss into a function of their own, and call it from the step"
+
+MESSAGES: dict[str, Message] = {
+    # Options
+    "AC001": Message("{option}={value} is not {wanted}", fix="give {wanted}"),
+    "AC002": Message("{option}={value} is not available yet", fix="{instead}"),
+    "AC004": Message(
+        "steps and micro_batch_size are both given",
+        "each of them decides the size of a micro-batch",
+        "give one of them",
+    ),
+    "AC005": Message("neither steps nor micro_batch_size is given", fix="give one of them, such as steps=8"),
+    "AC006": Message("there is no option {option}", "the options are {names}", "correct the name or leave it out"),
+    # An operator that needs the whole batch, where strict forbids it
+    "AC003": Message("{op} needs the whole batch", "{why}", "strict=False runs it on the whole batch"),
+    # The batch
+    "AC010": Message("batch_dims does not fit {argument}", "{why}", "{fix}"),
+    "AC011": Message(
+        "no batch input found",
+        "no argument of {step} holds a tensor with a batch dimension; modules, optimizers and parameters are none",
+        "pass the batch as an argument of the step",
+    ),
+    "AC012": Message(
+        "the batch dims disagree: {sizes}",
+        "every declared batch dim must have the same size",
+        "correct batch_dims, or declare None for an input that is not split",
+    ),
+    "AC013": Message("the batch is empty: {name} has size 0 along dim {dim}", fix="skip the step for an empty batch"),
+    "AC014": Message(
+        "the batch size became a constant",
+        "batch_dims declares dim {dim} of {name}, and this line fixes its size to {size}",
+        "compute sizes from the tensor (x.shape[0]) instead of writing the number",
+    ),
+    "AC015": Message(
+        "the batch size became a constant",
+        "no input has a batch size left that may vary: this line fixes that of {name} to {size}",
+        "compute sizes from the tensor (x.shape[0]) instead of writing the number, or declare batch_dims",
+    ),
+    "AC016": Message(
+        "inputs of one batch have different sizes: {sizes}",
+        "they had the same size when the graph was captured, and are split together",
+        "declare batch_dims, with None for an input that is not split",
+    ),
+    # The safety net
+    "AC020": Message(
+        "the step ran on the full batch",
+        "{why}",
+        "{fix}",
+        "forward and backward kept the activations of all {batch} samples",
+    ),
+    "AC021": Message(
+        "a part of the step ran on the full batch: {parameters}",
+        "{why}",
+        "{fix}",
+        "that part kept the activations of all {batch} samples",
+    ),
+    "AC022": Message(
+        "a TorchDispatchMode is active: {mode}",
+        "torch.compile captures nothing below such a mode, so the step would run on the full batch",
+        "call the step outside the mode; explain() and verify() show what it does",
+    ),
+    "AC023": Message(
+        "the step was captured anew too often ({limit} times)",
+        "Dynamo would now run it on the full batch; it was last captured again because {reason}",
+        "keep that value the same between calls, or raise torch._dynamo.config.{config}",
+    ),
+    "AC024": Message(
+        "create_graph=True needs a second derivative",
+        "the backward of a compiled step keeps no graph to differentiate again",
+        "compute that derivative inside the step with torch.func.grad, or leave this step undecorated",
+    ),
+    # Warnings: once each, errors under strict
+    "AC030": Message(
+        "the loss was computed outside the captured graph of the model",
+        "{why}",
+        "{fix}",
+        "each micro-batch's forward runs twice, and the model's outputs are held for all {batch} samples",
+    ),
+    "AC031": Message(
+        "{step} never called backward()",
+        "gradients are what is accumulated: without them the step is only a forward pass",
+        "call backward() inside the step, or run an evaluation under torch.no_grad()",
+    ),
+    "AC032": Message(
+        "{model} is already wrapped in torch.compile",
+        "it is inlined into the step, and its own backend and options are ignored",
+        "pass the plain module (._orig_mod of the wrapped one)",
+    ),
+    "AC033": Message(
+        "outputs are held for the full batch: {names}",
+        "they are alive when backward() is called",
+        "{fix}",
+        "{bytes} of an estimated peak of {peak}",
+    ),
+    # Ours to repair
+    "AC901": Message("internal check failed: {what}", "{why}", "please report this, with the graph that dump= writes"),
+}
+
+_PARTS = ("why", "path", "cost", "fix")
+
+
+def render(code: str, frame: Frame | None = None, *, path: str = "", **facts: object) -> str:
+    """The text of a message: the user's line, then why, path, cost and fix, each where there is one."""
+    message = MESSAGES[code]
+    lines = [f"accumcompile {code}: {message.title.format(**facts)}"]
+    if frame is not None:
+        lines.append(textwrap.indent(str(frame), "  "))
+    templates = {"why": message.why, "path": "{path}", "cost": message.cost, "fix": message.fix}
+    for part in _PARTS:
+        text = templates[part].format(path=path, **facts)
+        if text:
+            lines.append(f"  {part:<6}" + textwrap.indent(text, " " * 8).lstrip())
+    return "\n".join(lines)
+
+
+class AccumulateError(_Passes):
+    """An error of ours. ``code`` is stable, ``frame`` the user's line where one is known."""
+
+    def __init__(self, text: str, code: str = "", frame: Frame | None = None) -> None:
+        if _Passes is RuntimeError:
+            super().__init__(text)
+        else:
+            super().__init__(text, first_useful_frame=None)
+        self.code = code
+        self.frame = frame
+
+
+class BuildError(AccumulateError):
+    """A check of the compiler on its own work failed: a bug of ours, never the user's."""
+
+
+class AccumulateWarning(UserWarning):
+    """Something cost memory or time that a change of the step would save."""
+
+    def __init__(self, text: str, code: str = "", frame: Frame | None = None) -> None:
+        super().__init__(text)
+        self.code = code
+        self.frame = frame
+
+
+def error(code: str, frame: Frame | None = None, **facts: object) -> AccumulateError:
+    """The exception for ``code``; the caller raises it."""
+    kind = BuildError if code.startswith("AC9") else AccumulateError
+    return kind(render(code, frame, **facts), code, frame)
+
+
+def warn(code: str, settings: Settings, frame: Frame | None = None, **facts: object) -> None:
+    """Say it once for each step and line, or raise it where the step is strict."""
+    if settings.options.strict:
+        raise error(code, frame, **facts)
+    key = code, frame and frame.where
+    if key not in settings.said:
+        settings.said.add(key)
+        warnings.warn(AccumulateWarning(render(code, frame, **facts), code, frame), stacklevel=where.depth_of_user())
+
+
+def create_graph_error(frame: Frame | None = None) -> AccumulateError:
+    """For the backward of our own nodes, the only place where ``create_graph=True`` shows."""
+    return error("AC024", frame or where.here())
+
+
+def check(holds: bool, what: str, why: str = "", frame: Frame | None = None) -> None:
+    """An internal check: raise ``BuildError`` unless it holds."""
+    if not holds:
+        raise error("AC901", frame, what=what, why=why)
+

@@ -1,0 +1,98 @@
+"""The loop over micro-batches: the one operator that a rewritten program has and the user's graph had not.
+
+A loop speaks scan's words. ``consts`` are the same for every micro-batch, ``xs`` are sliced, the ``carry`` is
+reduced over micro-batches and the ``ys`` are concatenated:
+
+    carry_0, ..., ys_0, ... = accumulate_loop(body, split, consts, xs, x_dims, carry, y_dims)
+
+``body(rows, start, *consts, *xs)`` computes one micro-batch: ``rows`` (an int) is its number of samples,
+``start`` (a 0-dim int64 tensor) the index of its first sample in the batch. It returns this micro-batch's
+contribution to each carry, then its piece of each y. This module runs a loop as it stands; a lowering puts a
+body with a ``run`` method of its own in the place of a plain one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a batch of ``batch`` samples is cut: micro-batches of ``rows`` samples, and a smaller tail."""
+
+    batch: int
+    rows: int
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Yield (start, rows) of each micro-batch, in order."""
+        for start in range(0, self.batch, self.rows):
+            yield start, min(self.rows, self.batch - start)
+
+    def __len__(self) -> int:
+        return -(-self.batch // self.rows)
+
+    @property
+    def tail(self) -> int:
+        """The number of samples in the last micro-batch where it is smaller than the others, else 0."""
+        return self.batch % self.rows
+
+
+def merge_moments(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Merge two packed (count, mean, M2) triples, stacked along dim 0.
+
+    Source: Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances"
+    (1979).
+    """
+    (count_a, mean_a, m2_a), (count_b, mean_b, m2_b) = a.unbind(0), b.unbind(0)
+    count = count_a + count_b
+    delta = mean_b - mean_a
+    mean = mean_a + delta * (count_b / count)
+    return torch.stack([count, mean, m2_a + m2_b + delta * delta * (count_a * count_b / count)])
+
+
+REDUCTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "sum": torch.add,
+    "max": torch.maximum,
+    "min": torch.minimum,
+    "moments": merge_moments,
+}
+
+
+def slice_rows(x: torch.Tensor, dim: int, start: int, rows: int, batch: int) -> torch.Tensor:
+    """The micro-batch's part of ``x``, whose ``dim`` holds a fixed number of rows for each sample."""
+    size = x.shape[dim]
+    return x.narrow(dim, start * size // batch, rows * size // batch)
+
+
+def accumulate_loop(
+    body: Callable[..., Sequence[torch.Tensor]],
+    split: Split,
+    consts: Sequence[Any],
+    xs: Sequence[torch.Tensor],
+    x_dims: Sequence[int],
+    carry: Sequence[str],
+    y_dims: Sequence[int],
+) -> list[torch.Tensor]:
+    """Run ``body`` once for each micro-batch of ``split``; return the final carries, then the full ys."""
+    run = getattr(body, "run", None)
+    if run is not None:
+        return run(split, consts, xs, x_dims, carry, y_dims)
+    return run_reference(body, split, consts, xs, x_dims, carry, y_dims)
+
+
+def run_reference(body, split, consts, xs, x_dims, carry, y_dims) -> list[torch.Tensor]:
+    """The loop's meaning, as plain as it can be written."""
+    carries: list[torch.Tensor] = []
+    pieces: list[list[torch.Tensor]] = [[] for _ in y_dims]
+    for start, rows in split:
+        local = [slice_rows(x, d, start, rows, split.batch) for x, d in zip(xs, x_dims, strict=True)]
+        outs = body(rows, torch.tensor(start), *consts, *local)
+        parts, ys = outs[: len(carry)], outs[len(carry) :]
+        carries = [REDUCTIONS[op](a, b) for op, a, b in zip(carry, carries, parts, strict=True)] if carries else list(parts)
+        for kept, y in zip(pieces, ys, strict=True):
+            kept.append(y)
+    return carries + [torch.cat(kept, d) for kept, d in zip(pieces, y_dims, strict=True)]

@@ -1,0 +1,2 @@
+def lower(program, settings):
+    return program

@@ -1,0 +1,98 @@
+"""The tensor operands of a node, in the order of its schema."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One tensor operand. ``node`` is None for a Python scalar; ``absent`` says that there is not even that."""
+
+    path: Path
+    node: Node | None
+    absent: bool = False
+
+
+def is_tensor(node: Any) -> bool:
+    """Whether a node yields one tensor."""
+    return isinstance(node, Node) and isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def operands(node: Node) -> list[Operand]:
+    """Every tensor operand; for an operator without a schema, every tensor among its arguments."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        return list(_by_schema(node))
+    found = [(path, value) for path, value in leaves(node) if isinstance(value, Node) and not is_size(value)]
+    return [Operand(path, value) for path, value in found]
+
+
+def is_size(node: Node) -> bool:
+    """Whether a node yields a number, not a tensor."""
+    return isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool))
+
+
+def reads_sizes(node: Node) -> bool:
+    """Whether a number is read off the shape of a tensor, which is known before the tensor is."""
+    value = node.meta["val"]
+    symbols = value.node.expr.free_symbols if hasattr(value, "node") else ()
+    return "sym_" in str(node.target) and not any(is_data_dependent(s) for s in symbols)
+
+
+def is_data_dependent(symbol: object) -> bool:
+    """Whether a symbol stands for a size that depends on data, such as the number of true elements of a mask."""
+    return str(symbol).startswith(("u", "zuf"))
+
+
+def _by_schema(node: Node) -> Iterator[Operand]:
+    for i, argument in enumerate(node.target._schema.arguments):
+        path: Path = ("args", i) if i < len(node.args) else ("kwargs", argument.name)
+        value = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
+        kind = str(argument.type)
+        if kind in ("Tensor", "Optional[Tensor]"):
+            yield _operand(path, value)
+        elif kind in ("List[Tensor]", "List[Optional[Tensor]]", "Optional[List[Tensor]]"):
+            yield from (_operand((*path, j), v) for j, v in enumerate(value or ()))
+
+
+def _operand(path: Path, value: Any) -> Operand:
+    return Operand(path, value if isinstance(value, Node) and not is_size(value) else None, value is None)
+
+
+def leaves(node: Node) -> Iterator[tuple[Path, Any]]:
+    """Every leaf of a node's arguments with the path that leads to it."""
+    for i, value in enumerate(node.args):
+        yield from _walk(("args", i), value)
+    for name, value in node.kwargs.items():
+        yield from _walk(("kwargs", name), value)
+
+
+def _walk(path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
+    if isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            yield from _walk((*path, i), item)
+    elif isinstance(value, slice):
+        yield path, value
+    else:
+        yield path, value
+
+
+def rebuild(node: Node, at: Callable[[Path, Any], Any]) -> tuple[tuple, dict]:
+    """The node's arguments with each leaf replaced by ``at(path, leaf)``."""
+
+    def walk(path: Path, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return type(value)(walk((*path, i), item) for i, item in enumerate(value)) if type(value) is tuple else [
+                walk((*path, i), item) for i, item in enumerate(value)
+            ]
+        return at(path, value)
+
+    args = tuple(walk(("args", i), value) for i, value in enumerate(node.args))
+    return args, {name: walk(("kwargs", name), value) for name, value in node.kwargs.items()}

@@ -1,0 +1,66 @@
+"""What the compiler decided for one graph: facts only, nothing that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import sympy
+import torch
+
+Sizes = Mapping[sympy.Symbol, int]
+
+
+@dataclass(frozen=True)
+class ValueFact:
+    """A value as a person wants to see it. ``shape`` is the full batch's, in the symbols of the graph."""
+
+    name: str
+    shape: tuple[sympy.Expr | int, ...]
+    dtype: torch.dtype | None
+    placement: str
+    where: str = ""  # "file:line" of the innermost frame outside installed packages
+    code: str = ""  # that line's text
+
+    def bytes(self, sizes: Sizes) -> int:
+        """Bytes of the full value, with the graph's symbols bound by ``sizes``."""
+        count = 1
+        for size in self.shape:
+            count *= int(size.xreplace(dict(sizes))) if isinstance(size, sympy.Expr) else int(size)
+        return count * (self.dtype.itemsize if self.dtype else 8)
+
+
+@dataclass(frozen=True)
+class BarrierFact:
+    """A reduce or gather whose result is needed by a later loop."""
+
+    kind: str  # "reduce" or "gather"
+    value: ValueFact
+    stage: int  # the loop after which it happens
+    cause: str  # why: the operator that needed the whole value, and its rule
+    path: tuple[str, ...] = ()  # "z S(0)", "gather R", "cdist R"
+
+
+@dataclass(frozen=True)
+class LoopFact:
+    """One loop of the program."""
+
+    stage: int
+    consts: tuple[ValueFact, ...]
+    xs: tuple[ValueFact, ...]
+    carry: tuple[ValueFact, ...]
+    ys: tuple[ValueFact, ...]
+    nodes: int  # operators in the body
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of one captured graph. ``road`` is "fused", "forward", "backward" or "inference"."""
+
+    road: str
+    batch: sympy.Symbol
+    granule: int
+    loops: tuple[LoopFact, ...]
+    barriers: tuple[BarrierFact, ...]
+    kept: tuple[ValueFact, ...] = ()
+    notes: tuple[str, ...] = field(default=())

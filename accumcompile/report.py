@@ -1,0 +1,171 @@
+"""What `explain()` says: the loops of a step, what they hold, its barriers, and what they cost.
+
+A `Report` is made from a journal: one entry for each graph of the step that ran, in order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from accumcompile.capture.journal import Run
+from accumcompile.plan import BarrierFact, LoopFact, Sizes, ValueFact
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value with the sizes it had in this call. `bytes` are the full batch's."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    placement: str
+    bytes: int
+    where: str
+    code: str
+
+    @classmethod
+    def of(cls, fact: ValueFact, sizes: Sizes) -> Value:
+        shape = tuple(int(s if isinstance(s, int) else s.xreplace(dict(sizes))) for s in fact.shape)
+        dtype = str(fact.dtype).removeprefix("torch.") if fact.dtype else "int"
+        return cls(fact.name, shape, dtype, fact.placement, fact.bytes(sizes), fact.where, fact.code)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One loop of a graph, in scan's words."""
+
+    stage: int
+    micro_batches: int  # really run
+    micro_batch_size: int  # of all but perhaps the last
+    nodes: int
+    consts: tuple[Value, ...]
+    xs: tuple[Value, ...]
+    carry: tuple[Value, ...]
+    ys: tuple[Value, ...]
+
+    @classmethod
+    def of(cls, fact: LoopFact, run: Run) -> Loop:
+        held = {
+            kind: tuple(Value.of(value, run.sizes) for value in getattr(fact, kind))
+            for kind in ("consts", "xs", "carry", "ys")
+        }
+        return cls(fact.stage, len(run.split), run.split.rows, fact.nodes, **held)
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """A reduce or gather whose result a later loop needs."""
+
+    kind: str  # "reduce" or "gather"
+    where: str  # "file:line"
+    code: str
+    bytes: int
+    name: str
+    stage: int
+    cause: str
+    path: tuple[str, ...]
+
+    @classmethod
+    def of(cls, fact: BarrierFact, sizes: Sizes) -> Barrier:
+        value = fact.value
+        size = value.bytes(sizes)
+        return cls(fact.kind, value.where, value.code, size, value.name, fact.stage, fact.cause, fact.path)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One captured graph of the step, and how often it ran with this batch size."""
+
+    road: str  # "fused", "forward", "backward" or "inference"
+    batch: int
+    micro_batches: tuple[int, ...]  # the samples of each
+    granule: int
+    calls: int
+    loops: tuple[Loop, ...]
+    barriers: tuple[Barrier, ...]
+    kept: tuple[Value, ...]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, run: Run, calls: int) -> Graph:
+        plan = run.plan
+        return cls(
+            road=plan.road,
+            batch=run.split.batch,
+            micro_batches=tuple(rows for _, rows in run.split),
+            granule=plan.granule,
+            calls=calls,
+            loops=tuple(Loop.of(loop, run) for loop in plan.loops),
+            barriers=tuple(Barrier.of(barrier, run.sizes) for barrier in plan.barriers),
+            kept=tuple(Value.of(value, run.sizes) for value in plan.kept),
+            notes=plan.notes,
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """How one call of a step was split. `str()` of it is for people, `to_json()` for programs."""
+
+    name: str
+    steps: int | None  # asked for; None where `asked_size` was
+    asked_size: int | None
+    graphs: tuple[Graph, ...]
+    step_notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        runs: Iterable[Run],
+        *,
+        name: str = "step",
+        steps: int | None = None,
+        micro_batch_size: int | None = None,
+        notes: Iterable[str] = (),
+    ) -> Report:
+        """A graph that ran several times on batches of one size is one entry."""
+        calls: dict[tuple, list[Run]] = {}
+        for run in runs:
+            calls.setdefault((id(run.plan), run.split, tuple(run.sizes.items())), []).append(run)
+        graphs = tuple(Graph.of(same[0], len(same)) for same in calls.values())
+        return cls(name, steps, micro_batch_size, graphs, tuple(notes))
+
+    @property
+    def loops(self) -> tuple[Loop, ...]:
+        return tuple(loop for graph in self.graphs for loop in graph.loops)
+
+    @property
+    def barriers(self) -> tuple[Barrier, ...]:
+        return tuple(barrier for graph in self.graphs for barrier in graph.barriers)
+
+    @property
+    def kept(self) -> tuple[Value, ...]:
+        """Outputs of the graphs that are held for the full batch."""
+        return tuple(value for graph in self.graphs for value in graph.kept)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Everything else worth saying, each once."""
+        return tuple(
+            dict.fromkeys([*self.step_notes, *(note for graph in self.graphs for note in graph.notes)])
+        )
+
+    @property
+    def gathered_bytes(self) -> int:
+        return sum(barrier.bytes for barrier in self.barriers if barrier.kind == "gather")
+
+    def to_json(self) -> str:
+        totals = {"gathered_bytes": self.gathered_bytes}
+        return json.dumps(dataclasses.asdict(self) | totals, indent=2)
+
+    def __rich__(self):
+        from accumcompile.report_text import render_report
+
+        return render_report(self)
+
+    def __str__(self) -> str:
+        from accumcompile.report_text import plain
+
+        return plain(self.__rich__())

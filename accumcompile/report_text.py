@@ -1,0 +1,156 @@
+"""The text of a report: rich renderables, and their rendering without colours."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from accumcompile.report import Barrier, Graph, Loop, Report, Value
+
+WIDTH = 100  # of a report as a string
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+SHOWN = 4  # values of a row that are named; the largest ones
+
+ROADS = {
+    "fused": "forward and backward of a micro-batch together",
+    "forward": "keeps only its outputs; its backward computes each micro-batch again",
+    "backward": "computes each micro-batch again and accumulates its gradients",
+    "inference": "a graph without a backward of its own",
+}
+KEPT_FIX = (
+    "drop the name before backward() (del, or take what you need in the same line), and it is never made"
+)
+
+
+def plain(renderable: RenderableType, width: int = WIDTH) -> str:
+    """`renderable` as text: no colours, no trailing blanks."""
+    console = Console(
+        file=io.StringIO(), width=width, color_system=None, force_terminal=False, highlight=False
+    )
+    console.print(renderable)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.rstrip().splitlines())
+
+
+def human(size: int) -> str:
+    """Bytes as a person says them: 512 B, 1.5 KiB, 12 MiB."""
+    if size < 1024:
+        return f"{size} B"
+    power = min((size.bit_length() - 1) // 10, 4)
+    value = size / 1024**power
+    return f"{value:.1f} {UNITS[power]}" if value < 10 else f"{value:.0f} {UNITS[power]}"
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """1 value, 2 values."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def render_report(report: Report) -> RenderableType:
+    parts: list[RenderableType] = [Text(headline(report), style="bold")]
+    if not report.graphs:
+        parts.append(Text("No graph with a batch ran: nothing was split."))
+    for number, graph in enumerate(report.graphs, start=1):
+        title = f"graph {number} of {len(report.graphs)}"
+        parts += [Text(), *render_graph(title, graph, asked_rows(report, graph.batch))]
+    if report.kept:
+        parts += [Text(), Text("kept for the full batch", style="bold"), indented(kept_table(report.kept))]
+    if report.notes:
+        parts += [Text(), Text("notes", style="bold")]
+        parts += [indented(Text(note)) for note in report.notes]
+    return Group(*parts)
+
+
+def headline(report: Report) -> str:
+    """What was asked for, and what was really run."""
+    asked = f"steps={report.steps}" if report.steps is not None else f"micro_batch_size={report.asked_size}"
+    if report.steps is None and report.asked_size is None:
+        asked = "the defaults"
+    runs = dict.fromkeys((graph.batch, graph.micro_batches) for graph in report.graphs)
+    really = "; ".join(f"a batch of {batch} ran as {described(sizes)}" for batch, sizes in runs)
+    return f"{report.name}: {asked} asked for" + (f"; {really}" if really else "")
+
+
+def described(sizes: Sequence[int]) -> str:
+    """3 micro-batches of 4; 5 micro-batches: 4 of 2 and 1 of 1."""
+    runs = [(size, len(list(same))) for size, same in groupby(sizes)]
+    if len(runs) == 1:
+        size, count = runs[0]
+        return f"{counted(count, 'micro-batch', 'micro-batches')} of {size}"
+    return f"{len(sizes)} micro-batches: " + " and ".join(f"{count} of {size}" for size, count in runs)
+
+
+def asked_rows(report: Report, batch: int) -> int:
+    """The samples of a micro-batch that the user asked for."""
+    return min(report.asked_size or batch, batch) if report.steps is None else -(-batch // report.steps)
+
+
+def render_graph(title: str, graph: Graph, asked: int) -> Iterator[RenderableType]:
+    calls = f"; ran {graph.calls} times" if graph.calls > 1 else ""
+    yield Text.assemble((title, "bold"), f"  {graph.road}: {ROADS.get(graph.road, '')}{calls}")
+    if graph.granule > 1:
+        rows = graph.micro_batches[0]
+        rounded = f", so micro-batches of {asked} became {rows}" if rows != asked else ""
+        yield indented(Text(f"granule {graph.granule}: {graph.granule} samples stay together{rounded}"))
+    last = max((loop.stage for loop in graph.loops), default=0)
+    for loop in graph.loops:
+        yield indented(render_loop(loop))
+        yield from (indented(render_barrier(b)) for b in graph.barriers if b.stage == loop.stage)
+    stages = {loop.stage for loop in graph.loops}
+    yield from (
+        indented(render_barrier(b)) for b in graph.barriers if b.stage not in stages or b.stage > last
+    )
+
+
+def render_loop(loop: Loop) -> RenderableType:
+    ran = f"{counted(loop.micro_batches, 'micro-batch', 'micro-batches')} of {loop.micro_batch_size}"
+    title = Text.assemble((f"loop {loop.stage}", "bold cyan"), f"  {ran}, {counted(loop.nodes, 'operator')}")
+    table = Table.grid(padding=(0, 2))
+    for justify in ("left", "right", "right", "left"):
+        table.add_column(justify=justify)
+    for kind in ("consts", "xs", "carry", "ys"):
+        values = getattr(loop, kind)
+        if values:
+            table.add_row(kind, str(len(values)), human(sum(v.bytes for v in values)), listed(values))
+    return Group(title, indented(table))
+
+
+def listed(values: Sequence[Value]) -> str:
+    """The largest values by name, and how many more there are."""
+    largest = sorted(values, key=lambda value: -value.bytes)[:SHOWN]
+    names = ", ".join(f"{value.name} {value.placement}" for value in largest)
+    return f"{names}, {len(values) - SHOWN} more" if len(values) > SHOWN else names
+
+
+def render_barrier(barrier: Barrier) -> RenderableType:
+    """The barrier, then the user's line, why, and the path of placements."""
+    title = Text.assemble((f"{barrier.kind:<6}", "bold yellow"), f"  {barrier.name}, {human(barrier.bytes)}")
+    table = Table.grid(padding=(0, 2))
+    rows = [("line", f"{barrier.where}  {barrier.code}".strip()), ("why", barrier.cause)]
+    rows.append(("path", " -> ".join(barrier.path)))
+    for name, text in rows:
+        if text:
+            table.add_row(name, Text(text))
+    return Group(title, indented(table))
+
+
+def kept_table(kept: Sequence[Value]) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column()
+    for value in kept:
+        table.add_row(value.name, human(value.bytes), Text(f"{value.where}  {value.code}".strip()))
+    return Group(table, Text(f"fix  {KEPT_FIX}"))
+
+
+def indented(renderable: RenderableType) -> RenderableType:
+    return Padding(renderable, (0, 0, 0, 2), expand=False)

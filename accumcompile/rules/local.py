@@ -1,0 +1,72 @@
+"""Rows of the table that need a few lines: alignments that look at dtypes, and how some nodes look in a body."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+
+from .rule import Alignment, Facts, align_dims
+from .views import bounds, takes_all
+
+
+def cast(facts: Facts) -> Alignment | None:
+    """A cast is linear from floating point to floating point only."""
+    source = facts.node.args[0].meta["val"].dtype
+    target = facts.node.meta["val"].dtype
+    names = [f"d{i}" for i in range(len(facts.shapes[0]))]
+    floating = all(t.is_floating_point or t.is_complex for t in (source, target))
+    return align_dims(facts, [names], [names], linear=({0},) if floating else (set(),))
+
+
+def addmm(facts: Facts) -> Alignment | None:
+    """The bias broadcasts against the product."""
+    return _biased(facts, ["m", "n"], ["m", "k"], ["k", "n"])
+
+
+def baddbmm(facts: Facts) -> Alignment | None:
+    """The same with a leading batch."""
+    return _biased(facts, ["b", "m", "n"], ["b", "m", "k"], ["b", "k", "n"])
+
+
+def _biased(facts: Facts, out: list[str], a: list[str], b: list[str]) -> Alignment | None:
+    bias = out[len(out) - len(facts.shapes[0]) :]
+    return align_dims(facts, [bias, a, b], [out])
+
+
+def slice_(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
+    """A slice that takes the whole dimension is its operand; one that takes whole blocks takes local blocks."""
+    facts = body.facts(node)
+    dim = facts.argument(1, "dim", 0) % len(facts.shapes[0])
+    placement = body.placement(node)
+    if takes_all(facts, dim):
+        return args[0]
+    if getattr(placement, "dim", None) != dim:
+        return body.call(node.target, args, kwargs)
+    block, start = facts.results[0][dim], bounds(facts, dim)[0]
+    first = facts.batch.quotient(start, block) if start else 0
+    local = body.size(body.local_shape(node)[dim])
+    begin = body.call(operator.mul, (first, local))
+    end = body.call(operator.mul, (first + 1, local))
+    return body.call(node.target, (args[0], dim, begin, end))
+
+
+def iota(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
+    """A range starts at the micro-batch's first row."""
+    base = body.call(node.target, args, kwargs)
+    offset = body.offset(node)
+    if offset is None:
+        return base
+    step = body.call(torch.ops.aten.mul.Tensor, (offset, kwargs["step"]))
+    total = body.call(torch.ops.aten.add.Tensor, (base, step))
+    return body.call(torch.ops.prims.convert_element_type.default, (total, kwargs["dtype"]))
+
+
+def random(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
+    """The micro-batch's part of the full batch's draw."""
+    from ..lowering.random import slice_op
+
+    offset = body.offset(node)
+    if offset is None:
+        return body.call(node.target, args, kwargs)
+    return slice_op(body, node, args, kwargs, offset)

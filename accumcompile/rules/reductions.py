@@ -1,0 +1,42 @@
+"""Alignments of the operators that reduce dimensions named by an argument."""
+
+from __future__ import annotations
+
+from .rule import Alignment, Facts, align_dims
+
+
+def _reduced(facts: Facts, dims: object, keepdim: bool, opaque: bool) -> Alignment | None:
+    rank = len(facts.shapes[0])
+    gone = set(range(rank)) if dims is None or dims == [] else {d % rank for d in dims} if rank else set()
+    left = ["_" if opaque and i in gone else f"d{i}" for i in range(rank)]
+    right = [f"one{i}" if i in gone else f"d{i}" for i in range(rank) if keepdim or i not in gone]
+    return align_dims(facts, [left], [right] * len(facts.results))
+
+
+def over(position: int = 1, name: str = "dim", keepdim: int = 2):
+    """A reduction over a list of dimensions (none: all), each of which may be split and contracted."""
+
+    def align(facts: Facts) -> Alignment | None:
+        return _reduced(facts, facts.argument(position, name), bool(facts.argument(keepdim, "keepdim", False)), False)
+
+    return align
+
+
+def whole_over(position: int = 1, name: str = "dim", keepdim: int = 2):
+    """A reduction that needs every reduced dimension whole: a mean, a variance, an argmax."""
+
+    def align(facts: Facts) -> Alignment | None:
+        dims = facts.argument(position, name)
+        dims = [dims] if isinstance(dims, int) else dims
+        return _reduced(facts, dims, bool(facts.argument(keepdim, "keepdim", False)), True)
+
+    return align
+
+
+def moments(facts: Facts) -> Alignment | None:
+    """(count, mean, M2) stacked in front of the dimensions that stay."""
+    rank = len(facts.shapes[0])
+    gone = {d % rank for d in facts.argument(1, "dims")}
+    left = [f"d{i}" for i in range(rank)]
+    right = ["three", *(f"one{i}" if i in gone else f"d{i}" for i in range(rank))]
+    return align_dims(facts, [left], [right])

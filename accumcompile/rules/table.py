@@ -1,0 +1,192 @@
+"""The table: one line an operator. A new operator is one line here and one row in the tests.
+
+Two facts a line: how dimensions line up, and in which operands the operator is jointly linear. An operator without
+a line, whose schema does not tag it pointwise, takes its operands whole: that costs memory, never correctness.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch._inductor.inductor_prims  # registers the prims that randomness is rewritten to
+
+from . import indexing, local, reductions, views
+from .ops import moments
+from .rule import Rule
+
+aten, prims = torch.ops.aten, torch.ops.prims
+
+
+def _overload(name: str) -> torch._ops.OpOverload | None:
+    """The default overload of "namespace.name", where this torch has it."""
+    namespace, packet = name.split(".")
+    return getattr(getattr(getattr(torch.ops, namespace), packet, None), "default", None)
+
+
+POINTWISE = Rule("... -> ...")
+JUMP = Rule("... -> ...", discontinuous=True)
+JOINT = Rule("... -> ...", linear=({0, 1},))
+UNARY = Rule("... -> ...", linear=({0},))
+BILINEAR = Rule("... -> ...", linear=({0}, {1}))
+FACTORY = Rule(align=views.factory, factory=True, shape_arg=0)
+MIXES_DIM = Rule(align=views.along(1))
+NEW = Rule(align=views.factory, factory=True, shape_arg=1)
+
+RULES: dict[torch._ops.OpOverload, Rule] = {
+    # pointwise: everything torch tags so has the rule POINTWISE; here stand those that are linear, or jump
+    aten.add.Tensor: JOINT,
+    aten.sub.Tensor: JOINT,
+    aten.mul.Tensor: BILINEAR,
+    aten.mul.Scalar: UNARY,
+    aten.div.Tensor: Rule("... -> ...", linear=({0},)),
+    aten.div.Scalar: UNARY,
+    aten.neg.default: UNARY,
+    aten.where.self: Rule("... -> ...", linear=({1, 2},)),
+    aten.clone.default: Rule("... -> ...", linear=({0},), moves=True),
+    aten.alias.default: Rule("... -> ...", linear=({0},), moves=True),
+    aten.detach.default: Rule("... -> ...", linear=({0},), moves=True),
+    aten.lift_fresh_copy.default: Rule("... -> ...", linear=({0},), moves=True),
+    prims.convert_element_type.default: Rule(align=local.cast),
+    aten._to_copy.default: Rule(align=local.cast),
+    aten.eq.Tensor: JUMP,
+    aten.ne.Tensor: JUMP,
+    aten.ge.Tensor: JUMP,
+    aten.gt.Tensor: JUMP,
+    aten.le.Tensor: JUMP,
+    aten.lt.Tensor: JUMP,
+    aten.eq.Scalar: JUMP,
+    aten.ne.Scalar: JUMP,
+    aten.ge.Scalar: JUMP,
+    aten.gt.Scalar: JUMP,
+    aten.le.Scalar: JUMP,
+    aten.lt.Scalar: JUMP,
+    aten.floor.default: JUMP,
+    aten.ceil.default: JUMP,
+    aten.round.default: JUMP,
+    aten.trunc.default: JUMP,
+    aten.sign.default: JUMP,
+    aten.heaviside.default: JUMP,
+    # data movement
+    aten.view.default: Rule(align=views.view, moves=True, shape_arg=1),
+    aten.expand.default: Rule(align=views.expand, moves=True, shape_arg=1),
+    aten.permute.default: Rule(align=views.permute, moves=True),
+    aten.slice.Tensor: Rule(align=views.slice_, moves=True, local=local.slice_),
+    aten.select.int: Rule(align=views.select, moves=True),
+    aten.cat.default: Rule(align=views.cat, moves=True),
+    aten.flip.default: Rule(align=views.along_many(1), linear=({0},), moves=True),
+    aten.roll.default: Rule(align=views.along_many(2), linear=({0},), moves=True),
+    aten.constant_pad_nd.default: Rule(align=views.pad),
+    aten.slice_scatter.default: Rule(align=views.along(2, default=0), linear=({0, 1},)),
+    aten.select_scatter.default: Rule(align=indexing.select_scatter, linear=({0, 1},)),
+    aten.split_with_sizes.default: Rule(align=views.along(2, default=0), linear=({0},)),
+    aten.split.Tensor: Rule(align=views.along(2, default=0), linear=({0},)),
+    aten.unfold.default: Rule(align=views.unfold, linear=({0},)),
+    # factories: free at any placement
+    aten.full.default: Rule(align=views.factory, factory=True, shape_arg=0, fill=1),
+    aten.empty.memory_format: FACTORY,
+    aten.scalar_tensor.default: Rule(align=views.factory, factory=True, fill=0),
+    prims.iota.default: Rule(align=views.factory, factory=True, shape_arg=0, local=local.iota),
+    prims.inductor_random.default: Rule(align=views.factory, factory=True, shape_arg=0, local=local.random),
+    prims.inductor_randint.default: Rule(align=views.factory, factory=True, shape_arg=2, local=local.random),
+    # reductions
+    aten.sum.default: Rule("... ->", linear=({0},)),
+    aten.sum.dim_IntList: Rule(align=reductions.over(), linear=({0},)),
+    aten.amax.default: Rule(align=reductions.over(), reduce="max"),
+    aten.amin.default: Rule(align=reductions.over(), reduce="min"),
+    aten.max.default: Rule("... ->", reduce="max"),
+    aten.min.default: Rule("... ->", reduce="min"),
+    aten.any.default: Rule("... ->", reduce="max"),
+    aten.any.dims: Rule(align=reductions.over(), reduce="max"),
+    aten.all.default: Rule("... ->", reduce="min"),
+    aten.mean.dim: Rule(align=reductions.whole_over(), linear=({0},)),
+    aten.prod.dim_int: Rule(align=reductions.whole_over()),
+    aten.any.dim: Rule(align=reductions.whole_over()),
+    aten.all.dim: Rule(align=reductions.whole_over()),
+    aten.max.dim: Rule(align=reductions.whole_over(), discontinuous=True),
+    aten.min.dim: Rule(align=reductions.whole_over(), discontinuous=True),
+    aten.argmax.default: Rule(align=reductions.whole_over(), discontinuous=True),
+    aten.argmin.default: Rule(align=reductions.whole_over(), discontinuous=True),
+    aten.var.correction: Rule(align=reductions.whole_over(keepdim=9)),
+    aten.var_mean.correction: Rule(align=reductions.whole_over(keepdim=9)),
+    moments: Rule(align=reductions.moments, reduce="moments"),
+    # along one dimension
+    aten.cumsum.default: Rule(align=views.along(1), linear=({0},)),
+    aten.cumprod.default: MIXES_DIM,
+    aten.logcumsumexp.default: MIXES_DIM,
+    aten._softmax.default: MIXES_DIM,
+    aten._log_softmax.default: MIXES_DIM,
+    aten.sort.default: Rule(align=views.along(1), discontinuous=True),
+    aten.sort.stable: Rule(align=views.along(2), discontinuous=True),
+    aten.topk.default: Rule(align=views.along(2), discontinuous=True),
+    # products
+    aten.mm.default: Rule("m k, k n -> m n", linear=({0}, {1})),
+    aten.bmm.default: Rule("b m k, b k n -> b m n", linear=({0}, {1})),
+    aten.addmm.default: Rule(align=local.addmm, linear=({0, 1}, {0, 2})),
+    aten.baddbmm.default: Rule(align=local.baddbmm, linear=({0, 1}, {0, 2})),
+    aten.convolution.default: Rule("n _..., _..., _ -> n _...", linear=({0, 2}, {1, 2})),
+    aten.convolution_backward.default: Rule("n _..., n _..., _... -> n _..., _..., _...", linear=({0},)),
+    # indexing
+    aten.embedding.default: Rule("v d, ... -> ... d", linear=({0},), whole="v"),
+    aten.gather.default: Rule(align=indexing.gather),
+    aten.index.Tensor: Rule(align=indexing.index),
+    aten.index_select.default: Rule(align=indexing.index_select),
+    aten.index_put.default: Rule(align=indexing.index_put),
+    aten._unsafe_index_put.default: Rule(align=indexing.index_put),
+    aten._unsafe_index.Tensor: Rule(align=indexing.index),
+    aten.scatter.value: Rule(align=indexing.scatter("self", "index")),
+    aten.scatter.src: Rule(align=indexing.scatter("self", "index", "src", linear=({0, 2},))),
+    aten.scatter_add.default: Rule(align=indexing.scatter("self", "index", "src", linear=({0, 2},))),
+    # images
+    aten.avg_pool2d.default: Rule("... _ _ -> ... _ _", linear=({0},)),
+    aten.avg_pool2d_backward.default: Rule("... _ _ -> ... _ _", linear=({0},)),
+    aten._adaptive_avg_pool2d.default: Rule("... _ _ -> ... _ _", linear=({0},)),
+    aten._adaptive_avg_pool2d_backward.default: Rule("... _ _ -> ... _ _", linear=({0},)),
+    aten.max_pool2d_with_indices.default: Rule("... _ _ -> ... _ _, ... _ _"),
+    aten.max_pool2d_with_indices_backward.default: Rule("... _ _ -> ... _ _", linear=({0},)),
+    aten.upsample_bilinear2d.vec: Rule("n c _ _ -> n c _ _", linear=({0},)),
+    aten.upsample_bilinear2d_backward.default: Rule("n c _ _ -> n c _ _", linear=({0},), shape_arg=2),
+    aten.upsample_nearest2d_backward.default: Rule("n c _ _ -> n c _ _", linear=({0},), shape_arg=2),
+    aten.grid_sampler_2d.default: Rule("n c _ _, n _ _ _ -> n c _ _", linear=({0},)),
+    # attention
+    aten._scaled_dot_product_flash_attention_for_cpu.default: Rule("... _ _ -> ... _ _, ... _"),
+    aten._scaled_dot_product_flash_attention_for_cpu_backward.default: Rule(
+        "... _ _, ... _ _, ... _ _, ... _ _, ... _ _, ... _, ... _ _ -> ... _ _, ... _ _, ... _ _", linear=({0},)
+    ),
+}
+
+# operators that not every supported torch has, or that one device only has
+RULES |= {
+    op: rule
+    for name, rule in {
+        "prims._low_memory_max_pool_with_offsets": Rule("... _ _ -> ... _ _, ... _ _"),
+        "prims._low_memory_max_pool_offsets_to_indices": Rule("... _ _ -> ... _ _"),
+    }.items()
+    if (op := _overload(name)) is not None
+}
+
+
+def rule_of(op: object) -> Rule | None:
+    """The rule of an operator; None where it takes its operands whole."""
+    found = RULES.get(op)
+    if found is not None or not isinstance(op, torch._ops.OpOverload):
+        return found
+    return POINTWISE if torch.Tag.pointwise in op.tags else None
+
+
+def is_impure(node: torch.fx.Node) -> bool:
+    """Whether running the node twice is not running it once: it draws random numbers, or changes something."""
+    op = node.target
+    if not isinstance(op, torch._ops.OpOverload):
+        return False
+    return op._schema.is_mutable or op in SEEDS or (torch.Tag.nondeterministic_seeded in op.tags and _draws(node))
+
+
+def _draws(node: torch.fx.Node) -> bool:
+    """Attention is tagged as drawing numbers, but draws only where it drops out."""
+    for i, argument in enumerate(node.target._schema.arguments):
+        if argument.name == "dropout_p":
+            given = node.args[i] if i < len(node.args) else node.kwargs.get("dropout_p", argument.default_value)
+            return given != 0
+    return True
+
+
+SEEDS = frozenset(filter(None, map(_overload, ("prims.inductor_seed", "prims.inductor_seeds"))))

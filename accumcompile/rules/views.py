@@ -1,0 +1,216 @@
+"""Alignments of the operators that move data: views, slices, concatenations."""
+
+from __future__ import annotations
+
+import sys
+
+from ..placement import Size
+from ..sizes import expression
+from .rule import Alignment, Dim, Facts, align_dims
+
+
+def view(facts: Facts) -> Alignment | None:
+    """Split both shapes into their common factors: ``[B, T, C] -> [B*T, C]`` is ``b t c -> (b t) c``."""
+    (source,), (target,) = facts.shapes[:1], facts.results
+    sizes: dict[str, Size] = {}
+    left: list[list[str]] = [[] for _ in source]
+    right: list[list[str]] = [[] for _ in target]
+    a, b = _Digits(source), _Digits(target)
+    while a and b:
+        factor = _common(a.size, b.size, facts.batch)
+        name = f"f{len(sizes)}"
+        if factor is None:
+            _skip(a, b, facts.batch)
+            continue
+        sizes[name] = factor
+        left[a.index].append(name)
+        right[b.index].append(name)
+        a.take(factor, facts.batch)
+        b.take(factor, facts.batch)
+    return Alignment((tuple(map(tuple, left)),), (tuple(map(tuple, right)),), sizes, (frozenset({0}),))
+
+
+class _Digits:
+    """A shape read as the digits of a mixed-radix number, outermost first; dimensions of size 1 are no digits."""
+
+    def __init__(self, shape: tuple[Size, ...]):
+        self.rest = [(i, size) for i, size in enumerate(shape) if size != 1]
+
+    def __bool__(self) -> bool:
+        return bool(self.rest)
+
+    @property
+    def index(self) -> int:
+        return self.rest[0][0]
+
+    @property
+    def size(self) -> Size:
+        return self.rest[0][1]
+
+    def take(self, factor: Size, batch) -> None:
+        """Split ``factor`` off the outside of the leading dimension."""
+        index, size = self.rest.pop(0)
+        if not batch.equal(size, factor):
+            self.rest.insert(0, (index, batch.quotient(size, factor)))
+
+
+def _common(a: Size, b: Size, batch) -> Size | None:
+    """The largest factor that can be split off the outside of both dimensions."""
+    if batch.equal(a, b) or batch.quotient(b, a) is not None:
+        return a
+    return b if batch.quotient(a, b) is not None else None
+
+
+def _skip(a: _Digits, b: _Digits, batch) -> None:
+    """Leave out leading dimensions that have no common factor, up to where both shapes line up again."""
+    _, left = a.rest.pop(0)
+    _, right = b.rest.pop(0)
+    while not batch.equal(left, right):
+        behind, other = (a, left) if len(a.rest) >= len(b.rest) and a.rest else (b, right)
+        if not behind.rest:
+            a.rest.clear()
+            b.rest.clear()
+            return
+        size = behind.rest.pop(0)[1]
+        left, right = (left * size, right) if behind is a else (left, right * size)
+
+
+def expand(facts: Facts) -> Alignment | None:
+    """Dimensions line up from the right; those of size 1 are broadcast, new ones are nobody's."""
+    (source,), (target,) = facts.shapes[:1], facts.results
+    names = [f"d{i}" for i in range(len(target))]
+    offset = len(target) - len(source)
+    left = tuple(() if source[i] == 1 else (names[offset + i],) for i in range(len(source)))
+    return Alignment((left,), (tuple((n,) for n in names),), dict(zip(names, target, strict=True)), (frozenset({0}),))
+
+
+def permute(facts: Facts) -> Alignment | None:
+    """Dimensions change places."""
+    order = facts.argument(1, "dims")
+    names = [f"d{i}" for i in range(len(facts.shapes[0]))]
+    return align_dims(facts, [names], [[names[d] for d in order]], linear=({0},))
+
+
+def _one_dim_opaque(facts: Facts, dim: int, results: int = 1) -> Alignment | None:
+    """Everything lines up but ``dim``."""
+    rank = len(facts.shapes[0])
+    names = [f"d{i}" for i in range(rank)]
+    if rank:
+        names[dim % rank] = "_"
+    return align_dims(facts, [names], [names] * results, linear=({0},))
+
+
+def slice_(facts: Facts) -> Alignment | None:
+    """A slice leaves the other dimensions alone; along its own, whole outer factors may be taken."""
+    dim = facts.argument(1, "dim", 0) % len(facts.shapes[0])
+    if takes_all(facts, dim):
+        names = [f"d{i}" for i in range(len(facts.shapes[0]))]
+        return align_dims(facts, [names], [names], linear=({0},))
+    return _slice_of_outer(facts, dim) or _one_dim_opaque(facts, dim)
+
+
+def bounds(facts: Facts, dim: int) -> tuple[Size, Size, Size]:
+    """Start, end and size of the sliced dimension."""
+    size = facts.shapes[0][dim]
+    start, end = (_value(facts.argument(p, n)) for p, n in ((2, "start"), (3, "end")))
+    start = 0 if start is None else start
+    end = size if end is None or end == sys.maxsize else end
+    return start, end, size
+
+
+def _value(argument: object) -> Size | None:
+    """An argument that is a size: a number, or a node that holds one."""
+    if argument is None:
+        return None
+    return expression(argument.meta["val"]) if hasattr(argument, "meta") else expression(argument)
+
+
+def takes_all(facts: Facts, dim: int) -> bool:
+    """Whether a slice takes the whole of its dimension."""
+    start, end, size = bounds(facts, dim)
+    return start == 0 and facts.argument(4, "step", 1) == 1 and facts.batch.equal(end, size)
+
+
+def _slice_of_outer(facts: Facts, dim: int) -> Alignment | None:
+    """``cat([x, y])[n:]``: the dimension is (k n) and whole blocks of n are taken."""
+    start, end, size = bounds(facts, dim)
+    block = facts.results[0][dim]
+    batch = facts.batch
+    if facts.argument(4, "step", 1) != 1 or not batch.in_size(block) or start == end:
+        return None
+    if batch.quotient(size, block) is None or batch.quotient(start, block) is None:
+        return None
+    names = [f"d{i}" for i in range(len(facts.shapes[0]))]
+    left = [(n,) for n in names]
+    left[dim] = ("blocks", names[dim])
+    sizes = dict(zip(names, facts.results[0], strict=True)) | {"blocks": batch.quotient(size, block)}
+    return Alignment((tuple(left),), (tuple((n,) for n in names),), sizes, (frozenset({0}),))
+
+
+def select(facts: Facts) -> Alignment | None:
+    """One index of a dimension: the others stay."""
+    dim = facts.argument(1, "dim") % len(facts.shapes[0])
+    names = [f"d{i}" for i in range(len(facts.shapes[0]))]
+    left = [*names[:dim], "_", *names[dim + 1 :]]
+    return align_dims(facts, [left], [names[:dim] + names[dim + 1 :]], linear=({0},))
+
+
+def cat(facts: Facts) -> Alignment | None:
+    """Along ``dim``, k parts of one size make a dimension (k n); parts of several sizes make none."""
+    dim = facts.argument(1, "dim", 0) % len(facts.results[0])
+    names = [f"d{i}" for i in range(len(facts.results[0]))]
+    part = facts.shapes[0][dim]
+    everyone = frozenset(range(len(facts.shapes)))
+    if not all(facts.batch.equal(shape[dim], part) for shape in facts.shapes):
+        words = [*names[:dim], "_", *names[dim + 1 :]]
+        return align_dims(facts, [words], [words], linear=(everyone,))
+    operand: tuple[Dim, ...] = tuple((n,) for n in names)
+    result = (*operand[:dim], ("parts", names[dim]), *operand[dim + 1 :])
+    sizes = dict(zip(names, facts.shapes[0], strict=True)) | {"parts": len(facts.shapes)}
+    return Alignment((operand,) * len(facts.shapes), (result,), sizes, (everyone,))
+
+
+def along(position: int, name: str = "dim", default: int = -1):
+    """The alignment of an operator that mixes one dimension, named by an argument, and no other."""
+
+    def align(facts: Facts) -> Alignment | None:
+        return _one_dim_opaque(facts, facts.argument(position, name, default), len(facts.results))
+
+    return align
+
+
+def along_many(position: int, name: str = "dims"):
+    """The same for an argument that names several dimensions."""
+
+    def align(facts: Facts) -> Alignment | None:
+        dims = facts.argument(position, name)
+        rank = len(facts.shapes[0])
+        mixed = {d % rank for d in dims} if dims else set(range(rank))
+        names = ["_" if i in mixed else f"d{i}" for i in range(rank)]
+        return align_dims(facts, [names], [names] * len(facts.results))
+
+    return align
+
+
+def pad(facts: Facts) -> Alignment | None:
+    """Padded dimensions are mixed; padding with anything but 0 is affine, not linear."""
+    padding, value = facts.argument(1, "pad"), facts.argument(2, "value", 0)
+    rank = len(facts.shapes[0])
+    mixed = {rank - 1 - i // 2 for i, amount in enumerate(padding) if _value(amount) != 0}
+    names = ["_" if i in mixed else f"d{i}" for i in range(rank)]
+    return align_dims(facts, [names], [names], linear=({0},) if value in (0, None) else (set(),))
+
+
+def factory(facts: Facts) -> Alignment | None:
+    """Every dimension of the result is nobody's."""
+    names = tuple((f"d{i}",) for i in range(len(facts.results[0])))
+    sizes = {name: size for (name,), size in zip(names, facts.results[0], strict=True)}
+    return Alignment(((),) * len(facts.shapes), (names,), sizes)
+
+
+def unfold(facts: Facts) -> Alignment | None:
+    """Windows along one dimension."""
+    rank = len(facts.shapes[0])
+    dim = facts.argument(1, "dimension") % rank
+    names = ["_" if i == dim else f"d{i}" for i in range(rank)]
+    return align_dims(facts, [names], [[*names, "_"]])

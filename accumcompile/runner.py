@@ -1,0 +1,116 @@
+"""Running a program: from a call's inputs to the split, and from the program's results to what was traced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import sympy
+import torch
+from torch.fx import GraphModule, Node
+
+from .capture import frames
+from .loop import Split
+from .operands import is_size
+from .options import Settings
+from .placement import Shard
+from .plan import Plan
+from .sizes import expression
+from .stages import Schedule
+
+
+class Runner:
+    """A compiled graph: called with a list of inputs, which it empties (AOTAutograd's boxed convention)."""
+
+    _boxed_call = True
+
+    def __init__(self, program: Callable, gm: GraphModule, plan: Schedule, report: Plan, settings: Settings):
+        self.program, self.report, self.settings = program, report, settings
+        known = plan.propagation
+        self.symbol, self.granule = known.batch.symbol, known.granule
+        self.reads = list(_bindings(gm))
+        self.results = [_Result.of(o, known) for o in plan.outputs]
+
+    def __call__(self, arguments: list) -> list:
+        sizes = {symbol: read(arguments) for symbol, read in self.reads}
+        batch = sizes[self.symbol]
+        split = Split(batch, self.settings.options.rows(batch, self.granule))
+        self.settings.journal.ran(self.report, sizes, split)
+        given = list(arguments)
+        arguments.clear()
+        values = self.program(split, *given)
+        del given
+        return [r.finish(v, sizes) if r is not None else v for r, v in zip(self.results, values, strict=True)]
+
+
+def _bindings(gm: GraphModule):
+    """How to read each symbol off the inputs."""
+    found: set = set()
+    for position, node in enumerate(gm.graph.find_nodes(op="placeholder")):
+        value = node.meta.get("val")
+        if is_size(node):
+            yield from _once(found, expression(value) if isinstance(value, torch.SymInt) else None, _argument(position))
+        elif isinstance(value, torch.Tensor):
+            for dim, size in enumerate(value.shape):
+                yield from _once(found, expression(size), _size(position, dim))
+
+
+def _once(found: set, expr: Any, read: Callable):
+    if isinstance(expr, sympy.Symbol) and expr not in found:
+        found.add(expr)
+        yield expr, read
+
+
+def _argument(position: int) -> Callable:
+    return lambda arguments: arguments[position]
+
+
+def _size(position: int, dim: int) -> Callable:
+    return lambda arguments: arguments[position].shape[dim]
+
+
+class _Result:
+    """What an output must look like: exactly the strides that were traced, for code compiled against them follows."""
+
+    def __init__(self, strides: tuple, contiguous: bool, batch_dim: int | None):
+        self.strides, self.contiguous, self.batch_dim = strides, contiguous, batch_dim
+
+    @classmethod
+    def of(cls, output: Any, known) -> _Result | None:
+        value = output.meta.get("val") if isinstance(output, Node) else None
+        if not isinstance(value, torch.Tensor):
+            return None
+        placement = known.placement(output)
+        dim = placement.dim if isinstance(placement, Shard) and placement.outer == 1 else None
+        strides = tuple(expression(s) for s in value.stride())
+        return cls(strides, _is_contiguous(value), dim)
+
+    def finish(self, value: torch.Tensor, sizes: dict) -> torch.Tensor:
+        """The value with the strides that were traced."""
+        if not (self.contiguous and value.is_contiguous()):
+            value = _restrided(value, tuple(_number(s, sizes) for s in self.strides))
+        if self.batch_dim is not None:
+            frames.remember_output(value, self.batch_dim)
+        return value
+
+
+def _is_contiguous(value: torch.Tensor) -> bool:
+    expected: Any = 1
+    for size, stride in zip(reversed(value.shape), reversed(value.stride()), strict=True):
+        if expression(stride) != expression(expected):
+            return False
+        expected = expected * size
+    return True
+
+
+def _number(size: Any, sizes: dict) -> int:
+    return int(size.xreplace(sizes)) if isinstance(size, sympy.Expr) else size
+
+
+def _restrided(value: torch.Tensor, strides: tuple[int, ...]) -> torch.Tensor:
+    """``value`` with these strides, copied where it has others (those of dimensions of size 1 say nothing)."""
+    same = all(a == b or size <= 1 for a, b, size in zip(value.stride(), strides, value.shape, strict=True))
+    if same or value.numel() == 0:
+        return value
+    copy = torch.empty_strided(value.shape, strides, dtype=value.dtype, device=value.device)
+    return copy.copy_(value)

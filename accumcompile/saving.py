@@ -1,0 +1,104 @@
+"""What two loops need: saved by the earlier one, or computed again by the later one.
+
+Computing everything again is quadratic in the number of loops. So a value is computed at most twice; beyond that, and
+where rounding must not differ, the smallest cut (in bytes) between what may not be computed again and what the loop
+yields is saved.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import networkx
+from torch.fx import Node
+
+from .placement import Partial, Replicate, Shard
+from .propagate import Propagation, shape_of
+
+_MOST = 2  # times that a value may be computed
+
+
+def choose_saved(known: Propagation, loops: list, order: dict[Node, int]) -> None:
+    """Fill in ``nodes`` and ``saved`` of each loop."""
+    from .stages import closure
+
+    computed: Counter[Node] = Counter()
+    maker: dict[Node, object] = {}  # the last loop that computed a value
+    whole: set[Node] = set()  # S values that exist for the full batch
+    for loop in loops:
+        needed = closure(known, loop.roots, whole)
+        forbidden = {n for n in needed if computed[n] >= _MOST} | _pinned(known, needed, maker)
+        loaded = _smallest_cut(known, needed, loop.roots, forbidden, maker) if forbidden else set()
+        for node in sorted(loaded, key=order.__getitem__):
+            maker[node].saved.append(node)
+        whole |= loaded
+        body = closure(known, loop.roots, whole)
+        loop.nodes = sorted(body, key=order.__getitem__)
+        computed.update(body)
+        maker.update(dict.fromkeys(body, loop))
+        whole |= {root for root in loop.roots if isinstance(known.values[root].placements[0], Shard)}
+
+
+def _smallest_cut(known: Propagation, needed: set[Node], roots: list[Node], forbidden: set[Node], maker: dict) -> set[Node]:
+    """The cheapest saved values that keep every forbidden one from being computed."""
+    from .stages import local_operands
+
+    graph = networkx.DiGraph()
+    for node in needed:
+        savable = node in maker and isinstance(known.values[node].placements[0], Shard) and len(known.values[node].placements) == 1
+        graph.add_edge((node, "in"), (node, "out"), **({"capacity": _bytes(node)} if savable else {}))
+        for operand in local_operands(known, node):
+            if operand in needed:
+                graph.add_edge((operand, "out"), (node, "in"))
+    for node in forbidden:
+        graph.add_edge("source", (node, "in"))
+    for root in roots:
+        if root in needed:
+            graph.add_edge((root, "out"), "sink")
+    _, (reached, _) = networkx.minimum_cut(graph, "source", "sink")
+    return {node for node in needed if (node, "in") in reached and (node, "out") not in reached}
+
+
+def _bytes(node: Node) -> int:
+    """Bytes of a value, every symbol taken as 64: only comparisons matter."""
+    count = node.meta["val"].dtype.itemsize
+    for size in shape_of(node) or ():
+        count *= size if isinstance(size, int) else int(size.subs(dict.fromkeys(size.free_symbols, 64)))
+    return count
+
+
+def _pinned(known: Propagation, needed: set[Node], maker: dict) -> set[Node]:
+    """Values made before that meet their own maximum or order in an operator that jumps.
+
+    Computed again, they may round differently, and then equal nothing.
+    """
+    from .rules.table import rule_of
+    from .stages import closure, whole_operands
+
+    pinned: set[Node] = set()
+    for node in needed:
+        rule = rule_of(node.target)
+        if rule is None or not rule.discontinuous:
+            continue
+        above = closure(known, [node])
+        assembled = {b for n in above for w in whole_operands(known, n) for b in _barriers(known, w)}
+        for barrier in assembled:
+            common = above & closure(known, [barrier])
+            pinned |= {n for n in common if n in maker and any(user in above - common for user in n.users)}
+    return pinned
+
+
+def _barriers(known: Propagation, value: Node) -> set[Node]:
+    """The maxima, minima and gathered values that a whole value is computed from."""
+    found, seen, stack = set(), set(), [value]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        placement = known.values[node].placements[0]
+        if isinstance(placement, Replicate) or known.values[node].whole_stage is not None:
+            stack += node.all_input_nodes
+        elif isinstance(placement, Shard) or placement in (Partial("max"), Partial("min")):
+            found.add(node)
+    return found

@@ -1,0 +1,118 @@
+"""Symbolic sizes: how many rows of a dimension belong to one sample of the batch.
+
+Sizes are sympy expressions in the symbols of the captured graph. To compare and divide them the batch symbol is
+written as ``unit * u``, where ``unit`` is a multiple of every integer by which the graph divides its batch, so
+that ``s // 4`` and ``s / 4`` become the same polynomial.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import sympy
+import torch
+from torch.utils._sympy.functions import FloorDiv
+
+from .placement import Shard, Size
+
+ROWS = sympy.Symbol("rows", integer=True, positive=True)
+_UNIT = sympy.Symbol("u", integer=True, positive=True)
+
+
+def expression(size: object) -> Size:
+    """The sympy expression (or int) behind a size as fx metadata holds it."""
+    if isinstance(size, torch.SymInt):
+        expr = size.node.expr
+        return int(expr) if expr.is_number else expr
+    return int(size) if not isinstance(size, sympy.Expr) else size
+
+
+def divisors(expr: Size) -> Iterable[int]:
+    """Every integer that ``expr`` divides something by."""
+    if isinstance(expr, sympy.Expr):
+        for node in sympy.preorder_traversal(expr):
+            if isinstance(node, (FloorDiv, sympy.Mod)) and node.args[1].is_Integer:
+                yield int(node.args[1])
+            elif node.is_Rational and not node.is_Integer:
+                yield int(node.q)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The batch of a graph: its symbol, the symbols declared equal to it, and the unit that makes it divisible."""
+
+    symbol: sympy.Symbol
+    aliases: frozenset[sympy.Symbol] = frozenset()
+    unit: int = 1
+    _cache: dict = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, symbols: Iterable[sympy.Symbol], sizes: Iterable[Size]) -> Batch:
+        """The batch named by ``symbols``, in a graph whose dimensions have the given ``sizes``."""
+        first, *rest = sorted(symbols, key=str)
+        return cls(first, frozenset(rest), math.lcm(1, *(d for size in sizes for d in divisors(size))))
+
+    @cached_property
+    def _renaming(self) -> dict:
+        return {s: self.unit * _UNIT for s in (self.symbol, *self.aliases)}
+
+    def polynomial(self, size: Size) -> Size:
+        """``size`` with the batch written as unit * u."""
+        if not isinstance(size, sympy.Expr):
+            return size
+        if size not in self._cache:
+            self._cache[size] = size.subs(self._renaming)
+        return self._cache[size]
+
+    def unified(self, size: Size) -> Size:
+        """``size`` with every symbol of the batch written as the one."""
+        return size.xreplace({a: self.symbol for a in self.aliases}) if isinstance(size, sympy.Expr) else size
+
+    def in_size(self, size: Size) -> bool:
+        """Whether ``size`` depends on the batch."""
+        return isinstance(size, sympy.Expr) and not size.free_symbols.isdisjoint({self.symbol, *self.aliases})
+
+    def equal(self, a: Size, b: Size) -> bool:
+        """Whether two sizes are the same number for every batch size."""
+        return a == b or sympy.cancel(self.polynomial(a) - self.polynomial(b)) == 0
+
+    def quotient(self, a: Size, b: Size) -> Size | None:
+        """a / b where b divides a for every batch size, else None. In the u of ``polynomial``."""
+        ratio = sympy.cancel(sympy.sympify(self.polynomial(a)) / self.polynomial(b))
+        numerator, denominator = sympy.fraction(ratio)
+        whole = denominator == 1 and all(c.is_Integer for c in numerator.as_coefficients_dict().values())
+        return (int(ratio) if ratio.is_number else ratio) if whole else None
+
+    def per_sample(self, size: Size, outer: Size = 1) -> sympy.Expr | None:
+        """Rows of a dimension (outer rest) that one sample owns within one ``outer``; None if it owns no such thing.
+
+        A fraction 1/4 says that four samples share a row: a granule of four.
+        """
+        if not self.in_size(size):
+            return None
+        ratio = sympy.cancel(sympy.sympify(self.polynomial(size)) / (self.polynomial(outer) * self.unit * _UNIT))
+        numerator, denominator = sympy.fraction(ratio)
+        return ratio if denominator.is_Integer else None
+
+    def granule(self, size: Size, outer: Size = 1) -> int:
+        """The least number of samples that must stay together for a dimension of ``size``."""
+        ratio = self.per_sample(size, outer)
+        return int(sympy.fraction(sympy.together(ratio))[1]) if ratio is not None else 1
+
+    def local(self, size: Size, outer: Size = 1) -> Size:
+        """The size of a sharded dimension within a micro-batch of ``ROWS`` samples."""
+        ratio = self.per_sample(size, outer) * outer
+        ratio = sympy.cancel(ratio.subs(_UNIT, self.symbol / sympy.Integer(self.unit)))
+        numerator, denominator = sympy.fraction(sympy.together(ratio))
+        return FloorDiv(numerator * ROWS, denominator) if denominator != 1 else numerator * ROWS
+
+    def local_shape(self, shape: Iterable[Size], placement: object) -> tuple[Size, ...]:
+        """The shape that a value of full ``shape`` has within one micro-batch."""
+        sizes = tuple(self.unified(s) for s in shape)
+        if not isinstance(placement, Shard):
+            return sizes
+        dim = placement.dim
+        return sizes[:dim] + (self.local(sizes[dim], placement.outer),) + sizes[dim + 1 :]

@@ -1,0 +1,180 @@
+"""Stages: which loop computes what.
+
+A value that needs a barrier is available one stage later. Loop k holds exactly what stage k + 1 or the outputs need,
+as late as possible: a forward pass whose results only matter in stage 1 runs in stage 1. What two loops need is
+saved by the earlier one or computed again by the later one (``saving``).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from torch.fx import Graph, Node
+
+from .operands import is_size, operands, reads_sizes
+from .placement import Partial, Replicate, Shard
+from .propagate import Propagation
+from .saving import choose_saved
+
+_NEVER = 1 << 30
+
+
+@dataclass
+class Loop:
+    """One loop: the nodes of its body in order, and what leaves it."""
+
+    stage: int
+    nodes: list[Node] = field(default_factory=list)
+    roots: list[Node] = field(default_factory=list)  # P values reduced and S values gathered after it
+    saved: list[Node] = field(default_factory=list)  # S values kept for later loops
+
+
+@dataclass
+class Schedule:
+    """The loops of a graph, in order, and the outputs of the graph."""
+
+    propagation: Propagation
+    loops: list[Loop]
+    outputs: list[object]
+
+    def made_whole(self, node: Node) -> bool:
+        """Whether a local value is assembled after some loop."""
+        return any(node in loop.roots or node in loop.saved for loop in self.loops)
+
+
+def local_operands(known: Propagation, node: Node) -> Iterator[Node]:
+    """Operands that ``node`` takes from its own micro-batch: S as S, P as P."""
+    for operand, need in zip(operands(node), known.needs.get(node, ()), strict=False):
+        if operand.node is None or is_size(node) or isinstance(need.placement, Replicate):
+            continue
+        if known.values[operand.node].placements[0] == need.placement or is_result_of_many(known, operand.node):
+            yield operand.node
+
+
+def is_result_of_many(known: Propagation, node: Node) -> bool:
+    """Whether a node yields several values, which only ``getitem`` reads."""
+    return len(known.values[node].placements) > 1
+
+
+def whole_operands(known: Propagation, node: Node) -> Iterator[Node]:
+    """Operands that ``node`` takes whole: as constants, or to be sliced."""
+    if is_size(node) and reads_sizes(node):
+        return
+    local = set(local_operands(known, node))
+    taken = [(o.node, n) for o, n in zip(operands(node), known.needs.get(node, ()), strict=False) if o.node is not None]
+    for value, need in taken:
+        if value not in local or isinstance(need.placement, Replicate):
+            yield value
+
+
+def size_sources(node: Node) -> Iterator[Node]:
+    """Tensors whose data (not their sizes) the sizes in a node's arguments come from."""
+    for source in node.all_input_nodes:
+        if is_size(source):
+            yield from _data_behind(source)
+
+
+def _data_behind(size: Node) -> Iterator[Node]:
+    if size.op == "placeholder" or reads_sizes(size):
+        return
+    for source in size.all_input_nodes:
+        yield from _data_behind(source) if is_size(source) else (source,)
+
+
+def schedule(graph: Graph, known: Propagation) -> Schedule:
+    """Assign every value that the outputs need to the loops that compute it."""
+    outputs = list(next(n for n in graph.nodes if n.op == "output").args[0])
+    deadlines = _Deadlines(graph, known, [o for o in outputs if isinstance(o, Node)])
+    deadlines.settle()
+    deadlines.advance()
+    loops = [Loop(k, roots=roots) for k, roots in enumerate(deadlines.roots_by_loop()) if roots]
+    choose_saved(known, loops, deadlines.order)
+    return Schedule(known, loops, outputs)
+
+
+class _Deadlines:
+    """The latest loop after which each assembled value must be there."""
+
+    def __init__(self, graph: Graph, known: Propagation, outputs: list[Node]):
+        self.known, self.outputs = known, outputs
+        self.order = {node: i for i, node in enumerate(graph.nodes)}
+        self.last = max((v.stage for n, v in known.values.items() if self._is_local(n)), default=0)
+        self.deadline: dict[Node, int] = {}  # an S or P value: the loop after which it is assembled
+        self.wanted: dict[Node, int] = {}  # an R value: the loop before which it is computed
+        self.changed = False
+
+    def _is_local(self, node: Node) -> bool:
+        return not isinstance(self.known.values[node].placements[0], Replicate) and node.op == "call_function"
+
+    def settle(self) -> None:
+        """Lower deadlines until every loop's body finds its constants in time."""
+        self.changed = True
+        while self.changed:
+            self.changed = False
+            for output in self.outputs:
+                self._want(output, self.last + 1)
+            for k in range(self.last, -1, -1):
+                for node in self.body(self.roots(k)):
+                    for source in self._sources(node):
+                        self._want(source, k)
+
+    def _sources(self, node: Node) -> Iterable[Node]:
+        yield from whole_operands(self.known, node)
+        yield from size_sources(node)
+
+    def _want(self, node: Node, before: int) -> None:
+        """The whole of ``node`` is needed before a loop."""
+        stack = [node]
+        while stack:
+            node = stack.pop()
+            value = self.known.values[node]
+            remade = isinstance(value.placements[0], Replicate) or value.whole_stage is not None
+            table, time = (self.wanted, before) if remade else (self.deadline, before - 1)
+            if table.get(node, _NEVER) <= time:
+                continue
+            table[node] = time
+            self.changed = True
+            if remade:
+                stack += [o.node for o in operands(node) if o.node is not None]
+                stack += size_sources(node)
+                stack += [n for n in node.all_input_nodes if node.target is operator.getitem]
+
+    def roots(self, k: int) -> list[Node]:
+        """What is assembled after loop ``k``."""
+        return [node for node, deadline in self.deadline.items() if deadline == k]
+
+    def roots_by_loop(self) -> list[list[Node]]:
+        return [sorted(self.roots(k), key=self.order.__getitem__) for k in range(self.last + 1)]
+
+    def body(self, roots: Iterable[Node]) -> set[Node]:
+        """Everything local that the roots are computed from."""
+        return closure(self.known, roots)
+
+    def advance(self) -> None:
+        """Assemble a value in an earlier loop where that computes it anyway, and the later one would not."""
+        for node in sorted(self.deadline, key=self.order.__getitem__):
+            stage, deadline = self.known.values[node].stage, self.deadline[node]
+            if stage < deadline:
+                own = self.body([node])
+                extra = {k: len(own - self.body(r for r in self.roots(k) if r is not node)) for k in range(stage, deadline + 1)}
+                best = min(extra, key=lambda k: (extra[k], -k))
+                if extra[best] < extra[deadline]:
+                    self.deadline[node] = best
+        self.settle()
+
+
+def closure(known: Propagation, roots: Iterable[Node], stop: Iterable[Node] = ()) -> set[Node]:
+    """The roots and every local value they are computed from, not going past ``stop``."""
+    stop, seen, stack = set(stop), set(), [r for r in roots]
+    while stack:
+        node = stack.pop()
+        if node in seen or node in stop or node.op != "call_function":
+            continue
+        seen.add(node)
+        stack += local_operands(known, node)
+    return seen
+
+
+__all__ = ["Loop", "Partial", "Schedule", "Shard", "closure", "local_operands", "schedule", "whole_operands"]

@@ -1,0 +1,136 @@
+"""One spelling for what has many: reshapes become ``view``, and factories that copy a shape become ``full``.
+
+Before::
+
+    squeeze = aten.squeeze.default(x)                # what it does depends on which sizes are 1
+    ones = aten.full_like.default(p, 1)              # p is not read, but is an operand
+
+After::
+
+    view = aten.view.default(x, [s0, 4])             # the traced shape, whatever the sizes turn out to be
+    full = aten.full.default([s0, 4], 1, ...)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from .rewriting import Emit, rewrite, sizes_of
+
+aten, prims = torch.ops.aten, torch.ops.prims
+
+
+def canonical(gm: GraphModule, batch: object = None) -> GraphModule:
+    """Rewrite ``gm`` so that the table needs one row for each meaning."""
+    return rewrite(gm, _TABLE)
+
+
+def _shape(emit: Emit, node: Node, source: Node) -> list[Any]:
+    """The traced shape of ``node``, its symbolic sizes read off ``source`` where that has them, else kept as nodes."""
+    emitted = _Sizes(emit, node, source)
+    return [emitted.of(size) for size in node.meta["val"].shape]
+
+
+class _Sizes:
+    """Finds a node for each symbolic size of a result: a size of the operand, or a size argument of the node."""
+
+    def __init__(self, emit: Emit, node: Node, source: Node):
+        self.emit, self.source = emit, source
+        self.arguments = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.SymInt)]
+
+    def of(self, size: Any) -> Any:
+        if not isinstance(size, torch.SymInt):
+            return size
+        for d, candidate in enumerate(self.source.meta["val"].shape):
+            if isinstance(candidate, torch.SymInt) and candidate.node.expr == size.node.expr:
+                return self.emit(aten.sym_size.int, self.source, d)
+        raise LookupError(size)
+
+
+def _as_view(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node | None:
+    try:
+        return emit(aten.view.default, args[0], _shape(emit, node, args[0]))
+    except LookupError:
+        return None
+
+
+def _same_as_view(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
+    return emit(aten.view.default, *args)
+
+
+def _as_full(value: float | None):
+    """``full_like`` and its kin: the fill value is fixed, or the second argument."""
+
+    def row(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
+        result = node.meta["val"]
+        fill = args[1] if value is None else value
+        return emit(aten.full.default, sizes_of(emit, args[0]), fill, dtype=result.dtype, device=result.device)
+
+    return row
+
+
+def _new(position: int, value: float | None):
+    """``new_zeros`` and its kin."""
+
+    def row(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
+        result = node.meta["val"]
+        fill = args[2] if value is None else value
+        return emit(aten.full.default, args[position], fill, dtype=result.dtype, device=result.device)
+
+    return row
+
+
+def _mean(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
+    dims = list(range(args[0].meta["val"].dim()))
+    return emit(aten.mean.dim, args[0], dims, False, **kwargs)
+
+
+def _permute(order):
+    def row(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
+        return emit(aten.permute.default, args[0], order(args[0].meta["val"].dim(), *args[1:]))
+
+    return row
+
+
+def _swapped(rank: int, a: int, b: int) -> list[int]:
+    order = list(range(rank))
+    order[a], order[b] = order[b], order[a]
+    return order
+
+
+def _identity(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
+    return args[0]
+
+
+_TABLE = {
+    aten.squeeze.default: _as_view,
+    aten.squeeze.dim: _as_view,
+    aten.squeeze.dims: _as_view,
+    aten.unsqueeze.default: _as_view,
+    aten._unsafe_view.default: _same_as_view,
+    aten.reshape.default: _same_as_view,
+    aten._reshape_alias.default: lambda emit, node, args, kwargs: emit(aten.view.default, args[0], args[1]),
+    aten.t.default: _permute(lambda rank: list(range(rank))[::-1]),
+    aten.transpose.int: _permute(_swapped),
+    aten.full_like.default: _as_full(None),
+    aten.zeros_like.default: _as_full(0),
+    aten.ones_like.default: _as_full(1),
+    aten.empty_like.default: _as_full(0),
+    aten.new_zeros.default: _new(1, 0),
+    aten.new_ones.default: _new(1, 1),
+    aten.new_full.default: _new(1, None),
+    aten.new_empty.default: _new(1, 0),
+    aten.zeros.default: lambda emit, node, args, kwargs: emit(
+        aten.full.default, args[0], 0, dtype=node.meta["val"].dtype, device=node.meta["val"].device
+    ),
+    aten.ones.default: lambda emit, node, args, kwargs: emit(
+        aten.full.default, args[0], 1, dtype=node.meta["val"].dtype, device=node.meta["val"].device
+    ),
+    aten.mean.default: _mean,
+    aten.detach.default: _identity,
+    aten.alias.default: _identity,
+    aten.lift_fresh_copy.default: _identity,
+}

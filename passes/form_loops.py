@@ -1,0 +1,107 @@
+"""Loops out of a graph: the pass that turns placements and stages into a program.
+
+Before::
+
+    h = aten.mm.default(x, w)                        # S(0)
+    loss = aten.sum.default(h)                       # P(sum)
+    return (loss,)
+
+After::
+
+    loop_0 = accumulate_loop(self.loop_0, split, [w], [x], [0], ["sum"], [])
+    loss = loop_0[0]
+    return (loss,)
+
+and in ``self.loop_0``, for each micro-batch: ``h = aten.mm.default(x, w); return (aten.sum.default(h),)``.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch.fx import GraphModule, Node
+
+from accumcompile.emit import Body, Bridges
+from accumcompile.loop import accumulate_loop
+from accumcompile.placement import Partial, Shard
+from accumcompile.propagate import shape_of
+from accumcompile.stages import Loop, Schedule
+
+aten = torch.ops.aten
+
+
+def form_loops(gm: GraphModule, plan: Schedule) -> GraphModule:
+    """The program that computes what ``gm`` computes, micro-batch by micro-batch.
+
+    Its first argument is a ``Split``; the others are ``gm``'s.
+    """
+    bridges = Bridges(gm.graph, plan.propagation)
+    modules: dict[str, GraphModule] = {}
+    for index, loop in enumerate(plan.loops):
+        bridges.draw(loop.stage)
+        name = f"loop_{index}"
+        modules[name] = _form(bridges, loop, name)
+    bridges.draw(1 << 30)
+    outputs = [bridges.whole(o) if isinstance(o, Node) else o for o in plan.outputs]
+    bridges.graph.output(outputs)
+    root = torch.nn.Module()
+    for name, module in modules.items():
+        root.add_module(name, module)
+    for node in bridges.graph.find_nodes(op="get_attr"):
+        if not hasattr(root, node.target):
+            setattr(root, node.target, getattr(gm, node.target))
+    bridges.graph.eliminate_dead_code(is_impure_node=lambda n: n.op in ("placeholder", "output") or _draws(n))
+    program = GraphModule(root, bridges.graph, "Program")
+    program.meta["loops"] = {name: module.meta for name, module in modules.items()}
+    return program
+
+
+def _draws(node: Node) -> bool:
+    from accumcompile.rules.table import is_impure
+
+    return is_impure(node)
+
+
+def _form(bridges: Bridges, loop: Loop, name: str) -> GraphModule:
+    """One loop: its body as a module, its call and what comes of it in the program."""
+    body = Body(bridges, loop.nodes)
+    known = bridges.known
+    carried = [r for r in loop.roots if isinstance(known.placement(r), Partial)]
+    kept = list(dict.fromkeys([r for r in loop.roots if isinstance(known.placement(r), Shard)] + loop.saved))
+    pieces = [_piece(body, node) for node in kept]
+    module = body.finish([body.local[r] for r in carried] + [piece for piece, _ in pieces])
+    module.meta = {"loop": loop, "carried": carried, "kept": kept, "xs": list(body.xs), "consts": list(body.consts)}
+    call = bridges.call(
+        accumulate_loop,
+        (
+            bridges.graph.get_attr(name),
+            bridges.split,
+            list(body.consts),
+            [whole for _, whole, _ in body.xs.values()],
+            [dim for _, _, dim in body.xs.values()],
+            [known.placement(r).op for r in carried],
+            [dim for _, dim in pieces],
+        ),
+    )
+    for i, node in enumerate(carried + kept):
+        bridges.whole_of[node] = _assembled(bridges, call, i, node)
+    return module
+
+
+def _piece(body: Body, node: Node) -> tuple[Node, int]:
+    """A micro-batch's part of a value that is kept for the full batch, and the dimension to concatenate along."""
+    if node not in body.local:
+        placement = body.placement(node)
+        return body.slice(node, placement), placement.dim
+    return body.unfolded(node)
+
+
+def _assembled(bridges: Bridges, call: Node, index: int, node: Node) -> Node:
+    """The full value that a loop yields, in the shape that was traced."""
+    item = bridges.call(operator.getitem, (call, index), like=node)
+    item.meta["val"] = node.meta["val"]
+    placement = bridges.known.placement(node)
+    if isinstance(placement, Shard) and placement.outer != 1:
+        item = bridges.call(aten.reshape.default, (item, bridges.sizes(shape_of(node))), like=node)
+    return item

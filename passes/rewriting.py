@@ -1,0 +1,82 @@
+"""What every pass does: copy a graph node by node, replacing some nodes by others."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch._guards import detect_fake_mode
+from torch.fx import Graph, GraphModule, Node
+from torch.utils._pytree import tree_map_only
+
+from accumcompile.rules.table import is_impure
+
+Emit = Callable[..., Any]
+Rewrite = Callable[[Emit, Node, tuple, dict], Any]
+
+
+def rewrite(gm: GraphModule, table: Mapping[Any, Rewrite]) -> GraphModule:
+    """A copy of ``gm`` in which each node whose target is in ``table`` is replaced by what its row emits.
+
+    A row is called with ``emit(target, *args, **kwargs)``, which adds a node and works out its fake value, with the
+    old node, and with its arguments in the new graph. It returns the new node, or None to keep the old one.
+    """
+    graph, new = Graph(), {}
+    for node in gm.graph.nodes:
+        if node.target is operator.getitem and isinstance(new[node.args[0]], tuple):
+            new[node] = new[node.args[0]][node.args[1]]
+            continue
+        row = table.get(node.target) if node.op == "call_function" else None
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), new.__getitem__)
+        replacement = row(_emitter(graph, node), node, args, kwargs) if row else None
+        new[node] = graph.node_copy(node, new.__getitem__) if replacement is None else replacement
+    graph.eliminate_dead_code(is_impure_node=_must_stay)
+    return GraphModule(gm, graph)
+
+
+def _must_stay(node: Node) -> bool:
+    """A node that no one uses stays where leaving it out would shift the random numbers of the others."""
+    return node.op in ("placeholder", "output") or is_impure(node)
+
+
+def _emitter(graph: Graph, origin: Node) -> Emit:
+    def emit(target: Any, *args: Any, **kwargs: Any) -> Node:
+        node = graph.call_function(target, args, kwargs)
+        for key in ("stack_trace", "seq_nr", "nn_module_stack", "original_aten"):
+            if key in origin.meta:
+                node.meta[key] = origin.meta[key]
+        values = tree_map_only(Node, lambda n: n.meta["val"], (args, kwargs))
+        with _fake_mode(values):
+            node.meta["val"] = target(*values[0], **values[1])
+        return node
+
+    return emit
+
+
+def _fake_mode(values: Any):
+    for leaf in torch.utils._pytree.tree_leaves(values):
+        if isinstance(leaf, torch._subclasses.FakeTensor):
+            return leaf.fake_mode
+    return detect_fake_mode() or nullcontext()
+
+
+def sizes_of(emit: Emit, tensor: Node) -> list[Any]:
+    """The sizes of a tensor, as numbers where they are known and as nodes where they are symbolic."""
+    return [
+        emit(torch.ops.aten.sym_size.int, tensor, d) if isinstance(size, torch.SymInt) else size
+        for d, size in enumerate(tensor.meta["val"].shape)
+    ]
+
+
+def product(emit: Emit, sizes: list[Any]) -> Any:
+    """The product of sizes."""
+    known, total = 1, None
+    for size in sizes:
+        if isinstance(size, Node):
+            total = size if total is None else emit(operator.mul, total, size)
+        else:
+            known *= size
+    return known if total is None else emit(operator.mul, total, known) if known != 1 else total

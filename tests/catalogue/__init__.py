@@ -1,0 +1,1 @@
+"""The catalogue of training steps, by theme. `steps.CATALOGUE` holds them all."""

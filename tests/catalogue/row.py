@@ -1,0 +1,175 @@
+"""What a row of the catalogue is: a small training step, its data, and what splitting it may cost."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Cost:
+    """What a step may cost when it is split.
+
+    `barriers` is a multiset of (kind, text of the user's source line); `gathered` is in bytes.
+    """
+
+    loops: int
+    barriers: Sequence[tuple[str, str]] = ()
+    gathered: int = 0
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Cost):
+            return NotImplemented
+        return self._key() == other._key()
+
+    def _key(self) -> tuple[int, Counter[tuple[str, str]], int]:
+        return self.loops, Counter(self.barriers), self.gathered
+
+    def __repr__(self) -> str:
+        """The literal to paste into the row."""
+        fields = [f"loops={self.loops}"]
+        if self.barriers:
+            pairs = [f"({json.dumps(kind)}, {json.dumps(line)})" for kind, line in sorted(self.barriers)]
+            fields.append(f"barriers=[{', '.join(pairs)}]")
+        if self.gathered:
+            fields.append(f"gathered={self.gathered}")
+        return f"Cost({', '.join(fields)})"
+
+
+@dataclass
+class Case:
+    """A step that is ready to run: `step(*args, **kwargs)` with the arguments that `arguments` makes.
+
+    `loss_fn` is the step's loss as a function of the batch, where the step is no more than that (see `fit`).
+    `options` are what a user would have to declare, such as `batch_dims`.
+    """
+
+    step: Callable[..., Any]
+    batch: Callable[[int], Call]
+    models: dict[str, nn.Module]
+    optimizers: list[Any]
+    loss_fn: Callable[..., torch.Tensor] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+    _initial: list[Any] = field(default_factory=list, repr=False)
+
+    def arguments(self, size: int, update: int) -> Call:
+        """The batch of the given update: every call makes new tensors, always of the same values."""
+        with seeded(1000 * size + update, self.device):
+            return self.batch(size)
+
+    def snapshot(self) -> None:
+        self._initial = [_copy(stateful.state_dict()) for stateful in self._stateful()]
+
+    def restore(self) -> None:
+        """Back to the snapshot, in place, so that what was captured stays valid."""
+        for stateful, state in zip(self._stateful(), self._initial, strict=True):
+            stateful.load_state_dict(_copy(state))
+        for model in self.models.values():
+            model.zero_grad(set_to_none=True)
+
+    def _stateful(self) -> list[Any]:
+        return [*self.models.values(), *self.optimizers]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A named builder of cases.
+
+    `batches`: the batch size that runs with many micro-batch sizes, and the one that runs with few.
+    `exclude`: names of values that cannot be compared, such as "parameter model.0.bias".
+    """
+
+    name: str
+    builder: Callable[[], Case]
+    cost: Cost | None
+    batches: tuple[int, int]
+    exclude: tuple[str, ...]
+
+    def build(self, device: str = "cpu") -> Case:
+        """A fresh case; two builds are equal in every bit."""
+        with seeded(0, device):
+            case = self.builder()
+        case.device = device
+        case.snapshot()
+        return case
+
+
+ROWS: dict[str, Row] = {}
+
+
+def row(
+    cost: Cost | None = None, batches: tuple[int, int] = (12, 13), exclude: tuple[str, ...] = ()
+) -> Callable[[Callable[[], Case]], Callable[[], Case]]:
+    """Enter the decorated builder in the catalogue under its own name."""
+
+    def enter(builder: Callable[[], Case]) -> Callable[[], Case]:
+        name = builder.__name__
+        if name in ROWS:
+            raise ValueError(f"the catalogue already has a row named {name}")
+        ROWS[name] = Row(name, builder, cost, batches, exclude)
+        return builder
+
+    return enter
+
+
+def call(*args: Any, **kwargs: Any) -> Call:
+    """The arguments of one call of a step, written as the call is."""
+    return args, kwargs
+
+
+def fit(model: nn.Module, loss_fn: Callable[..., torch.Tensor], batch: Callable[[int], Call]) -> Case:
+    """The step that everybody writes, around a loss that is a function of the batch."""
+    optimizer = sgd(model)
+
+    def step(*batch):
+        optimizer.zero_grad()
+        loss = loss_fn(*batch)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return Case(step, batch, {"model": model}, [optimizer], loss_fn)
+
+
+def sgd(*models: nn.Module) -> torch.optim.Optimizer:
+    """Momentum, so that the second update depends on the first gradient as well."""
+    return torch.optim.SGD([p for model in models for p in model.parameters()], lr=0.05, momentum=0.9)
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Linear layers of the given widths with Tanh between them (smooth: no kinks to tie on)."""
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in itertools.pairwise(widths):
+        layers += [nn.Linear(fan_in, fan_out), nn.Tanh()]
+    return nn.Sequential(*layers[:-1])
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
+    """Factories in here draw from the seed, in float64, on the device; nothing outside notices."""
+    default = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(seed)
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(default)
+
+
+def _copy(state: Any) -> Any:
+    """A deep copy that also takes tensors that belong to an autograd graph."""
+    return torch.utils._pytree.tree_map(
+        lambda leaf: leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf, state
+    )

@@ -1,0 +1,156 @@
+"""The dump: readable texts, and programs that run."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import Graph, GraphModule
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+from accumcompile.dump import Dumper
+from accumcompile.loop import Split, accumulate_loop
+from accumcompile.program_text import program_source
+from accumcompile.report import Report
+
+aten = torch.ops.aten
+
+
+def fake(shape, dynamic=True):
+    """A fake tensor whose first size is a symbol."""
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    kinds = [DimDynamic.DYNAMIC if dynamic and i == 0 else DimDynamic.STATIC for i in range(len(shape))]
+    return mode.from_tensor(
+        torch.zeros(shape), symbolic_context=StatelessSymbolicContext(dynamic_sizes=kinds)
+    )
+
+
+def sum_of_products(batch=6):
+    """A program of one loop: sum(x @ w * table) / batch, and x @ w."""
+    body = Graph()
+    rows, _start, w, x = (body.placeholder(name) for name in ("rows", "start", "w", "x"))
+    y = body.call_function(aten.mm.default, (x, w))
+    size = body.call_function(aten.expand.default, (body.get_attr("table"), [rows, 2]))
+    masked = body.call_function(aten.clamp.default, (size, -float("inf"), 10.0))
+    total = body.call_function(aten.sum.default, (body.call_function(aten.mul.Tensor, (y, masked)),))
+    body.output((total, y))
+    holder = torch.nn.Module()
+    holder.register_buffer("table", torch.tensor([1.0, float("inf")]))
+    loop = GraphModule(holder, body)
+
+    graph = Graph()
+    split, s0, w, x = (graph.placeholder(name) for name in ("split", "s0", "w", "x"))
+    x.meta["val"], w.meta["val"] = fake((batch, 3)), fake((3, 2), dynamic=False)
+    s0.meta["val"] = x.meta["val"].shape[0]
+    call = graph.call_function(
+        accumulate_loop, (graph.get_attr("loop_0"), split, [w], [x], [0], ["sum"], [0])
+    )
+    total, y = (graph.call_function(__import__("operator").getitem, (call, i)) for i in range(2))
+    mean = graph.call_function(aten.div.Tensor, (total, s0))
+    zero = graph.call_function(aten.zeros.default, ([1],), {"device": torch.device("cpu")})
+    graph.output((mean, y, zero, s0, None))
+    root = torch.nn.Module()
+    root.loop_0 = loop
+    return GraphModule(root, graph, "Program")
+
+
+def run_file(path):
+    return subprocess.run([sys.executable, path], capture_output=True, text=True, env=os.environ, check=False)
+
+
+def namespace(source):
+    scope = {"__name__": "dumped"}
+    exec(compile(source, "dumped.py", "exec"), scope)
+    return scope
+
+
+def test_the_program_runs_as_a_file(tmp_path):
+    Dumper(tmp_path).program("train_step/0 fused", sum_of_products(), Split(6, 4))
+    done = run_file(tmp_path / "train_step_0_fused" / "program.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "() torch.float32",
+        "(6, 2) torch.float32",
+        "(1,) torch.float32",
+        "6",
+        "None",
+    ]
+
+
+def test_the_program_computes_what_the_graph_computes():
+    gm = sum_of_products()
+    scope = namespace(program_source(gm, Split(6, 4)))
+    inputs = scope["inputs"]()
+    mine, theirs = scope["Program"]()(*inputs), gm(*inputs)
+    assert all(torch.equal(a, b) for a, b in zip(mine[:3], theirs[:3], strict=True))
+
+
+def test_sizes_may_be_chosen():
+    gm = sum_of_products()
+    symbol = next(iter(gm.graph.find_nodes(op="placeholder"))).next.meta["val"].node.expr
+    _, s0, _, x = namespace(program_source(gm, Split(10, 5), {symbol: 10}))["inputs"]()
+    assert (s0, tuple(x.shape)) == (10, (10, 3))
+
+
+def test_texts_are_numbered_by_graph(tmp_path):
+    dumper = Dumper(tmp_path)
+    dumper.write("a", "captured", sum_of_products())
+    dumper.write("b", "captured", "text")
+    dumper.write("a", "form loops", "more text")
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.txt")) == [
+        "a/00_captured.txt",
+        "a/01_form_loops.txt",
+        "b/00_captured.txt",
+    ]
+    text = (tmp_path / "a/00_captured.txt").read_text()
+    assert "accumulate_loop" in text
+    assert "torch.ops.aten.mm.default" in text
+
+
+def test_the_report_as_text_and_json(tmp_path):
+    Dumper(tmp_path).report(Report.of([], name="step", steps=2))
+    assert (tmp_path / "report.txt").read_text().startswith("step: steps=2 asked for")
+    assert json.loads((tmp_path / "report.json").read_text())["steps"] == 2
+
+
+def test_off_it_costs_nothing(monkeypatch):
+    monkeypatch.setattr(logging.getLogger("torch.__trace"), "handlers", [])  # pytest's own
+
+    def never():
+        raise AssertionError
+
+    dumper = Dumper()
+    dumper.put("name", never)
+    assert dumper.directory is None
+
+
+def test_the_log_gets_the_texts(caplog):
+    with caplog.at_level(logging.DEBUG, logger="accumcompile"):
+        Dumper().write("graph", "captured", "the text")
+    assert "graph/00_captured.txt\nthe text" in caplog.text
+
+
+TRACED = """
+from accumcompile.dump import Dumper
+Dumper().write("graph", "captured", "the text")
+"""
+
+
+@pytest.mark.parametrize("variable", ["TORCH_TRACE", "TORCH_LOGS"])
+def test_torchs_own_logs_get_the_texts(tmp_path, variable):
+    value = str(tmp_path) if variable == "TORCH_TRACE" else "+accumcompile"
+    done = subprocess.run(
+        [sys.executable, "-c", TRACED],
+        env=os.environ | {variable: value},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    traces = "".join(p.read_text() for p in tmp_path.glob("*.log"))
+    seen = traces if variable == "TORCH_TRACE" else done.stderr
+    assert "graph/00_captured.txt" in seen
+    assert "the text" in seen
