@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .decorator import AccumulatedStep, accumulate
 from .errors import AccumulateError, AccumulateWarning, BuildError
 from .options import Options
+from .verify import explain, verify
 
 __all__ = [
     "AccumulateError",
@@ -18,17 +17,3 @@ __all__ = [
     "explain",
     "verify",
 ]
-
-
-def explain(step: Any, *args: Any, **kwargs: Any) -> Any:
-    """Run ``step`` on its arguments and report how it was split; nothing has changed afterwards."""
-    from .verify import explain as run  # late: most steps are never explained
-
-    return run(step, *args, **kwargs)
-
-
-def verify(step: Any, *args: Any, **kwargs: Any) -> Any:
-    """Run ``step`` on the full batch and split, from the same state, and report the differences."""
-    from .verify import verify as run
-
-    return run(step, *args, **kwargs)

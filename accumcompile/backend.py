@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .capture import frames
+from .capture import frames, safety
 from .options import Options, Settings
 
 # torch.compile hands over the same dict for every graph of a step, and keeps it alive as long as the step.
@@ -26,7 +26,7 @@ def settings_of(options: Mapping[str, Any] | None) -> Settings:
 def accumcompile(
     gm: fx.GraphModule, example_inputs: list[torch.Tensor], *, options: Mapping[str, Any] | None = None
 ) -> Callable[..., Any]:
-    """The backend that ``torch.compile(step, backend="accumcompile", options={"steps": 8})`` finds by name."""
+    """What ``torch.compile(step, backend="accumcompile", options={"steps": 8})`` finds by name."""
     return compile_graph(gm, example_inputs, settings_of(options))
 
 
@@ -39,11 +39,17 @@ def backend_of(settings: Settings) -> Callable[..., Any]:
     return accumcompile
 
 
-def compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], settings: Settings) -> Callable[..., Any]:
+def compile_graph(
+    gm: fx.GraphModule, example_inputs: list[torch.Tensor], settings: Settings
+) -> Callable[..., Any]:
     """Split a graph that holds the batch; a graph without one (clipping, an optimizer) runs as it is."""
     batch = frames.find_batch(gm, settings)
     if batch is None:
+        return safety.without_batch(gm.forward)
+    if not batch.symbols:
         return gm.forward
     from .capture.aot import compile_graph as split  # late: it brings the compiler
 
-    return split(gm, example_inputs, batch, settings)
+    run = split(gm, example_inputs, batch, settings)
+    frames.check_still_symbolic(gm, batch, settings)
+    return safety.split(frames.remembering(run, gm, batch))

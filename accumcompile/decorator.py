@@ -1,4 +1,4 @@
-"""``@accumulate``: a training step written for one batch, called with the whole batch, run in micro-batches."""
+"""``@accumulate``: a training step is written for one batch and runs in micro-batches."""
 
 from __future__ import annotations
 
@@ -6,42 +6,64 @@ import functools
 import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import cached_property
+from types import MethodType
 from typing import Any
 
-from . import backend
+from . import backend, errors, where
 from .capture import batch as batches
-from .capture import dynamo, frames
+from .capture import dynamo, dynamo_hooks, frames, safety
 from .options import Options, Settings
 
 
 class AccumulatedStep:
-    """A training step that runs in micro-batches. Called like the step; ``steps`` may be set between calls."""
+    """A training step that runs in micro-batches; ``steps`` may be set between calls."""
 
     def __init__(self, fn: Callable[..., Any], options: Options) -> None:
         functools.update_wrapper(self, fn)
         self.fn = fn
         self.settings = Settings(options, name=getattr(fn, "__qualname__", type(fn).__name__))
         self._signature = inspect.signature(fn)
-        self._compiled: Callable[..., Any] | None = None
+        self.settings.frame = where.of_code(code) if (code := getattr(fn, "__code__", None)) else None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the step on the whole batch, split."""
-        batch = self._batch(args, kwargs)
-        if batch.size == 1:
+        named = batches.arguments(self._signature, args, kwargs)
+        batch = batches.find(named, self.settings.options.batch_dims, self.settings)
+        if batch.size == 1:  # one sample cannot be split, and Dynamo would make its size a constant
             return self.fn(*args, **kwargs)
-        if self._compiled is None:
-            self._compiled = dynamo.compiled(self.fn, backend.backend_of(self.settings))
+        mode = dynamo_hooks.dispatch_mode()
+        if mode is not None:
+            raise errors.error("AC022", where.here(), mode=mode)
         call = frames.Call(self.settings, batch.size, {id(leaf.tensor): leaf for leaf in batch.leaves})
+        return self._run(call, batch, named, args, kwargs)
+
+    @cached_property
+    def _backend(self) -> Callable[..., Any]:
+        return backend.backend_of(self.settings)
+
+    @cached_property
+    def _compiled(self) -> Callable[..., Any]:
+        return dynamo.compiled(self.fn, self._backend)
+
+    @cached_property
+    def _run_closure(self) -> Callable[..., Any]:
+        return dynamo.compiled(dynamo.call_closure, self._backend)
+
+    def _run(
+        self, call: frames.Call, batch: batches.Batch, named: dict[str, Any], args: Any, kwargs: Any
+    ) -> Any:
+        """Call the compiled step with marks, settings and hooks in place, and take them away again."""
         with ExitStack() as stack:
             stack.enter_context(frames.during(call))
             stack.callback(dynamo.end_retrace)
             stack.enter_context(dynamo.capture_settings())
             stack.enter_context(dynamo.marked((leaf.tensor, leaf.dim) for leaf in batch.split))
-            return self._compiled(*args, **kwargs)
-
-    def _batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> batches.Batch:
-        named = batches.arguments(self._signature, args, kwargs)
-        return batches.find(named, self.settings.options.batch_dims, self.settings.name)
+            watch = stack.enter_context(dynamo_hooks.watching(call.on_recompile_limit, self._run_closure))
+            net = stack.enter_context(safety.net(call, watch, lambda: batches.modules(self.fn, named)))
+            result = self._compiled(*args, **kwargs)
+            net.finish()
+        return result
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """Decorated methods: the step of an instance."""
@@ -49,7 +71,11 @@ class AccumulatedStep:
 
     def __repr__(self) -> str:
         options = self.settings.options
-        how = f"steps={options.steps}" if options.steps is not None else f"micro_batch_size={options.micro_batch_size}"
+        how = (
+            f"steps={options.steps}"
+            if options.steps is not None
+            else f"micro_batch_size={options.micro_batch_size}"
+        )
         return f"<accumulated step {self.settings.name}, {how}>"
 
     @property
@@ -90,6 +116,11 @@ class BoundStep:
         object.__setattr__(self, "__func__", step)
         object.__setattr__(self, "__self__", instance)
 
+    @property
+    def fn(self) -> Callable[..., Any]:
+        """The plain method."""
+        return MethodType(self.__func__.fn, self.__self__)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.__func__(self.__self__, *args, **kwargs)
 
@@ -106,7 +137,10 @@ class BoundStep:
         setattr(self.__func__, name, value)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, BoundStep) and (self.__func__, self.__self__) == (other.__func__, other.__self__)
+        return isinstance(other, BoundStep) and (self.__func__, self.__self__) == (
+            other.__func__,
+            other.__self__,
+        )
 
     def __hash__(self) -> int:
         return hash((self.__func__, id(self.__self__)))

@@ -217,9 +217,15 @@ class Body(Writer):
         if not isinstance(value, Node):
             return value
         if value not in self.consts:
-            self.consts[value] = holder = self.graph.placeholder(name)
+            self.consts[value] = holder = self._holder(name)
             holder.meta |= {k: meta[k] for k in ("val", "stack_trace", "desc") if k in meta}
         return self.consts[value]
+
+    def _holder(self, name: str) -> Node:
+        """A placeholder whose name no other has."""
+        holder = self.graph.placeholder(name)
+        holder.target = holder.name
+        return holder
 
     def slice(self, node: Node, placement: Shard) -> Node:
         """The micro-batch's part of a value that exists whole."""
@@ -235,7 +241,7 @@ class Body(Writer):
         if placement.outer != 1:
             whole = self.bridges.call(aten.reshape.default, (whole, self.bridges.sizes(unfolded(shape, placement))))
             dim += 1
-        holder = self.graph.placeholder(node.name)
+        holder = self._holder(node.name)
         holder.meta |= {k: node.meta[k] for k in ("val", "stack_trace", "desc") if k in node.meta}
         self.xs[(node, placement)] = (holder, whole, dim)
         local = self.batch.local_shape(shape, placement)

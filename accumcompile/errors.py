@@ -1,7 +1,7 @@
 """Every message of ours: one table, one layout.
 
-A message puts the user's line first, then why, the path of placements, what it costs, and the fix. Its code is
-stable: it never gets another meaning, and a message that is no longer given leaves its code unused.
+A message puts the user's line first, then why, the path of placements, what it costs, and the fix. Its code
+is stable: it never gets another meaning, and a message that is no longer given leaves its code unused.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import textwrap
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import where
 from .where import Frame
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
 try:  # checked in torch 2.11 to 2.15: Dynamo lets exceptions of this class through as they are
     from torch._dynamo.exc import ShortenTraceback as _Passes
+
+    _NO_FRAME: dict[str, Any] = {"first_useful_frame": None}
 except ImportError:  # pragma: no cover
     _Passes = RuntimeError  # type: ignore[assignment,misc]
+    _NO_FRAME = {}
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,6 @@ class Message:
     cost: str = ""
 
 
-OWN_FUNCTION = "put forward and loss into a function of their own, and call it from the step"
-
 MESSAGES: dict[str, Message] = {
     # Options
     "AC001": Message("{option}={value} is not {wanted}", fix="give {wanted}"),
@@ -45,14 +46,16 @@ MESSAGES: dict[str, Message] = {
         "give one of them",
     ),
     "AC005": Message("neither steps nor micro_batch_size is given", fix="give one of them, such as steps=8"),
-    "AC006": Message("there is no option {option}", "the options are {names}", "correct the name or leave it out"),
+    "AC006": Message(
+        "there is no option {option}", "the options are {names}", "correct the name or leave it out"
+    ),
     # An operator that needs the whole batch, where strict forbids it
     "AC003": Message("{op} needs the whole batch", "{why}", "strict=False runs it on the whole batch"),
     # The batch
     "AC010": Message("batch_dims does not fit {argument}", "{why}", "{fix}"),
     "AC011": Message(
         "no batch input found",
-        "no argument of {step} holds a tensor with a batch dimension; modules, optimizers and parameters are none",
+        "no argument of {step} holds a tensor with a batch dimension (a module's tensors are no batch)",
         "pass the batch as an argument of the step",
     ),
     "AC012": Message(
@@ -60,7 +63,9 @@ MESSAGES: dict[str, Message] = {
         "every declared batch dim must have the same size",
         "correct batch_dims, or declare None for an input that is not split",
     ),
-    "AC013": Message("the batch is empty: {name} has size 0 along dim {dim}", fix="skip the step for an empty batch"),
+    "AC013": Message(
+        "the batch is empty: {name} has size 0 along dim {dim}", fix="skip the step for an empty batch"
+    ),
     "AC014": Message(
         "the batch size became a constant",
         "batch_dims declares dim {dim} of {name}, and this line fixes its size to {size}",
@@ -70,11 +75,6 @@ MESSAGES: dict[str, Message] = {
         "the batch size became a constant",
         "no input has a batch size left that may vary: this line fixes that of {name} to {size}",
         "compute sizes from the tensor (x.shape[0]) instead of writing the number, or declare batch_dims",
-    ),
-    "AC016": Message(
-        "inputs of one batch have different sizes: {sizes}",
-        "they had the same size when the graph was captured, and are split together",
-        "declare batch_dims, with None for an input that is not split",
     ),
     # The safety net
     "AC020": Message(
@@ -128,7 +128,9 @@ MESSAGES: dict[str, Message] = {
         "{bytes} of an estimated peak of {peak}",
     ),
     # Ours to repair
-    "AC901": Message("internal check failed: {what}", "{why}", "please report this, with the graph that dump= writes"),
+    "AC901": Message(
+        "internal check failed: {what}", "{why}", "please report this, with the graph that dump= writes"
+    ),
 }
 
 _PARTS = ("why", "path", "cost", "fix")
@@ -152,16 +154,25 @@ class AccumulateError(_Passes):
     """An error of ours. ``code`` is stable, ``frame`` the user's line where one is known."""
 
     def __init__(self, text: str, code: str = "", frame: Frame | None = None) -> None:
-        if _Passes is RuntimeError:
-            super().__init__(text)
-        else:
-            super().__init__(text, first_useful_frame=None)
+        super().__init__(text, **_NO_FRAME)
+        self.text = text
         self.code = code
         self.frame = frame
+
+    def __str__(self) -> str:
+        return self.text  # Dynamo appends advice to an exception's args; ours needs none
+
+    def remove_dynamo_frames(self) -> AccumulateError:
+        """What Dynamo calls on its way out: only the user's line matters, and the text names it."""
+        return self.with_traceback(None)
 
 
 class BuildError(AccumulateError):
     """A check of the compiler on its own work failed: a bug of ours, never the user's."""
+
+    def remove_dynamo_frames(self) -> AccumulateError:
+        """Our own frames matter here."""
+        return self
 
 
 class AccumulateWarning(UserWarning):
@@ -186,7 +197,9 @@ def warn(code: str, settings: Settings, frame: Frame | None = None, **facts: obj
     key = code, frame and frame.where
     if key not in settings.said:
         settings.said.add(key)
-        warnings.warn(AccumulateWarning(render(code, frame, **facts), code, frame), stacklevel=where.depth_of_user())
+        warnings.warn(
+            AccumulateWarning(render(code, frame, **facts), code, frame), stacklevel=where.depth_of_user()
+        )
 
 
 def create_graph_error(frame: Frame | None = None) -> AccumulateError:
@@ -198,4 +211,3 @@ def check(holds: bool, what: str, why: str = "", frame: Frame | None = None) -> 
     """An internal check: raise ``BuildError`` unless it holds."""
     if not holds:
         raise error("AC901", frame, what=what, why=why)
-

@@ -1,4 +1,4 @@
-"""What a user may ask for, validated once; and the holder that every part of a step's compilation reads it from."""
+"""What a user may ask for, validated once, and the holder that every part of a step reads it from."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from . import errors
 from .capture.journal import Journal
+from .where import Frame
 
 LOWERINGS = ("inductor", "eager")
 CHECKPOINTS = ("none",)
@@ -24,9 +25,9 @@ class Options:
 
     steps: how many micro-batches; each has ceil(B / steps) samples.
     micro_batch_size: how many samples in a micro-batch.
-    batch_dims: which inputs are split and along which dim, like vmap's ``in_dims``: an int, None, or a tuple of
-        them by position, or a dict of them by argument name, each of which may be nested like its argument.
-        Arguments left out of a dict are inferred; so are all where it is None.
+    batch_dims: which inputs are split and along which dim, like vmap's ``in_dims``: an int or None, a tuple
+        of them by position or a dict of them by argument name, each of which may be nested like its argument.
+        Arguments left out of a dict are inferred; so are all if nothing is given.
     accumulator_dtype: the dtype in which half-precision sums are accumulated; None means float32.
     strict: warnings, and gathers of whole activations, become errors.
     lowering: "inductor", or "eager" for the program as it stands, without a compiler.
@@ -90,14 +91,22 @@ def _one_of(*values: object) -> Callable[[object], bool]:
 CHECKS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("steps", lambda v: v is None or v == "auto" or is_positive(v), "a positive int"),
     ("micro_batch_size", lambda v: v is None or is_positive(v), "a positive int"),
-    ("memory_budget", lambda v: v is None or is_positive(v) or isinstance(v, str), 'bytes, or a text such as "20GiB"'),
+    (
+        "memory_budget",
+        lambda v: v is None or is_positive(v) or isinstance(v, str),
+        'bytes, or a text such as "20GiB"',
+    ),
     ("checkpoint", lambda v: isinstance(v, str), '"none"'),
     ("accumulator_dtype", _one_of(*ACCUMULATOR_DTYPES), "None, torch.float32 or torch.float64"),
     ("batch_norm", _one_of(*BATCH_NORMS), " or ".join(f'"{b}"' for b in BATCH_NORMS)),
     ("strict", lambda v: isinstance(v, bool), "True or False"),
     ("lowering", _one_of(*LOWERINGS), " or ".join(f'"{x}"' for x in LOWERINGS)),
     ("inductor", lambda v: v is None or isinstance(v, Mapping), "None or a dict of Inductor's options"),
-    ("dump", lambda v: v is None or isinstance(v, (str, bytes)) or hasattr(v, "__fspath__"), "None or a folder"),
+    (
+        "dump",
+        lambda v: v is None or isinstance(v, (str, bytes)) or hasattr(v, "__fspath__"),
+        "None or a folder",
+    ),
 )
 
 # (option, whether a value belongs to later work, what to write instead).
@@ -117,6 +126,7 @@ class Settings:
 
     options: Options
     name: str = "step"
+    frame: Frame | None = None  # where the step is defined
     journal: Journal = field(default_factory=Journal)
     notes: list[str] = field(default_factory=list)  # what explain() adds about the capture
     said: set[Any] = field(default_factory=set)  # warnings already given

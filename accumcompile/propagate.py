@@ -27,6 +27,7 @@ class Value:
 
     ``whole_stage`` is the stage at which the full value can be had without a barrier, by making it again from whole
     operands; None where only a gather gives it. ``zero`` marks a constant zero, which is at once R and P(sum).
+    ``made`` says that no input that is split went into the value: a mask of indices, a constant.
     """
 
     placements: tuple[Placement, ...]
@@ -34,6 +35,7 @@ class Value:
     whole_stage: int | None = None
     zero: bool = False
     reason: str = ""
+    made: bool = False
 
     @property
     def placement(self) -> Placement:
@@ -91,7 +93,7 @@ def propagate(graph: Graph, batch: Batch, inputs: Mapping[Node, Placement] | Non
             continue
         if node.op in ("placeholder", "get_attr"):
             placement = inputs.get(node, R) if inputs is not None else input_placement(node, batch)
-            result.values[node] = Value((placement,), whole_stage=0, reason="input")
+            result.values[node] = Value((placement,), 0, 0, reason="input", made=isinstance(placement, Replicate))
         else:
             result.values[node], result.needs[node] = _Placer(result, node).place()
     return result
@@ -196,7 +198,7 @@ class _Placer:
                 continue
             split = self._split(dims, value.placement, alignment.sizes)
             if split is not None and self._allowed(split, rule, alignment):
-                cost = 0 if value.whole_stage is not None else _elements(operand.node)
+                cost = 0 if value.whole_stage is not None else elements(operand.node)
                 saved[split] = saved.get(split, 0) + cost + 1
         return max(saved, key=saved.get) if saved else None
 
@@ -238,8 +240,10 @@ class _Placer:
             self._along(dims, split, alignment.sizes) or Partial(alignment.reduce) for dims in alignment.results
         )
         stage = self._stage(needs)
-        whole = self._whole_stage() if rule.moves or rule.factory else None
-        return Value(placements, stage, whole, self._is_zero(rule), rule.dims or str(self.node.target)), needs
+        made = all(v is None or v.made or isinstance(v.placement, Replicate) for v in self.values)
+        whole = self._whole_stage() if rule.moves or made else None
+        reason = rule.dims or str(self.node.target)
+        return Value(placements, stage, whole, self._is_zero(rule), reason, made), needs
 
     def _along(self, dims: tuple[Dim, ...], split: Split, sizes: Mapping[str, Size]) -> Shard | None:
         """The placement, along a factor, of an operand or result with these dimensions."""
@@ -329,11 +333,11 @@ def _position(dims: tuple[Dim, ...], factor: str) -> int | None:
     return next((i for i, dim in enumerate(dims) if factor in dim), None)
 
 
-def _elements(node: Node) -> int:
-    """A rough number of elements, to weigh operands against each other."""
+def elements(node: Node) -> int:
+    """A rough number of elements, every symbol taken as 64: to weigh values against each other."""
     count = 1
     for size in shape_of(node) or ():
-        count *= size if isinstance(size, int) else 64
+        count *= size if isinstance(size, int) else int(size.subs(dict.fromkeys(size.free_symbols, 64)))
     return count
 
 

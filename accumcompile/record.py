@@ -30,17 +30,23 @@ class Record:
     """The values of one run, by name."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
-    stepped: dict[str, list[torch.Tensor | None]] = field(default_factory=dict)  # gradients given to optimizers
+    stepped: dict[str, list[torch.Tensor | None]] = field(
+        default_factory=dict
+    )  # gradients given to optimizers
     drew: bool = False  # whether it drew random numbers
     eps: float = 0.0  # of the least exact dtype that it computed in, where that was watched
 
     def add(self, name: str, kind: str, group: str, scale: str, value: torch.Tensor | None) -> None:
         while name in self.entries:  # a second backward(), a second optimizer.step()
             name += "'"
-        self.entries[name] = Entry(kind, group, scale, None if value is None else value.detach().cpu().clone())
+        self.entries[name] = Entry(
+            kind, group, scale, None if value is None else value.detach().cpu().clone()
+        )
 
 
-def record(call: Callable, fn: Callable, args: tuple, kwargs: Mapping[str, Any], watch: bool = False) -> Record:
+def record(
+    call: Callable, fn: Callable, args: tuple, kwargs: Mapping[str, Any], watch: bool = False
+) -> Record:
     """Run `call(*args, **kwargs)`, a variant of the step `fn`, and collect what there is afterwards.
 
     `watch` also finds the least exact dtype, which only works on eager code.
@@ -68,10 +74,12 @@ class Names:
         self.found = found
         self.by_id = {id(each.value): each for each in found}
         optimizers = [each for each in found if isinstance(each.value, torch.optim.Optimizer)]
-        self.groups = {id(p): group for each in optimizers for p, group in parameter_groups(each.path, each.value)}
+        self.groups = {
+            id(p): group for each in optimizers for p, group in parameter_groups(each.path, each.value)
+        }
 
     def group(self, found: Found) -> str:
-        return self.groups.get(id(found.value)) or found.owner or "tensors"
+        return self.groups.get(id(found.value)) or found.owner
 
 
 def parameter_groups(path: str, optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.Tensor, str]]:

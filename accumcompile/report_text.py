@@ -119,7 +119,7 @@ def render_loop(loop: Loop) -> RenderableType:
     for kind in ("consts", "xs", "carry", "ys"):
         values = getattr(loop, kind)
         if values:
-            table.add_row(kind, str(len(values)), human(sum(v.bytes for v in values)), listed(values))
+            table.add_row(kind, str(len(values)), human(sum(v.bytes for v in values)), Text(listed(values)))
     return Group(title, indented(table))
 
 
@@ -148,7 +148,7 @@ def kept_table(kept: Sequence[Value]) -> RenderableType:
     table.add_column(justify="right")
     table.add_column()
     for value in kept:
-        table.add_row(value.name, human(value.bytes), Text(f"{value.where}  {value.code}".strip()))
+        table.add_row(Text(value.name), human(value.bytes), Text(f"{value.where}  {value.code}".strip()))
     return Group(table, Text(f"fix  {KEPT_FIX}"))
 
 

@@ -22,9 +22,8 @@ from .stages import Schedule
 class Runner:
     """A compiled graph: called with a list of inputs, which it empties (AOTAutograd's boxed convention)."""
 
-    _boxed_call = True
-
     def __init__(self, program: Callable, gm: GraphModule, plan: Schedule, report: Plan, settings: Settings):
+        self._boxed_call = True  # on the instance: Dynamo's wrappers copy no more than that
         self.program, self.report, self.settings = program, report, settings
         known = plan.propagation
         self.symbol, self.granule = known.batch.symbol, known.granule

@@ -13,7 +13,7 @@ import networkx
 from torch.fx import Node
 
 from .placement import Partial, Replicate, Shard
-from .propagate import Propagation, shape_of
+from .propagate import Propagation, elements
 
 _MOST = 2  # times that a value may be computed
 
@@ -32,6 +32,7 @@ def choose_saved(known: Propagation, loops: list, order: dict[Node, int]) -> Non
         for node in sorted(loaded, key=order.__getitem__):
             maker[node].saved.append(node)
         whole |= loaded
+        loop.roots = [root for root in loop.roots if root not in whole]
         body = closure(known, loop.roots, whole)
         loop.nodes = sorted(body, key=order.__getitem__)
         computed.update(body)
@@ -46,7 +47,7 @@ def _smallest_cut(known: Propagation, needed: set[Node], roots: list[Node], forb
     graph = networkx.DiGraph()
     for node in needed:
         savable = node in maker and isinstance(known.values[node].placements[0], Shard) and len(known.values[node].placements) == 1
-        graph.add_edge((node, "in"), (node, "out"), **({"capacity": _bytes(node)} if savable else {}))
+        graph.add_edge((node, "in"), (node, "out"), **({"capacity": elements(node) * node.meta["val"].dtype.itemsize} if savable else {}))
         for operand in local_operands(known, node):
             if operand in needed:
                 graph.add_edge((operand, "out"), (node, "in"))
@@ -57,14 +58,6 @@ def _smallest_cut(known: Propagation, needed: set[Node], roots: list[Node], forb
             graph.add_edge((root, "out"), "sink")
     _, (reached, _) = networkx.minimum_cut(graph, "source", "sink")
     return {node for node in needed if (node, "in") in reached and (node, "out") not in reached}
-
-
-def _bytes(node: Node) -> int:
-    """Bytes of a value, every symbol taken as 64: only comparisons matter."""
-    count = node.meta["val"].dtype.itemsize
-    for size in shape_of(node) or ():
-        count *= size if isinstance(size, int) else int(size.subs(dict.fromkeys(size.free_symbols, 64)))
-    return count
 
 
 def _pinned(known: Propagation, needed: set[Node], maker: dict) -> set[Node]:

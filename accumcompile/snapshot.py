@@ -36,6 +36,7 @@ class Snapshot:
     def __init__(self, found: Iterable[Found]) -> None:
         self.found: dict[int, Found] = {}
         self.undo: list[Undo] = []
+        self.gradients: list[Undo] = []  # after the contents: a gradient must have its tensor's dtype
         self.random = save_random()
         self.add(found)
         self.unreached = [save_gradients(each) for each in living_optimizers() if id(each) not in self.found]
@@ -51,11 +52,13 @@ class Snapshot:
             if id(each.value) not in self.found:
                 self.found[id(each.value)] = each
                 self.undo += save(each.value)
+                if isinstance(each.value, torch.Tensor) and each.value.is_leaf:
+                    self.gradients.append(save_gradient(each.value))
 
     def restore(self) -> None:
         """Put everything back; may be called any number of times."""
         with torch.no_grad():
-            for undo in [*self.undo, *self.unreached]:
+            for undo in [*self.undo, *self.gradients, *self.unreached]:
                 undo()
         self.random()
 
@@ -96,24 +99,31 @@ def keeps_attributes(value: Any) -> bool:
 
 
 def save_tensor(tensor: torch.Tensor) -> Undo:
-    """The storage, its contents, and what autograd attaches to a leaf."""
+    """The storage and its contents, and whether it is a leaf that needs a gradient."""
     alias = tensor.data  # the same storage, with a version counter of its own
     plain = not is_traceable_wrapper_subclass(tensor)
     copy = unexpanded(alias).to("cpu", copy=True) if plain else alias.clone()
     leaf, needs_grad = tensor.is_leaf, tensor.requires_grad
-    grad = tensor.grad if leaf else None
 
     def undo() -> None:
         if leaf and not tensor.is_leaf:
             tensor.detach_()
-        if leaf and tensor.grad is not grad:
-            tensor.grad = None
         if not same_memory(tensor, alias):
             tensor.data = alias
         if not alias.is_meta:
             unexpanded(alias).copy_(copy)
         if leaf:
             tensor.requires_grad_(needs_grad)
+
+    return undo
+
+
+def save_gradient(tensor: torch.Tensor) -> Undo:
+    """Which tensor is the gradient; its contents are saved as every other tensor's."""
+    grad = tensor.grad
+
+    def undo() -> None:
+        if tensor.is_leaf and tensor.grad is not grad:
             tensor.grad = grad
 
     return undo

@@ -15,7 +15,8 @@ from torch.fx import Graph, Node
 
 from .operands import is_size, operands, reads_sizes
 from .placement import Partial, Replicate, Shard
-from .propagate import Propagation
+from .propagate import Propagation, elements
+from .rules.table import rule_of
 from .saving import choose_saved
 
 _NEVER = 1 << 30
@@ -67,6 +68,24 @@ def whole_operands(known: Propagation, node: Node) -> Iterator[Node]:
     for value, need in taken:
         if value not in local or isinstance(need.placement, Replicate):
             yield value
+
+
+def is_remade(known: Propagation, node: Node) -> bool:
+    """Whether the whole value is computed from whole operands, and not assembled by a loop."""
+    value = known.values[node]
+    return isinstance(value.placements[0], Replicate) or value.whole_stage is not None or _moves_behind(known, node)
+
+
+def _moves_behind(known: Propagation, node: Node) -> bool:
+    """Data movement that makes nothing smaller is done once, after its operand is assembled."""
+    rule, sources = rule_of(node.target), list(local_operands(known, node))
+    if rule is None or not rule.moves or len(sources) != 1 or len(node.all_input_nodes) > 1 + _sizes(node):
+        return False
+    return elements(sources[0]) <= elements(node)
+
+
+def _sizes(node: Node) -> int:
+    return sum(is_size(n) for n in node.all_input_nodes)
 
 
 def size_sources(node: Node) -> Iterator[Node]:
@@ -129,8 +148,7 @@ class _Deadlines:
         stack = [node]
         while stack:
             node = stack.pop()
-            value = self.known.values[node]
-            remade = isinstance(value.placements[0], Replicate) or value.whole_stage is not None
+            remade = is_remade(self.known, node)
             table, time = (self.wanted, before) if remade else (self.deadline, before - 1)
             if table.get(node, _NEVER) <= time:
                 continue

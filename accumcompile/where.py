@@ -7,15 +7,19 @@ import os
 import re
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from traceback import FrameSummary
+from types import CodeType, FrameType
 
 import torch
 
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>[^\n]+)(?:\n(?P<code>[^\n]*))?')
+_FRAME = re.compile(
+    r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>[^\n]+)(?:\n(?P<code>[^\n]*))?'
+)
+_COMMENT = re.compile(r"(?P<code>.*?)  # (?P<file>\S+):(?P<line>\d+) in (?P<function>\S+)")
 _RESUMED = re.compile(r"torch_dynamo_resume_in_(?P<name>.+)_at_\d+")
 
 
@@ -34,7 +38,8 @@ class Frame:
         return f"{shortened(self.file)}:{self.line}"
 
     def __str__(self) -> str:
-        return f"{self.where} in {self.function}\n    {self.code}" if self.code else f"{self.where} in {self.function}"
+        code = f"\n    {self.code}" if self.code else ""
+        return f"{self.where} in {self.function}{code}"
 
 
 @cache
@@ -63,7 +68,7 @@ def shortened(file: str) -> str:
         return file
 
 
-def _named(function: str) -> str:
+def named(function: str) -> str:
     """The function's own name where Dynamo gave its resumed part another."""
     resumed = _RESUMED.match(function)
     return resumed["name"] if resumed else function
@@ -71,8 +76,20 @@ def _named(function: str) -> str:
 
 def parse(stack_trace: str) -> list[Frame]:
     """The frames of a formatted stack trace, outermost first."""
-    found = _FRAME.finditer(stack_trace or "")
-    return [Frame(m["file"], int(m["line"]), _named(m["function"].strip()), (m["code"] or "").strip()) for m in found]
+    return [
+        Frame(m["file"], int(m["line"]), named(m["function"].strip()), (m["code"] or "").strip())
+        for m in _FRAME.finditer(stack_trace or "")
+    ]
+
+
+def of_comment(text: str) -> Frame | None:
+    """The frame in ShapeEnv's notation, ``code  # file:line in function``; it cuts the file's name short."""
+    found = _COMMENT.match(text)
+    if found is None:
+        return None
+    files = (getattr(m, "__file__", None) or "" for m in list(sys.modules.values()))
+    file = next((f for f in files if f.endswith(found["file"])), found["file"])
+    return Frame(file, int(found["line"]), named(found["function"]), found["code"].strip())
 
 
 def innermost(frames: Iterable[Frame]) -> Frame | None:
@@ -88,36 +105,40 @@ def user_frame(stack_trace: str | None) -> Frame | None:
 
 def of_summaries(stack: Iterable[FrameSummary] | None) -> Frame | None:
     """The innermost user's frame of a ``traceback.StackSummary``."""
-    return innermost(Frame(s.filename, s.lineno or 0, _named(s.name), (s.line or "").strip()) for s in stack or ())
+    frames = (Frame(s.filename, s.lineno or 0, named(s.name), (s.line or "").strip()) for s in stack or ())
+    return innermost(frames)
 
 
-def of_function(fn: object) -> Frame | None:
-    """Where a Python function begins."""
-    code = getattr(getattr(fn, "__func__", fn), "__code__", None)
-    if code is None:
-        return None
-    return Frame(code.co_filename, code.co_firstlineno, getattr(fn, "__qualname__", code.co_name), "")
+def of_code(code: CodeType) -> Frame:
+    """Where a Python function begins, from its code."""
+    return Frame(code.co_filename, code.co_firstlineno, named(code.co_qualname), "")
 
 
-def _running() -> list[Frame]:
-    """The Python frames that are running now, innermost first."""
-    frames, frame = [], sys._getframe(1)
+def _frames() -> list[FrameType]:
+    """The Python frames that are running now, innermost first, from the caller's on."""
+    found, frame = [], sys._getframe(1).f_back
     while frame is not None:
-        code = frame.f_code
-        line = linecache.getline(code.co_filename, frame.f_lineno).strip()
-        frames.append(Frame(code.co_filename, frame.f_lineno, _named(code.co_qualname), line))
+        found.append(frame)
         frame = frame.f_back
-    return frames
+    return found
+
+
+def running_code() -> Iterator[CodeType]:
+    """The code of the user's functions that are running now, innermost first."""
+    return (frame.f_code for frame in _frames() if is_users(frame.f_code.co_filename))
 
 
 def here() -> Frame | None:
     """The user's line that is running now."""
-    return innermost(reversed(_running()))
+    for frame in _frames():
+        code = frame.f_code
+        if is_users(code.co_filename):
+            line = linecache.getline(code.co_filename, frame.f_lineno).strip()
+            return Frame(code.co_filename, frame.f_lineno, named(code.co_qualname), line)
+    return None
 
 
 def depth_of_user() -> int:
     """The ``stacklevel`` with which a warning of the caller points at the user's line."""
-    for depth, frame in enumerate(_running()):
-        if is_users(frame.file):
-            return depth
-    return 2
+    files = [frame.f_code.co_filename for frame in _frames()]
+    return next((depth for depth, file in enumerate(files, 1) if is_users(file)), 2)

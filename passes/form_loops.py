@@ -69,7 +69,7 @@ def _form(bridges: Bridges, loop: Loop, name: str) -> GraphModule:
     known = bridges.known
     carried = [r for r in loop.roots if isinstance(known.placement(r), Partial)]
     kept = list(dict.fromkeys([r for r in loop.roots if isinstance(known.placement(r), Shard)] + loop.saved))
-    pieces = [_piece(body, node) for node in kept]
+    pieces = [body.unfolded(node) for node in kept]
     module = body.finish([body.local[r] for r in carried] + [piece for piece, _ in pieces])
     module.meta = {"loop": loop, "carried": carried, "kept": kept, "xs": list(body.xs), "consts": list(body.consts)}
     call = bridges.call(
@@ -87,14 +87,6 @@ def _form(bridges: Bridges, loop: Loop, name: str) -> GraphModule:
     for i, node in enumerate(carried + kept):
         bridges.whole_of[node] = _assembled(bridges, call, i, node)
     return module
-
-
-def _piece(body: Body, node: Node) -> tuple[Node, int]:
-    """A micro-batch's part of a value that is kept for the full batch, and the dimension to concatenate along."""
-    if node not in body.local:
-        placement = body.placement(node)
-        return body.slice(node, placement), placement.dim
-    return body.unfolded(node)
 
 
 def _assembled(bridges: Bridges, call: Node, index: int, node: Node) -> Node:

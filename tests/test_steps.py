@@ -45,7 +45,13 @@ def test_barriers_are_compared_as_a_multiset():
     twice = Cost(loops=2, barriers=[("reduce", "a"), ("gather", "b")])
     assert twice == Cost(loops=2, barriers=[("gather", "b"), ("reduce", "a")])
     assert twice != Cost(loops=2, barriers=[("gather", "b"), ("gather", "b"), ("reduce", "a")])
-    assert eval(repr(twice)) == twice
+    assert twice != Cost(loops=2, barriers=[("gather", "b"), ("reduce", "a")], gathered=8)
+
+
+@pytest.mark.parametrize("barriers", [(), [("gather", 'x["a"]')], {("gather", "a"): 2, ("reduce", "b"): 1}])
+def test_a_cost_prints_as_the_literal_to_paste(barriers):
+    cost = Cost(loops=2, barriers=barriers, gathered=96)
+    assert eval(repr(cost)) == cost
 
 
 def test_differences_name_what_differs_and_excuse_no_integer():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,9 +28,9 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSy
     fused, roads = capture(detached(gm, others), example_inputs, batch, settings, fused=True)
     if roads.road != "fused":
         return capture(gm, example_inputs, batch, settings, fused=False)[0]
-    whole, _ = capture(gm, example_inputs, batch, settings, fused=False)
-    positions = [i for i, o in enumerate(results(gm)) if o in others]
-    return reattached(fused, whole, positions, roads.mutated)
+    beside, two_pass = capture(returning(gm, others), example_inputs, batch, settings, fused=False)
+    positions = [results(gm).index(o) for o in others]
+    return reattached(fused, beside, positions, roads.mutated, two_pass.reads)
 
 
 def capture(gm, example_inputs, batch: BatchSymbols, settings: Settings, fused: bool) -> tuple[Callable, Roads]:
@@ -81,11 +82,8 @@ def ancestors(node: Node) -> set[Node]:
 
 def detached(gm: GraphModule, outputs: list[Node]) -> GraphModule:
     """The same graph, some of whose outputs are no longer differentiable."""
-    import copy
-
-    gm = GraphModule(gm, copy.deepcopy(gm.graph))
-    output = next(iter(gm.graph.find_nodes(op="output")))
     names = {o.name for o in outputs}
+    gm, output = _copy(gm)
 
     def cut(node: Node) -> Node:
         if node.name not in names:
@@ -98,3 +96,18 @@ def detached(gm: GraphModule, outputs: list[Node]) -> GraphModule:
     output.args = torch.fx.map_arg(output.args, cut)
     gm.recompile()
     return gm
+
+
+def returning(gm: GraphModule, outputs: list[Node]) -> GraphModule:
+    """The same graph with only these outputs."""
+    names = [o.name for o in outputs]
+    gm, output = _copy(gm)
+    by_name = {n.name: n for n in gm.graph.nodes}
+    output.args = (tuple(by_name[name] for name in names),)
+    gm.recompile()
+    return gm
+
+
+def _copy(gm: GraphModule) -> tuple[GraphModule, Node]:
+    gm = GraphModule(gm, copy.deepcopy(gm.graph))
+    return gm, next(iter(gm.graph.find_nodes(op="output")))

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import errors
+from .. import errors, where
+
+if TYPE_CHECKING:
+    from ..options import Settings
 
 # What an argument may hold besides tensors; none of these holds a part of the batch.
-NOT_DATA = (torch.nn.Module, torch.nn.Parameter, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, str, bytes)
+NOT_DATA = (
+    torch.nn.Module,
+    torch.nn.Parameter,
+    torch.optim.Optimizer,
+    torch.optim.lr_scheduler.LRScheduler,
+    str,
+    bytes,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +59,9 @@ def children(value: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(value, Mapping):  # dicts, and UserDicts such as BatchEncoding
         yield from ((f"[{key!r}]", key, value[key]) for key in value)
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        yield from ((f".{name}", i, item) for i, (name, item) in enumerate(zip(value._fields, value, strict=True)))
+        yield from (
+            (f".{name}", i, item) for i, (name, item) in enumerate(zip(value._fields, value, strict=True))
+        )
     elif isinstance(value, (list, tuple)):
         yield from ((f"[{i}]", i, item) for i, item in enumerate(value))
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -61,7 +73,7 @@ def children(value: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def tensors(name: str, value: Any, dims: Any = _INFER) -> Iterator[tuple[str, torch.Tensor, Any]]:
-    """(name, tensor, declared dim) of every tensor in ``value``. Modules, optimizers and parameters are skipped."""
+    """(name, tensor, declared dim) of every tensor in ``value``, but for what modules and optimizers hold."""
     if isinstance(value, NOT_DATA):
         return
     if isinstance(value, torch.Tensor):
@@ -80,14 +92,18 @@ def _below(name: str, dims: Any, key: Any) -> Any:
         return dims.get(key, _INFER)
     if isinstance(dims, Sequence) and isinstance(key, int) and key < len(dims):
         return dims[key]
-    raise errors.error("AC010", argument=name, why=f"{dims!r} has no entry for {key!r}", fix="nest it like the argument")
+    raise errors.error(
+        "AC010", argument=name, why=f"{dims!r} has no entry for {key!r}", fix="nest it like the argument"
+    )
 
 
 def _check_dim(name: str, tensor: torch.Tensor, dims: Any) -> None:
     if dims is _INFER or dims is None:
         return
     if isinstance(dims, bool) or not isinstance(dims, int):
-        raise errors.error("AC010", argument=name, why=f"{dims!r} is no dim of a tensor", fix="give an int or None")
+        raise errors.error(
+            "AC010", argument=name, why=f"{dims!r} is no dim of a tensor", fix="give an int or None"
+        )
     if not -tensor.dim() <= dims < tensor.dim():
         why = f"there is no dim {dims} in a tensor of shape {tuple(tensor.shape)}"
         raise errors.error("AC010", argument=name, why=why, fix="give one of its dims, or None")
@@ -110,47 +126,83 @@ def arguments(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping
 def declared(batch_dims: Any, named: Mapping[str, Any]) -> dict[str, Any]:
     """The declared dims of each argument."""
     if batch_dims is None or isinstance(batch_dims, int):
-        return {name: _INFER if batch_dims is None else batch_dims for name in named}
+        return dict.fromkeys(named, _INFER if batch_dims is None else batch_dims)
     if isinstance(batch_dims, Mapping):
         for name in batch_dims:
             if name not in named:
                 why = f"the step has no such argument; it has {', '.join(named)}"
-                raise errors.error("AC010", argument=repr(name), why=why, fix="use the names of the step's arguments")
+                raise errors.error(
+                    "AC010", argument=repr(name), why=why, fix="use the names of the step's arguments"
+                )
         return {name: batch_dims.get(name, _INFER) for name in named}
     if isinstance(batch_dims, Sequence) and len(batch_dims) == len(named):
         return dict(zip(named, batch_dims, strict=True))
     why = f"{batch_dims!r} is for another number of arguments than {len(named)}: {', '.join(named)}"
-    raise errors.error("AC010", argument="the step", why=why, fix="give one entry for each argument, or a dict by name")
+    raise errors.error(
+        "AC010", argument="the step", why=why, fix="give one entry for each argument, or a dict by name"
+    )
 
 
-def find(named: Mapping[str, Any], batch_dims: Any, step: str) -> Batch:
-    """The batch among the arguments: declared, else dim 0 of the first tensor and of all that are as large."""
+def find(named: Mapping[str, Any], batch_dims: Any, settings: Settings) -> Batch:
+    """The batch among the arguments: declared, else dim 0 of the first tensor and of all as large."""
     dims = declared(batch_dims, named)
     found = [leaf for name, value in named.items() for leaf in tensors(name, value, dims[name])]
     sure = [Leaf(n, t, d % t.dim(), declared=True) for n, t, d in found if isinstance(d, int)]
     open_ = [(n, t) for n, t, d in found if d is _INFER and t.dim() > 0 and t.layout is torch.strided]
     if not sure and not open_:
-        raise errors.error("AC011", step=step)
+        raise errors.error("AC011", where.here(), step=settings.name)
     size = _size(sure) if sure else open_[0][1].shape[0]
-    leaves = {id(leaf.tensor): leaf for leaf in sure}
-    for i, (name, tensor) in enumerate(open_):
-        dim = 0 if tensor.shape[0] == size else None
-        leaves.setdefault(id(tensor), Leaf(name, tensor, dim, leading=not sure and i == 0))
-    for name, tensor, dim in found:
-        leaves.setdefault(id(tensor), Leaf(name, tensor))
+    first = None if sure else open_[0][0]
+    inferred = [Leaf(n, t, _inferred(n, t, size, first, settings), leading=n == first) for n, t in open_]
+    leaves: dict[int, Leaf] = {}
+    for leaf in [*sure, *inferred, *(Leaf(n, t) for n, t, _ in found)]:
+        leaves.setdefault(id(leaf.tensor), leaf)
     _check_not_empty(leaves.values())
     return Batch(size, tuple(leaves.values()))
+
+
+def _inferred(
+    name: str, tensor: torch.Tensor, size: int, first: str | None, settings: Settings
+) -> int | None:
+    """Dim 0 where it has been as large as the batch in every call so far, else None from now on."""
+    no_batch = settings.state.setdefault("no_batch", set())
+    candidates = settings.state.setdefault("candidates", set())
+    if name == first or (tensor.shape[0] == size and name not in no_batch):
+        candidates.add(name)
+        return 0
+    if name in candidates and name not in no_batch:
+        settings.note(
+            f"{name}: dim 0 is no batch, its size {tensor.shape[0]} differed from the batch's {size}"
+        )
+    no_batch.add(name)
+    return None
 
 
 def _size(sure: Sequence[Leaf]) -> int:
     sizes = {leaf.tensor.shape[leaf.dim] for leaf in sure}
     if len(sizes) > 1:
-        listed = ", ".join(f"{leaf.name} has {leaf.tensor.shape[leaf.dim]} along dim {leaf.dim}" for leaf in sure)
-        raise errors.error("AC012", sizes=listed)
+        listed = ", ".join(
+            f"{leaf.name} has {leaf.tensor.shape[leaf.dim]} along dim {leaf.dim}" for leaf in sure
+        )
+        raise errors.error("AC012", where.here(), sizes=listed)
     return sizes.pop()
 
 
-def _check_not_empty(leaves: Any) -> None:
+def _check_not_empty(leaves: Iterable[Leaf]) -> None:
     for leaf in leaves:
         if leaf.dim is not None and leaf.tensor.shape[leaf.dim] == 0:
-            raise errors.error("AC013", name=leaf.name, dim=leaf.dim)
+            raise errors.error("AC013", where.here(), name=leaf.name, dim=leaf.dim)
+
+
+def modules(fn: Callable[..., Any], named: Mapping[str, Any]) -> dict[str, torch.nn.Module]:
+    """The modules within reach: among the arguments and their attributes, the closure, the globals."""
+    within = dict(named)
+    for name, value in named.items():
+        if not isinstance(value, NOT_DATA) and hasattr(value, "__dict__"):
+            within |= {f"{name}.{attribute}": item for attribute, item in vars(value).items()}
+    reach = inspect.getclosurevars(inspect.unwrap(fn)) if inspect.isfunction(inspect.unwrap(fn)) else None
+    within |= {**reach.globals, **reach.nonlocals} if reach else {}
+    found = {name: value for name, value in within.items() if isinstance(value, torch.nn.Module)}
+    for name, value in named.items():
+        found |= {f"{name}{s}": item for s, _, item in children(value) if isinstance(item, torch.nn.Module)}
+    return found

@@ -13,15 +13,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import sympy
 import torch
 from torch import fx
-from torch._dynamo import config, decorators, exc
+from torch._dynamo import config, decorators, eval_frame, exc
 from torch._guards import CompileContext
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .. import where
 
-# Dynamo's settings while we capture. ignore_logging_functions is added to, not replaced: see capture_settings.
+# Dynamo's settings while we capture. (capture_settings also adds to ignore_logging_functions.)
 CAPTURE: dict[str, Any] = {
     "allow_rnn": True,
     "capture_dynamic_output_shape_ops": True,
@@ -59,11 +60,19 @@ def capture_settings() -> Iterator[None]:
 
 
 def compiled(fn: Callable[..., Any], backend: Callable[..., Any]) -> Callable[..., Any]:
-    """``torch.compile(fn, backend=backend)``, with recompilations counted apart from any other compile of ``fn``."""
+    """``torch.compile(fn, backend=backend)``, its recompilations counted apart from any other of ``fn``."""
     extra = {}
     if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
         extra["isolate_recompiles"] = True
     return torch.compile(fn, backend=backend, **extra)
+
+
+def call_closure(closure: Callable[[], Any]) -> Any:
+    """Calls a closure. Dynamo leaves this frame alone, so that it captures the closure by itself."""
+    return closure()
+
+
+eval_frame.skip_code(call_closure.__code__)
 
 
 # Marks
@@ -78,7 +87,9 @@ def _inner_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 
 def _marks(tensor: torch.Tensor) -> dict[str, Any]:
     """Dynamo's attributes on a tensor, as they are now."""
-    found = {k: v for k, v in vars(tensor).items() if k.startswith(("_dynamo_", "_has_dynamo_", "_specialize_on"))}
+    found = {
+        k: v for k, v in vars(tensor).items() if k.startswith(("_dynamo_", "_has_dynamo_", "_specialize_on"))
+    }
     return {k: v.copy() if isinstance(v, (set, dict)) else v for k, v in found.items()}
 
 
@@ -114,7 +125,7 @@ def marked(dims: Iterable[tuple[torch.Tensor, int]]) -> Iterator[None]:
 
 @dataclass
 class _Retrace:
-    """A frame whose batch came in as a constant is traced again: with marks, then with every int symbolic too.
+    """A frame whose batch came in as a constant is traced again: with marks, then with every int symbolic.
 
     A backend has no other way: nothing it could have set before the first trace reaches Dynamo.
     """
@@ -132,7 +143,7 @@ _retraces = _Retraces()
 
 
 def retrace(dims: Iterable[tuple[torch.Tensor, int]]) -> None:
-    """Have Dynamo trace the current frame again with symbolic ``dims``; return where that was done and did not help.
+    """Have Dynamo trace the current frame again with symbolic ``dims``; return if that did not help.
 
     TensorifyScalarRestartAnalysis is the one of Dynamo's restarts that a backend may raise.
     """
@@ -229,7 +240,9 @@ _OWNED_MEMBERS = {"_parameters", "_buffers", "_modules", "param_groups", "state"
 
 def is_owned(source: Any) -> bool:
     """Whether the source is a module's, an optimizer's or a gradient, so that it cannot be the batch."""
-    return any(type(s).__name__ in _OWNED or getattr(s, "member", None) in _OWNED_MEMBERS for s in _chain(source))
+    return any(
+        type(s).__name__ in _OWNED or getattr(s, "member", None) in _OWNED_MEMBERS for s in _chain(source)
+    )
 
 
 def line_that_fixed(gm: fx.GraphModule, given: Input, dim: int) -> where.Frame | None:
@@ -237,7 +250,6 @@ def line_that_fixed(gm: fx.GraphModule, given: Input, dim: int) -> where.Frame |
     env = given.fake.fake_mode.shape_env
     name = f"{given.name}.size()[{dim}]"
     symbols = {s for s, sources in env.var_to_sources.items() if any(source_name(x) == name for x in sources)}
-    for guard in env.guards:
-        if symbols & guard.expr.free_symbols:
-            return where.user_frame(str(guard.sloc))
-    return None
+    guards = [g for g in env.guards if symbols & g.expr.free_symbols]
+    guards.sort(key=lambda g: not (isinstance(g.expr, sympy.Eq) and len(g.expr.free_symbols) == 1))
+    return where.of_comment(str(guards[0].sloc.maybe_user_loc or "")) if guards else None

@@ -1,43 +1,198 @@
 """Hooks into Dynamo for the time of a call of ours: what it must leave alone, and what it must tell us.
 
-Checked in torch 2.11, 2.13 and 2.15. Each hook is put back when the call ends; in other threads none acts.
+Checked in torch 2.11, 2.13 and 2.15. The hooks are put back when the last call ends; in a thread without such
+a call they change nothing.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from types import CodeType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch._C._dynamo import eval_frame as c_eval_frame
-from torch._dynamo import convert_frame, eval_frame, symbolic_convert
-from torch._dynamo import types as dynamo_types
+from torch._dynamo import config, convert_frame, eval_frame, symbolic_convert
 from torch._dynamo import utils as dynamo_utils
 from torch._dynamo.exc import unimplemented
+from torch._dynamo.types import FrameAction, FrameExecStrategy
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils import _python_dispatch
 
 from .. import where
+from .reasons import OPTIMIZER, Reason, is_expected
 
 # The wrapper that every optimizer class puts around its step: one code object for all of them.
 STEP_CODE = next(
-    c for c in torch.optim.Optimizer.profile_hook_step.__code__.co_consts if getattr(c, "co_name", "") == "wrapper"
+    c
+    for c in torch.optim.Optimizer.profile_hook_step.__code__.co_consts
+    if getattr(c, "co_name", "") == "wrapper"
 )
+# Functions that Dynamo has dropped. It leaves them alone from then on, in whichever step they are called.
+_dropped: WeakKeyDictionary[CodeType, Reason] = WeakKeyDictionary()
 
 
-class _Active(threading.local):
-    depth = 0
+@dataclass(frozen=True)
+class RecompileLimit:
+    """A frame that Dynamo would now run uncompiled, because it compiled it too often."""
+
+    config: str  # the setting's name
+    reason: str  # why it was compiled again the last time
+    code: Any
+    variables: dict[str, Any]
+
+    @property
+    def times(self) -> int:
+        """The value of the setting."""
+        return getattr(config, self.config)
 
 
-_active = _Active()
+@dataclass(eq=False)
+class Watch:
+    """What is told during one call."""
+
+    on_recompile_limit: Callable[[RecompileLimit], None]
+    run_closure: Callable[[Callable[[], Any]], Any]  # captures what an optimizer's closure calls
+    dropped: list[Reason] = field(default_factory=list)
+    breaks_before: int = 0
+    frames_before: int = 0
+
+    def reasons(self) -> list[Reason]:
+        """Why running functions were dropped; then others of this call; then its breaks of graphs."""
+        running = [_dropped[code] for code in where.running_code() if code in _dropped]
+        since = dynamo_utils.graph_break_reasons[self.breaks_before :]
+        breaks = [Reason(r.reason, where.of_summaries(r.user_stack)) for r in since]
+        return running + self.dropped + [b for b in breaks if not is_expected(b)]
+
+    @property
+    def captured_anew(self) -> bool:
+        """Whether Dynamo has looked at any frame during this call."""
+        return frames_seen() != self.frames_before
+
+
+def frames_seen() -> int:
+    """How many frames Dynamo has been asked to compile so far."""
+    return dynamo_utils.counters["frames"]["total"]
+
+
+class _Watching(threading.local):
+    now: Watch | None = None
+
+
+_watching = _Watching()
 _lock = threading.Lock()
-_users = 0
+_calls = 0
 _undo: list[Callable[[], None]] = []
 
 
+@contextmanager
+def watching(
+    on_recompile_limit: Callable[[RecompileLimit], None], run_closure: Callable[[Callable[[], Any]], Any]
+) -> Iterator[Watch]:
+    """Keep optimizers from Dynamo, and be told what it drops, until the block ends."""
+    outer = _watching.now
+    before = len(dynamo_utils.graph_break_reasons), frames_seen()
+    watch = Watch(on_recompile_limit, run_closure, [], *before)
+    _watching.now = watch
+    _acquire()
+    try:
+        yield watch
+    finally:
+        _release()
+        _watching.now = outer
+
+
+def _acquire() -> None:
+    global _calls
+    with _lock:
+        if _calls == 0:
+            _replace(
+                symbolic_convert.InliningInstructionTranslator,
+                "check_inlineable",
+                staticmethod(_check_inlineable),
+            )
+            _replace(convert_frame, "exceeds_recompile_limit", _exceeds_recompile_limit)
+            _replace(convert_frame, "format_error_msg", _format_error_msg)
+            _undo.append(register_optimizer_step_pre_hook(_capture_closure).remove)
+            _set_strategy(FrameAction.SKIP)
+            _undo.append(lambda: _set_strategy(FrameAction.DEFAULT))
+        _calls += 1
+
+
+def _release() -> None:
+    global _calls
+    with _lock:
+        _calls -= 1
+        while _calls == 0 and _undo:
+            _undo.pop()()
+
+
 def _replace(owner: Any, name: str, value: Any) -> None:
-    """Set an attribute of a torch module or class until the hooks are taken away."""
-    before = owner.__dict__[name]
+    before = vars(owner)[name]
     setattr(owner, name, value)
     _undo.append(lambda: setattr(owner, name, before))
+
+
+def _set_strategy(action: FrameAction) -> None:
+    eval_frame.set_code_exec_strategy(STEP_CODE, FrameExecStrategy(action, action))
+
+
+# The replacements. Each calls the original unless this thread is in a call of ours.
+
+_original_check = symbolic_convert.InliningInstructionTranslator.check_inlineable
+_original_exceeds = convert_frame.exceeds_recompile_limit
+_original_format = convert_frame.format_error_msg
+
+
+def _check_inlineable(func: Any) -> Any:
+    """Break the graph at an optimizer's step instead of tracing into it."""
+    if _watching.now is not None and func.get_code() is STEP_CODE:
+        unimplemented(gb_type=OPTIMIZER, context=str(func), explanation=OPTIMIZER, hints=[])
+    return _original_check(func)
+
+
+def _capture_closure(optimizer: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    """Whatever an optimizer calls runs uncompiled, but for the closure that it is given."""
+    watch = _watching.now
+    if watch is None:
+        return None
+
+    def captured(value: Any) -> Any:
+        return partial(watch.run_closure, value) if callable(value) else value
+
+    return (args[0], *map(captured, args[1:])), {name: captured(value) for name, value in kwargs.items()}
+
+
+def _exceeds_recompile_limit(cache_size: Any, compile_id: Any) -> tuple[bool, str]:
+    """Tell of a frame that would now run uncompiled, before it does."""
+    exceeded, limit = _original_exceeds(cache_size, compile_id)
+    if exceeded and _watching.now is not None:
+        caller = sys._getframe(1).f_locals  # _compile's
+        frame, reason = caller.get("frame"), caller.get("recompile_reason")
+        variables = dict(getattr(frame, "f_locals", {}))
+        _watching.now.on_recompile_limit(RecompileLimit(limit, reason or "", caller.get("code"), variables))
+    return exceeded, limit
+
+
+def _format_error_msg(exc: Exception, code: Any, *args: Any, **kwargs: Any) -> str:
+    """Dynamo formats an error when it drops a function because of it."""
+    if _watching.now is not None:
+        frame = where.of_summaries(getattr(exc, "real_stack", None))
+        reason = Reason(str(getattr(exc, "msg", exc)), frame, where.named(code.co_name))
+        if frame is not None:
+            _dropped[code] = reason
+            _watching.now.dropped.append(reason)
+    return _original_format(exc, code, *args, **kwargs)
+
+
+def dispatch_mode() -> str | None:
+    """The name of an active TorchDispatchMode under which Dynamo captures nothing."""
+    for mode in reversed(_python_dispatch._get_current_dispatch_mode_stack()):
+        if not mode.is_infra_mode() and not mode.ignore_compile_internals():
+            return type(mode).__name__
+    return None

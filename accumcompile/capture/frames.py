@@ -1,7 +1,7 @@
 """Finding the batch in a graph from Dynamo, and making its size one symbol.
 
-Which symbolic dim is split is a question of profit, not of correctness: the algebra holds for any. So a guess is
-allowed where nothing was declared, and an error is given only where nothing could be split at all.
+Which symbolic dim is split is a question of profit, not of correctness: the algebra holds for any. So a guess
+is allowed where nothing was declared, and an error is given only where nothing could be split at all.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ from torch import fx
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import errors, where
+from . import batch as batches
 from . import dynamo
 from .batch import Leaf
 from .dynamo import Input
+from .dynamo_hooks import RecompileLimit
+from .reasons import recompilation
 
 if TYPE_CHECKING:
     from ..options import Settings
@@ -28,11 +31,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BatchSymbols:
-    """The batch of one graph. After unification its symbols are one, as long as Dynamo's guards hold."""
+    """The batch of one graph. After unification its symbols are one, as long as Dynamo's guards hold.
+
+    No symbols: the graph holds the batch, but only as a constant, and nothing to train.
+    """
 
     symbols: frozenset[sympy.Symbol]
     declared: bool = False
-    batch_error: Callable[[str], Exception] = lambda sizes: errors.error("AC016", sizes=sizes)
 
 
 @dataclass(eq=False)
@@ -41,11 +46,27 @@ class Call:
 
     settings: Settings
     batch: int
-    leaves: dict[int, Leaf] = field(default_factory=dict)  # by id of the tensor; dim None: known to be no batch
+    leaves: dict[int, Leaf] = field(default_factory=dict)  # by id of the tensor
+
+    def on_recompile_limit(self, hit: RecompileLimit) -> None:
+        """An error where Dynamo would now run a frame that holds the batch uncompiled."""
+        if any(self.carries_batch(v) for v in hit.variables.values()):
+            reason = recompilation(hit.reason)
+            raise errors.error(
+                "AC023", where.of_code(hit.code), limit=hit.times, config=hit.config, reason=reason
+            )
+
+    def carries_batch(self, value: Any) -> bool:
+        """Whether a variable of a frame holds a tensor that carries the batch."""
+        found = batches.tensors("", value)
+        leaves = ((t, self.leaves.get(id(t))) for _, t, _ in found)
+        return any((leaf is not None and leaf.dim is not None) or t in _carried for t, leaf in leaves)
 
 
 _call: ContextVar[Call | None] = ContextVar("accumcompile_call", default=None)
-_carried: WeakIdKeyDictionary = WeakIdKeyDictionary()  # an output of our graphs -> the dim that carries the batch
+_carried: WeakIdKeyDictionary = (
+    WeakIdKeyDictionary()
+)  # an output of our graphs -> the dim that carries the batch
 
 
 def current_call() -> Call | None:
@@ -64,12 +85,38 @@ def during(call: Call) -> Iterator[Call]:
 
 
 def remember_output(tensor: torch.Tensor, dim: int) -> None:
-    """An output of our own graph carries the batch along ``dim``: a frame that receives it splits it there."""
+    """An output of our own graph carries the batch along ``dim``: who receives it splits it there."""
     _carried[tensor] = dim
 
 
-# How sure we are that an input is the batch: the user said so; our own graph made it so; it is the argument whose
-# size is the batch size; it is another argument of that size; it is some other tensor of that size.
+def remembering(run: Callable[..., Any], gm: fx.GraphModule, batch: BatchSymbols) -> Callable[..., Any]:
+    """``run`` is a graph of ours: remember which dim of each output carries the batch."""
+    dims = list(_output_dims(gm, batch))
+    if not dims:
+        return run
+
+    def runs_remembering(*args: Any) -> Any:
+        outputs = run(*args)
+        for i, dim in dims:
+            remember_output(outputs[i], dim)
+        return outputs
+
+    return runs_remembering
+
+
+def _output_dims(gm: fx.GraphModule, batch: BatchSymbols) -> Iterator[tuple[int, int]]:
+    """(index, dim) of the outputs that carry the batch."""
+    (returned,) = gm.graph.output_node().args
+    for i, node in enumerate(returned):
+        value = node.meta.get("example_value") if isinstance(node, fx.Node) else None
+        for dim, size in enumerate(value.shape if isinstance(value, torch.Tensor) else ()):
+            if isinstance(size, torch.SymInt) and size.node.expr.free_symbols & batch.symbols:
+                yield i, dim
+                break
+
+
+# How sure we are that an input is the batch: the user said so; our own graph made it so; it is the argument
+# whose size is the batch size; it is another argument of that size; it is some other tensor of that size.
 DECLARED, CARRIED, LEADING, INFERRED, GUESSED = "declared", "carried", "leading", "inferred", "guessed"
 PRIMARY = {DECLARED, CARRIED, LEADING}
 
@@ -108,8 +155,19 @@ def find_batch(gm: fx.GraphModule, settings: Settings) -> BatchSymbols | None:
     if constant and (not symbolic or any(c.kind in PRIMARY for c in constant)):
         dynamo.retrace([(c.input.value, c.dim) for c in constant])
     dynamo.end_retrace()
-    _constants(constant, symbolic, gm, settings)
-    return _unified(symbolic, inputs) if symbolic else None
+    for carrier in constant:
+        _became_constant(carrier, gm, settings, alone=not symbolic)
+    if symbolic:
+        return _unified(symbolic, inputs)
+    return BatchSymbols(frozenset()) if any(c.kind != INFERRED for c in constant) else None
+
+
+def check_still_symbolic(gm: fx.GraphModule, batch: BatchSymbols, settings: Settings) -> None:
+    """Called when a graph has been compiled: tracing it again may have made the batch size a constant."""
+    carriers = [c for c in _carriers(dynamo.inputs(gm)) if isinstance(c.size, torch.SymInt)]
+    constant = [c for c in carriers if not c.symbolic]
+    for carrier in constant:
+        _became_constant(carrier, gm, settings, alone=len(constant) == len(carriers))
 
 
 def _carriers(inputs: list[Input]) -> Iterator[Carrier]:
@@ -142,7 +200,7 @@ def _dim_of_size(value: torch.Tensor, batch: int | None, any_dim: bool) -> int |
 
 
 def _unified(carriers: list[Carrier], inputs: list[Input]) -> BatchSymbols:
-    """Make the sizes of ``carriers`` one symbol: a guard of Dynamo's checks at each call that they are equal."""
+    """Make the sizes of ``carriers`` one symbol: a guard of Dynamo's checks at each call that they are."""
     first = next((c for c in carriers if c.kind in PRIMARY), carriers[0])
     sizes = [c.size for c in carriers if c.hint == first.hint]
     for size in sizes:
@@ -155,18 +213,19 @@ def _unified(carriers: list[Carrier], inputs: list[Input]) -> BatchSymbols:
     return BatchSymbols(symbols, declared=any(c.kind == DECLARED for c in carriers))
 
 
-def _constants(constant: list[Carrier], symbolic: list[Carrier], gm: fx.GraphModule, settings: Settings) -> None:
-    """User code fixed the batch size of these: an error where it was declared, or where no other is left."""
-    for carrier in constant:
-        facts = dict(name=carrier.name, dim=carrier.dim, size=carrier.hint)
-        line = dynamo.line_that_fixed(gm, carrier.input, carrier.dim)
-        if carrier.kind == DECLARED:
-            raise errors.error("AC014", line, **facts)
-        if not symbolic and carrier.kind in PRIMARY and _trains(gm):
-            raise errors.error("AC015", line, **facts)
-        at = f" at {line.where}" if line else ""
-        settings.note(f"{carrier.name}: dim {carrier.dim} is no batch, its size {carrier.hint} became a constant{at}")
-        settings.state.setdefault("no_batch", set()).add(carrier.name)
+def _became_constant(carrier: Carrier, gm: fx.GraphModule, settings: Settings, alone: bool) -> None:
+    """User code fixed the batch size of an input: an error if it was declared, or no other is left."""
+    line = dynamo.line_that_fixed(gm, carrier.input, carrier.dim)
+    facts = {"name": carrier.name, "dim": carrier.dim, "size": carrier.hint}
+    if carrier.kind == DECLARED:
+        raise errors.error("AC014", line, **facts)
+    if alone and carrier.kind in PRIMARY and _trains(gm):
+        raise errors.error("AC015", line, **facts)
+    at = f" at {line.where}" if line else ""
+    settings.note(
+        f"{carrier.name}: dim {carrier.dim} is no batch, its size {carrier.hint} became a constant{at}"
+    )
+    settings.state.setdefault("no_batch", set()).add(carrier.name)
 
 
 def _trains(gm: fx.GraphModule) -> bool:

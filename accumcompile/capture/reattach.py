@@ -7,30 +7,57 @@ the tape here; a backward that really comes to them runs the two-pass road of th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 
-def reattached(fused: Callable, whole: Callable, positions: Sequence[int], mutated: Sequence[int]) -> Callable:
-    """``fused``, whose outputs at ``positions`` are differentiable through ``whole``.
+def reattached(
+    fused: Callable, beside: Callable, positions: Sequence[int], mutated: Sequence[int], reads: Sequence[int]
+) -> Callable:
+    """``fused``, whose outputs at ``positions`` are differentiable through ``beside``, which returns just them.
 
-    ``mutated`` are the positions of inputs that the graph gives a new value: ``whole`` must see the old one.
+    ``mutated`` are the positions of inputs that the graph gives a new value: ``beside`` must see the old one.
+    ``reads`` are those that its backward reads: only these may not change until then.
     """
 
     def run(*inputs: Any) -> list[Any]:
         before = {i: inputs[i].clone() for i in mutated}
-        draws = _Draws(inputs)
+        task = _Task(beside, [before.get(i, value) for i, value in enumerate(inputs)], set(reads), _Draws(inputs))
         results = list(fused(*inputs))
-        seen = [before.get(i, value) for i, value in enumerate(inputs)]
-        tensors = [v for v in seen if isinstance(v, torch.Tensor)]
-        task = (whole, seen, positions, draws)
-        attached = _Reattach.apply(task, len(positions), *(results[i] for i in positions), *tensors)
+        tensors = [v for v in task.inputs if isinstance(v, torch.Tensor)]
+        attached = _Reattach.apply(task, *(results[i] for i in positions), *tensors)
         for i, value in zip(positions, attached, strict=True):
             results[i] = value
         return results
 
     return run
+
+
+@dataclass
+class _Task:
+    """What the backward of the reattached outputs needs."""
+
+    beside: Callable
+    inputs: list[Any]
+    reads: set[int]
+    draws: _Draws
+
+    def release(self) -> list[torch.Tensor]:
+        """The tensors that may not change until the backward; the task holds them no longer itself."""
+        kept = []
+        for i, value in enumerate(self.inputs):
+            if i in self.reads and isinstance(value, torch.Tensor):
+                kept.append(value)
+                self.inputs[i] = None
+        return kept
+
+    def restored(self, kept: Sequence[torch.Tensor]) -> list[Any]:
+        """All inputs again."""
+        saved = iter(kept)
+        tensors = {i for i in self.reads if self.inputs[i] is None}
+        return [next(saved) if i in tensors else v for i, v in enumerate(self.inputs)]
 
 
 class _Draws:
@@ -52,31 +79,29 @@ class _Draws:
 
 class _Reattach(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, task, count, *values):
-        outputs, tensors = values[:count], values[count:]
-        ctx.task, ctx.count = task, count
+    def forward(ctx, task, *values):
+        tensors = sum(isinstance(v, torch.Tensor) for v in task.inputs)
+        outputs = values[: len(values) - tensors]
+        ctx.task, ctx.outputs, ctx.tensors = task, len(outputs), tensors
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors)
+        ctx.save_for_backward(*task.release())
         return tuple(o.view_as(o) for o in outputs)
 
     @staticmethod
     def backward(ctx, *gradients):
-        whole, seen, positions, draws = ctx.task
-        tensors = iter(ctx.saved_tensors)
-        inputs = [next(tensors) if isinstance(v, torch.Tensor) else v for v in seen]
-        nothing = (None,) * (2 + ctx.count)
+        before = (None,) * (1 + ctx.outputs)
         if all(g is None for g in gradients):
-            return nothing + (None,) * len(ctx.saved_tensors)
-        found = iter(_gradients(whole, inputs, positions, draws, gradients))
-        return nothing + tuple(next(found) for v in seen if isinstance(v, torch.Tensor))
+            return before + (None,) * ctx.tensors
+        inputs = ctx.task.restored(ctx.saved_tensors)
+        return before + tuple(_gradients(ctx.task, inputs, gradients))
 
 
-def _gradients(whole, inputs, positions, draws, gradients) -> list[Any]:
+def _gradients(task: _Task, inputs: list[Any], gradients: Sequence[Any]) -> list[Any]:
     """Gradients of the tensor inputs, by the two-pass road."""
     leaves = [v.detach().requires_grad_(v.requires_grad) if isinstance(v, torch.Tensor) else v for v in inputs]
     with torch.enable_grad():
-        results = draws.again(lambda: whole(*leaves))
-    pairs = [(results[i], g) for i, g in zip(positions, gradients, strict=True) if g is not None]
+        results = task.draws.again(lambda: task.beside(*leaves))
+    pairs = [(r, g) for r, g in zip(results, gradients, strict=True) if g is not None]
     wanted = [v for v in leaves if isinstance(v, torch.Tensor) and v.requires_grad]
     found = iter(torch.autograd.grad([r for r, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True))
     return [next(found) if v.requires_grad else None for v in leaves if isinstance(v, torch.Tensor)]

@@ -35,7 +35,8 @@ class Roads:
     def __init__(self, compile_piece: Compile, compiled: bool, wants_fused: bool):
         self.compile_piece, self.compiled, self.wants_fused = compile_piece, compiled, wants_fused
         self.road = "inference"
-        self.mutated: list[int] = []
+        self.mutated: list[int] = []  # positions of the inputs that the graph gives a new value
+        self.reads: list[int] = []  # two-pass: positions of the inputs that the backward reads
         self.kept: Kept | None = None
 
     def partition(self, joint: GraphModule, inputs: Any, *, num_fwd_outputs: int, **_: Any) -> tuple[GraphModule, GraphModule]:
@@ -47,7 +48,11 @@ class Roads:
             self.kept = Kept(joint, num_fwd_outputs)
             return self.kept.forward, self.kept.backward
         self.road = "two-pass"
-        return two_pass(joint, num_fwd_outputs)
+        names = [n.name for n in joint.graph.find_nodes(op="placeholder") if n not in aot_api.tangents(joint)]
+        forward, backward = two_pass(joint, num_fwd_outputs)
+        read = {n.name for n in backward.graph.find_nodes(op="placeholder")}
+        self.reads = [i for i, name in enumerate(names) if name in read or i in self.mutated]
+        return forward, backward
 
     def forward(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
         """AOTAutograd's ``fw_compiler``."""

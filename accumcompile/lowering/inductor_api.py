@@ -47,7 +47,9 @@ class Tracing:
             return int(expr)
         return self.env.create_symintnode(expr, hint=value)
 
-    def empty(self, shape: Sequence[Any], stride: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Any:
+    def empty(
+        self, shape: Sequence[Any], stride: Sequence[Any], dtype: torch.dtype, device: torch.device
+    ) -> Any:
         """A fake tensor."""
         with self.mode:
             return torch.empty_strided(tuple(shape), tuple(stride), dtype=dtype, device=device)
@@ -63,16 +65,16 @@ class Tracing:
         if not self.symbols:
             return None
         sizes = [self.env.create_symintnode(s, hint=hints[s]) for s in self.symbols]
-        text = self.env.produce_guards_expression(sizes)
+        text = self.env.produce_guards_expression(sizes, ignore_static=False)
         if text is None:
             return None
-        names = [f"t{i}" for i in range(len(sizes))]
-        evaluate, env = self.env.evaluate_guards_expression, {"text": text}
-        del names
-        return lambda values: bool(evaluate(env["text"], values))
+        evaluate = self.env.evaluate_guards_expression
+        return lambda values: bool(evaluate(text, values))
 
 
-def compile_graph(gm: torch.fx.GraphModule, inputs: Sequence[Any], trace: Tracing, options: Mapping[str, Any]) -> Boxed:
+def compile_graph(
+    gm: torch.fx.GraphModule, inputs: Sequence[Any], trace: Tracing, options: Mapping[str, Any]
+) -> Boxed:
     """Compile a graph of ATen operators; the result takes its arguments in one list, which it empties."""
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .row import Case, call, fit, mlp, row, sgd
+from .row import Case, Cost, call, fit, mlp, row, sgd
 
 FEATURES, WIDTH = 5, 4
 
@@ -160,7 +160,7 @@ def vicreg():
     return two_views(loss_fn)
 
 
-@row()
+@row(Cost(loops=1))
 def moco_queue():
     """Negatives from a queue, which is the same for all micro-batches; only the new keys are put together.
 

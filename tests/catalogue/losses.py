@@ -71,7 +71,11 @@ def sum_over_batch_size():
     return regression(lambda prediction, y: (prediction - y).square().sum() / prediction.shape[0])
 
 
-@row()
+@row(
+    Cost(
+        loops=2, barriers=[("reduce", "return classification(lambda logits, y: F.cross_entropy(logits, y))")]
+    )
+)
 def cross_entropy_mean():
     """Any label could be -100: the labels are counted in stage 0, the model runs once, in stage 1."""
     return classification(lambda logits, y: F.cross_entropy(logits, y))
@@ -131,7 +135,14 @@ def cross_entropy_label_smoothing():
     )
 
 
-@row()
+@row(
+    Cost(
+        loops=2,
+        barriers=[
+            ("reduce", "return classification(lambda logits, y: F.cross_entropy(logits, y, weight=weight))")
+        ],
+    )
+)
 def cross_entropy_class_weights():
     """The denominator is the sum of the labels' weights: one reduce, two loops."""
     weight = torch.linspace(0.5, 2.0, CLASSES)
@@ -186,7 +197,11 @@ def two_terms_with_their_own_denominators():
     return classification(loss_fn)
 
 
-@row()
+@row(
+    Cost(
+        loops=2, barriers={("reduce", "return (weight * (prediction - y).square()).sum() / weight.sum()"): 2}
+    )
+)
 def importance_weights_of_sum_one():
     """Weights that come from the model: their sum has a gradient too, so the forward pass is needed twice."""
 
@@ -197,7 +212,15 @@ def importance_weights_of_sum_one():
     return regression(loss_fn)
 
 
-@row()
+@row(
+    Cost(
+        loops=2,
+        barriers=[
+            ("reduce", "return 1.0 - 2.0 * overlap / total"),
+            ("reduce", "total = p.sum() + target.sum()"),
+        ],
+    )
+)
 def global_dice():
     """A quotient of sums over the batch. Two loops: the sums, then the backward pass that needs them."""
 
@@ -210,30 +233,70 @@ def global_dice():
     return regression(loss_fn)
 
 
-@row()
+@row(
+    Cost(
+        loops=2,
+        barriers=[("reduce", "return regression(lambda prediction, y: F.mse_loss(prediction, y).exp())")],
+    )
+)
 def exp_of_loss_optimised():
     """The gradient is exp(mean) times the mean's: the backward pass waits for the finished mean."""
     return regression(lambda prediction, y: F.mse_loss(prediction, y).exp())
 
 
-@row()
+@row(
+    Cost(
+        loops=2,
+        barriers=[
+            (
+                "reduce",
+                "return regression(lambda prediction, y: (F.mse_loss(prediction, y) - 1.0).abs() + 1.0)",
+            )
+        ],
+    )
+)
 def flooding():
     """|loss - b| + b: the sign comes from the full batch's mean, which two loops must agree on."""
     return regression(lambda prediction, y: (F.mse_loss(prediction, y) - 1.0).abs() + 1.0)
 
 
-@row()
+@row(
+    Cost(
+        loops=2,
+        barriers=[("reduce", "return regression(lambda prediction, y: F.mse_loss(prediction, y).sqrt())")],
+    )
+)
 def root_mean_square_error():
     return regression(lambda prediction, y: F.mse_loss(prediction, y).sqrt())
 
 
-@row()
+@row(
+    Cost(
+        loops=3,
+        barriers={
+            (
+                "reduce",
+                "return regression(lambda prediction, y: (prediction - y).square().sum(dim=1).logsumexp(dim=0))",
+            ): 2
+        },
+    )
+)
 def logsumexp_over_batch():
     """A soft maximum of the samples' losses: the largest (or the sum), then the backward pass."""
     return regression(lambda prediction, y: (prediction - y).square().sum(dim=1).logsumexp(dim=0))
 
 
-@row()
+@row(
+    Cost(
+        loops=3,
+        barriers={
+            (
+                "reduce",
+                "return regression(lambda prediction, y: (prediction - y).square().sum(dim=1).max())",
+            ): 2
+        },
+    )
+)
 def hardest_sample():
     """The loss of one sample out of all: the maximum is reduced, or the samples' losses are gathered."""
     return regression(lambda prediction, y: (prediction - y).square().sum(dim=1).max())

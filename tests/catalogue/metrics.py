@@ -98,19 +98,19 @@ def extremes_returned():
     return counted(lambda logits, y, losses: (losses.max(), logits.min(), logits.amax(dim=0)))
 
 
-@row()
+@row(Cost(loops=1))
 def spread_returned():
     """A standard deviation over the batch, returned and not optimised: merged, it needs no second loop."""
     return counted(lambda logits, y, losses: (logits.std(dim=0), losses.var()))
 
 
-@row()
+@row(Cost(loops=1))
 def hardest_sample_returned():
     """The number of a sample in the full batch. Its losses are gathered: eight bytes each."""
     return counted(lambda logits, y, losses: losses.argmax())
 
 
-@row()
+@row(Cost(loops=1))
 def ranked_samples_returned():
     """Sorting gathers the losses, 8 bytes a sample; nothing that is trained depends on it."""
     return counted(lambda logits, y, losses: losses.sort(descending=True))

@@ -6,13 +6,14 @@ import contextlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
+Barrier = tuple[str, str]
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -20,11 +21,12 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 class Cost:
     """What a step may cost when it is split.
 
-    `barriers` is a multiset of (kind, text of the user's source line); `gathered` is in bytes.
+    `barriers` is a multiset of (kind, text of the user's source line): a list of them, or a dict of their
+    counts. `gathered` is in bytes.
     """
 
     loops: int
-    barriers: Sequence[tuple[str, str]] = ()
+    barriers: Sequence[Barrier] | Mapping[Barrier, int] = ()
     gathered: int = 0
 
     def __eq__(self, other: object) -> bool:
@@ -32,15 +34,22 @@ class Cost:
             return NotImplemented
         return self._key() == other._key()
 
-    def _key(self) -> tuple[int, Counter[tuple[str, str]], int]:
+    def _key(self) -> tuple[int, Counter[Barrier], int]:
         return self.loops, Counter(self.barriers), self.gathered
 
     def __repr__(self) -> str:
         """The literal to paste into the row."""
         fields = [f"loops={self.loops}"]
-        if self.barriers:
-            pairs = [f"({json.dumps(kind)}, {json.dumps(line)})" for kind, line in sorted(self.barriers)]
-            fields.append(f"barriers=[{', '.join(pairs)}]")
+        counts = {
+            f"({json.dumps(kind)}, {json.dumps(line)})": count
+            for (kind, line), count in sorted(Counter(self.barriers).items())
+        }
+        if set(counts.values()) == {1}:
+            fields.append(f"barriers=[{', '.join(counts)}]")
+        elif counts:
+            fields.append(
+                "barriers={" + ", ".join(f"{pair}: {count}" for pair, count in counts.items()) + "}"
+            )
         if self.gathered:
             fields.append(f"gathered={self.gathered}")
         return f"Cost({', '.join(fields)})"

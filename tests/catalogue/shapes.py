@@ -41,7 +41,9 @@ def groups_of_four():
     return scored(loss_fn)
 
 
-@row(batches=(12, 16))
+@row(
+    Cost(loops=2, barriers=[("gather", "lambda x, y: loss_fn(model(x), y),")], gathered=384), batches=(12, 16)
+)
 def four_groups():
     """`view(4, -1)`: the group is a fourth of the batch. At most the embeddings are gathered."""
 
@@ -111,7 +113,7 @@ def views_repeated_by_sample():
     return fit(model, loss, lambda n: call(torch.randn(n, FEATURES), torch.randn(n, 3, 2)))
 
 
-@row()
+@row(Cost(loops=1))
 def mixed_with_the_flipped_batch():
     """Mixup with `x.flip(0)`: the data cross samples, and nothing else, so the model runs once."""
     model = mlp(FEATURES, 8, 2)
@@ -145,7 +147,7 @@ def sorted_across_the_batch():
     return scored(loss_fn)
 
 
-@row()
+@row(Cost(loops=2, barriers=[("gather", "losses = (score - y).square()")], gathered=96))
 def top_k_across_the_batch():
     """Hard example mining: the losses are gathered, the five largest are trained on. Two loops."""
 
@@ -156,7 +158,19 @@ def top_k_across_the_batch():
     return scored(loss_fn)
 
 
-@row()
+@row(
+    Cost(
+        loops=3,
+        barriers=[
+            ("gather", "lambda x, y: loss_fn(model(x).squeeze(1), y),"),
+            (
+                "reduce",
+                "return scored(lambda score, y: F.mse_loss(score, y) + (score.median() - 0.5).square())",
+            ),
+        ],
+        gathered=96,
+    )
+)
 def median_across_the_batch():
     return scored(lambda score, y: F.mse_loss(score, y) + (score.median() - 0.5).square())
 
@@ -192,7 +206,17 @@ def cumsum_over_the_batch():
     return scored(loss_fn)
 
 
-@row()
+@row(
+    Cost(
+        loops=2,
+        barriers={
+            (
+                "reduce",
+                "return embedded(lambda z, y: F.mse_loss(z, y) + F.relu(1.0 - z.std(dim=0)).mean())",
+            ): 2
+        },
+    )
+)
 def std_over_the_batch():
     """A standard deviation in the loss: reduced, and the backward pass needs it. Two loops."""
     return embedded(lambda z, y: F.mse_loss(z, y) + F.relu(1.0 - z.std(dim=0)).mean())
@@ -204,7 +228,7 @@ def maximum_over_the_batch():
     return embedded(lambda z, y: F.mse_loss(z, y) + z.amax(dim=0).square().mean())
 
 
-@row()
+@row(Cost(loops=2, barriers=[("reduce", "winner = (z >= z.amax(dim=0)).to(z.dtype)")]))
 def winner_takes_all():
     """A value compared with its own maximum: computed again it might round differently, and match nowhere."""
 

@@ -1,0 +1,75 @@
+"""Why Dynamo did not capture something: its own reason, shortened, and what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .. import where
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why Dynamo broke a graph, or dropped a whole function."""
+
+    text: str
+    frame: where.Frame | None = None
+    dropped: str = ""  # the function that runs eagerly because of it
+
+
+OPTIMIZER = "an optimizer runs once per step, uncompiled"
+
+# Every step breaks like this.
+EXPECTED = ("Tensor.backward() call", "Optimizer.zero_grad", OPTIMIZER)
+
+# Where Dynamo's own words lead astray.
+REWORDED: tuple[tuple[str, str], ...] = (
+    ("Tensor.backward() call", "backward() inside a try, a loop or a context manager"),
+    ("break in loop", "a graph break in a loop"),
+    ("Module-level backwards hooks", "a module's backward hook"),
+)
+
+OWN_FUNCTION = "put forward and loss into a function of their own, and call it from the step"
+
+# What to write instead, by a word of Dynamo's reason; then for any other break, and for a function dropped.
+FIXES: tuple[tuple[str, str], ...] = (
+    ("backwards hooks", "register the hook on parameters or tensors (p.register_hook), not on a module"),
+)
+AFTER_BACKWARD = "move that line behind backward(), or out of the step"
+
+
+def is_expected(reason: Reason) -> bool:
+    """Whether every step breaks like this: at backward(), at the optimizer."""
+    return not reason.dropped and any(text in reason.text for text in EXPECTED)
+
+
+def explained(reasons: Sequence[Reason]) -> dict[str, str]:
+    """Why and fix, from the first of Dynamo's reasons."""
+    if not reasons:
+        return {"why": "Dynamo did not capture it and gave no reason", "fix": OWN_FUNCTION}
+    reason = reasons[0]
+    at = f" at {reason.frame.where}" if reason.frame else ""
+    what = (
+        f"Dynamo dropped {reason.dropped}, because it cannot resume after"
+        if reason.dropped
+        else "Dynamo made"
+    )
+    fixes = (fix for word, fix in FIXES if word in reason.text)
+    fix = next(fixes, OWN_FUNCTION if reason.dropped else AFTER_BACKWARD)
+    return {"why": f"{what} a graph break{at}:\n{summary(reason.text)}", "fix": fix}
+
+
+def summary(text: str) -> str:
+    """Dynamo's reason in a line or two: what it says last, without its hints and links."""
+    last = text.split("*** While handling this graph break, another graph break occurred: ***")[-1].strip()
+    ours = next((words for word, words in REWORDED if word in last), None)
+    title, _, rest = last.partition("\n")
+    explanation = next((x.split(":", 1)[1].strip() for x in rest.splitlines() if "Explanation:" in x), "")
+    return ours or "\n".join(filter(None, (title, explanation)))
+
+
+def recompilation(text: str) -> str:
+    """Dynamo's reason for a recompilation, without the number of the cache entry and the source line."""
+    first = text.strip().partition("\n")[0].partition("  #")[0].strip()
+    number, colon, rest = first.partition(": ")
+    return rest if colon and number.replace("/", "").isdigit() else first or "a guard failed"

@@ -1,0 +1,247 @@
+"""The safety net: nothing runs on the full batch without the user being told.
+
+It needs no list of what Dynamo drops. At each backward of a decorated call it walks the loss's autograd
+graph: a parameter that is reached through a node which is not ours ran on the full batch. The walk is made
+whenever Dynamo has looked at a frame since the last clean call, or has dropped one before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch.autograd.function import BackwardCFunction
+
+from .. import errors, where
+from . import dynamo_hooks, frames
+from .dynamo_hooks import Watch
+from .reasons import explained
+
+_TAG = "accumcompile"  # in a node's metadata: it belongs to a graph that holds no batch
+_ours: WeakSet[type] = (
+    WeakSet()
+)  # classes of autograd nodes that run our graphs; AOTAutograd makes one for each graph
+
+
+def register_backward_class(cls: type) -> type:
+    """Nodes of this class are ours. Takes an autograd.Function, or the class of its nodes."""
+    _ours.add(
+        cls._backward_cls if isinstance(cls, type) and issubclass(cls, torch.autograd.Function) else cls
+    )
+    return cls
+
+
+def is_ours(node: Any) -> bool:
+    """Whether an autograd node runs one of our graphs."""
+    return type(node) in _ours
+
+
+# Knowing our nodes
+
+
+def between(outputs: Iterable[Any], inputs: Iterable[Any]) -> list[Any]:
+    """The autograd nodes that a call made: those below its outputs and above its inputs."""
+    known = {id(n): n for n in _grad_fns(inputs)}
+    found, open_ = {}, _grad_fns(outputs)
+    while open_:
+        node = open_.pop()
+        if id(node) not in found and id(node) not in known:
+            found[id(node)] = node
+            open_ += [n for n, _ in node.next_functions if n is not None]
+    return [n for n in found.values() if not hasattr(n, "variable")]
+
+
+def _grad_fns(values: Iterable[Any]) -> list[Any]:
+    return [v.grad_fn for v in values if isinstance(v, torch.Tensor) and v.grad_fn is not None]
+
+
+def split(run: Callable[..., Any]) -> Callable[..., Any]:
+    """``run`` is a graph of ours: know its nodes from its first differentiable run on."""
+    known = False
+
+    def runs_split(*args: Any) -> Any:
+        nonlocal known
+        outputs = run(*args)
+        if not known and any(isinstance(o, torch.Tensor) and o.grad_fn is not None for o in outputs):
+            known = True
+            _ours.update(type(n) for n in between(outputs, args) if isinstance(n, BackwardCFunction))
+        return outputs
+
+    return runs_split
+
+
+def without_batch(run: Callable[..., Any]) -> Callable[..., Any]:
+    """``run`` is a graph that holds no batch: a parameter that is reached through it cost nothing."""
+
+    def runs_whole(*args: Any) -> Any:
+        outputs = run(*args)
+        for node in between(outputs, args):
+            node.metadata[_TAG] = True
+        return outputs
+
+    return runs_whole
+
+
+# The walk
+
+
+@dataclass(eq=False)
+class Reached:
+    """How a backward reaches parameters."""
+
+    ours: dict[int, torch.Tensor] = field(default_factory=dict)
+    full: dict[int, torch.Tensor] = field(default_factory=dict)
+    handed_over: bool = False  # a value that is no scalar leaves one of our graphs and is differentiated
+
+
+def reached(roots: Sequence[torch.Tensor]) -> Reached:
+    """Walk the autograd graph of a loss."""
+    result, seen, open_ = Reached(), set(), _grad_fns(roots)
+    while open_:
+        node = open_.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        free = is_ours(node) or _TAG in node.metadata
+        for below, index in node.next_functions:
+            if below is None:
+                continue
+            if hasattr(below, "variable"):
+                (result.ours if free else result.full)[id(below.variable)] = below.variable
+            else:
+                result.handed_over |= is_ours(below) and not _is_scalar(below, index)
+                open_.append(below)
+    return result
+
+
+def _is_scalar(node: Any, index: int) -> bool:
+    shape = node._input_metadata[index].shape
+    return all(size == 1 for size in shape)
+
+
+# At each backward of a call
+
+
+@dataclass(eq=False)
+class Net:
+    """The safety net of one call."""
+
+    call: frames.Call
+    watch: Watch
+    modules: Callable[[], dict[str, torch.nn.Module]]
+    backwards: int = 0
+
+    def check(self, roots: Sequence[torch.Tensor], create_graph: bool) -> None:
+        """Called before a backward runs."""
+        self.backwards += 1
+        if not (self.must_look or create_graph):
+            return
+        found = reached(roots)
+        if create_graph and found.ours:
+            raise errors.create_graph_error()
+        self.judge(found)
+
+    @property
+    def must_look(self) -> bool:
+        """Whether anything may have changed since a call in which all was well."""
+        state = self.call.settings.state
+        return (
+            self.watch.captured_anew or state.get("clean") != self.watch.frames_before or "dropped" in state
+        )
+
+    def judge(self, found: Reached) -> None:
+        """Say what ran on the full batch."""
+        full = [p for p in found.full.values() if self.counts(p)]
+        if not full and not found.handed_over:
+            return
+        line, settings = where.here(), self.call.settings
+        facts = explained(self.watch.reasons()) | {"batch": str(self.call.batch)}
+        if not full:
+            errors.warn("AC030", settings, line, **facts)
+        elif found.ours:
+            errors.warn("AC021", settings, line, parameters=self.names(full), **facts)
+        else:
+            raise errors.error("AC020", line, **facts)
+
+    def counts(self, leaf: torch.Tensor) -> bool:
+        """Whether a leaf is a parameter, rather than a batch whose gradient is wanted."""
+        return isinstance(leaf, torch.nn.Parameter) or self.call.batch not in leaf.shape
+
+    def names(self, parameters: Sequence[torch.Tensor]) -> str:
+        """Parameters by name: the first three, and how many more."""
+        by_id = {
+            id(p): f"{m}.{n}" for m, module in self.modules().items() for n, p in module.named_parameters()
+        }
+        listed = sorted(by_id.get(id(p), f"a tensor of shape {tuple(p.shape)}") for p in parameters)
+        more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+        return ", ".join(listed[:3]) + more
+
+    def finish(self) -> None:
+        """Called when the step has returned: remember that all was well, or that functions were dropped."""
+        settings = self.call.settings
+        if self.must_look:
+            self.warn_of_compiled_modules()
+            if not self.backwards and torch.is_grad_enabled():
+                errors.warn("AC031", settings, settings.frame, step=settings.name)
+        if self.watch.dropped:
+            settings.state["dropped"] = True
+        settings.state["clean"] = dynamo_hooks.frames_seen()
+
+    def warn_of_compiled_modules(self) -> None:
+        """Modules that the user compiled are inlined: say so."""
+        for name, module in self.modules().items():
+            for path, child in module.named_modules(prefix=name):
+                if isinstance(child, torch._dynamo.OptimizedModule) or child._compiled_call_impl is not None:
+                    errors.warn("AC032", self.call.settings, where.here(), model=path)
+                    break
+
+
+# The hook on autograd's engine
+
+
+class _Nets(threading.local):
+    now: Net | None = None
+
+
+_nets = _Nets()
+_engine = torch.autograd._engine_run_backward  # torch 2.11 to 2.15: backward() and grad() both call it
+_lock = threading.Lock()
+_calls = 0
+
+
+@torch._dynamo.disable
+def _watched_engine(
+    roots: Any, gradients: Any, retain_graph: bool, create_graph: bool, *args: Any, **kw: Any
+) -> Any:
+    net, _nets.now = _nets.now, None  # a backward inside a backward (checkpointing) is not looked at
+    try:
+        if net is not None:
+            net.check([r for r in roots if isinstance(r, torch.Tensor)], create_graph)
+        return _engine(roots, gradients, retain_graph, create_graph, *args, **kw)
+    finally:
+        _nets.now = net
+
+
+@contextmanager
+def net(call: frames.Call, watch: Watch, modules: Callable[[], dict[str, torch.nn.Module]]) -> Iterator[Net]:
+    """Look at every backward until the block ends."""
+    outer, mine = _nets.now, Net(call, watch, modules)
+    _nets.now = mine
+    _hook(+1)
+    try:
+        yield mine
+    finally:
+        _hook(-1)
+        _nets.now = outer
+
+
+def _hook(change: int) -> None:
+    global _calls
+    with _lock:
+        _calls += change
+        torch.autograd._engine_run_backward = _watched_engine if _calls else _engine

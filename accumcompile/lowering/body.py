@@ -1,0 +1,182 @@
+"""A loop's body, compiled: what a program calls in the place of a plain one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from ..loop import Split
+from ..sizes import ROWS
+from . import inductor_api
+from .arguments import Cut, check_body, local_shape
+from .forms import Form, Plan, build
+from .inductor_api import signature
+from .progress import Progress
+from .specs import Array, Literal, Size, Sizes, Spec, bind_sizes, describe, describe_tensor, stride_pattern
+
+STATIC_ROWS = 8  # micro-batch sizes compiled as numbers; further ones share a form with symbolic rows
+STATIC_TAILS = 1
+REMEMBERED = 256  # signatures of arguments
+
+
+class CompiledBody(torch.nn.Module):
+    """The forms of one body, and how they run for arguments of each signature."""
+
+    def __init__(self, body: GraphModule, name: str, settings: Any, progress: Progress, granule: int = 1):
+        super().__init__()
+        self.body, self.name, self.settings, self.progress, self.granule = body, name, settings, progress, granule
+        self.holders: list[Node] = list(body.graph.find_nodes(op="placeholder"))
+        self.forms: dict[Any, list[Form]] = {}
+        self.rows_seen: dict[str, set[int]] = {"rows": set(), "tail": set()}
+        self._schedules: dict[Any, Schedule] = {}
+        self._last: Schedule | None = None
+
+    def run(self, split, consts, xs, x_dims, carry, y_dims) -> list[torch.Tensor]:  # type: ignore[no-untyped-def]
+        """The loop: see ``accumcompile.loop``."""
+        with torch.no_grad():
+            schedule = self._last
+            if schedule is None or not schedule.serves(split, consts, xs):
+                schedule = self._last = self._schedule(split, consts, xs, x_dims, carry, y_dims)
+            return schedule.run(consts, xs)
+
+    def _schedule(self, split, consts, xs, x_dims, carry, y_dims):  # type: ignore[no-untyped-def]
+        wide = self.settings.options.accumulator_dtype
+        key = split, wide, tuple(map(signature, consts)), tuple(map(signature, xs))
+        if key not in self._schedules:
+            if len(self._schedules) >= REMEMBERED:
+                self._schedules.clear()
+            plan = Plan(tuple(carry), tuple(y_dims), (wide or torch.float32) if len(split) > 1 else None)
+            self._schedules[key] = Schedule(self, plan, split, consts, xs, x_dims)
+        return self._schedules[key]
+
+    def form(self, plan: Plan, role: str, specs: list[Spec], sizes: Sizes, rest: tuple, what: str) -> Form:
+        """The compiled form for such arguments; ``rest`` are the accumulators and buffers of later micro-batches."""
+        accumulators, buffers = rest
+        layout = None if accumulators is None else tuple((a.dtype, stride_pattern(a)) for a in accumulators)
+        known = self.forms.setdefault((plan, role, tuple(specs), layout), [])
+        for form in known:
+            if form.serves(sizes):
+                return form
+        with self.progress.compiling(f"{self.name}, {what}"):
+            known.append(build(self.body, plan, specs, sizes, accumulators, buffers, self.compile))
+        return known[-1]
+
+    def compile(self, gm: GraphModule, inputs: Sequence[Any], trace: inductor_api.Tracing) -> inductor_api.Boxed:
+        """Inductor, with the user's options."""
+        return inductor_api.compile_graph(gm, inputs, trace, dict(self.settings.options.inductor or {}))
+
+    @property
+    def compiled(self) -> int:
+        """How many graphs have been compiled."""
+        return sum(map(len, self.forms.values()))
+
+
+class Schedule:
+    """How a loop runs for arguments of one signature."""
+
+    def __init__(self, owner: CompiledBody, plan: Plan, split: Split, consts, xs, x_dims):  # type: ignore[no-untyped-def]
+        self.owner, self.plan, self.split = owner, plan, split
+        holders = owner.holders
+        self.sizes = bind_sizes(holders[2:], [*consts, *xs])
+        self.cuts = [Cut(x, dim, split) for x, dim in zip(xs, x_dims, strict=True)]
+        self.starts = starts(split, device_of([*xs, *consts]))
+        self.const_specs = [describe(h, c, self.sizes) for h, c in zip(holders[2:], consts, strict=False)]
+        self.tensors = [i for i, c in enumerate(consts) if isinstance(c, torch.Tensor)]
+        self.numbers = [c for c in consts if not isinstance(c, torch.Tensor)]
+        self.same = inductor_api.tensor_check([*(consts[i] for i in self.tensors), *xs])
+        self.wide = owner.settings.options.accumulator_dtype
+        self.chosen: dict[tuple[str, int], Form] = {}
+        rows = dict.fromkeys([split.rows, owner.granule, split.tail or split.rows])
+        check_body(owner.body, list(rows), split.batch, consts, xs, x_dims, self.sizes)
+        owner.progress.expect(1 + (len(split) > 1) + bool(split.tail and len(split) > 2))
+
+    def serves(self, split: Split, consts: Sequence[Any], xs: Sequence[Any]) -> bool:
+        """Whether these arguments have this schedule's signature; a few microseconds."""
+        return (
+            split == self.split
+            and self.wide == self.owner.settings.options.accumulator_dtype
+            and self.numbers == [c for c in consts if not isinstance(c, torch.Tensor)]
+            and self.same(*[consts[i] for i in self.tensors], *xs)
+        )
+
+    def run(self, consts: Sequence[Any], xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """All micro-batches."""
+        parts = [cut.pieces(x) for cut, x in zip(self.cuts, xs, strict=True)]
+        accs: list[torch.Tensor] = []
+        wholes: list[torch.Tensor] = []
+        slots: list[list[torch.Tensor]] = []
+        for i, (_, rows) in enumerate(self.split):
+            arguments = [rows, self.starts[i], *consts, *[p(i) for p in parts]]
+            form = self._form(i, rows, arguments, accs)
+            if i == 0:
+                wholes, slots = self._buffers(form)
+            direct = [s[i] for s, b in zip(slots, self.buffers, strict=True) if b.direct]
+            outputs = form.call([*accs, *direct, *form.select(arguments)])
+            if i == 0:
+                accs = form.contributions(outputs, arguments, len(self.plan.carry))
+                outputs = outputs[len(accs) :]
+            for slot, piece in zip((s[i] for s, b in zip(slots, self.buffers, strict=True) if not b.direct), outputs):
+                slot.copy_(piece)
+        for i, dtype in enumerate(self.dtypes):
+            if accs[i].dtype != dtype:
+                accs[i] = accs[i].to(dtype)
+        return accs + wholes
+
+    def _buffers(self, form: Form) -> tuple[list, list]:
+        values, rows, batch = form.values(self.sizes), self.split.rows, self.split.batch
+        self.buffers, self.dtypes = form.buffers, form.dtypes
+        wholes = [b.make(values, rows, batch) for b in form.buffers]
+        return wholes, [b.pieces(w, rows, batch) for b, w in zip(form.buffers, wholes, strict=True)]
+
+    def _form(self, i: int, rows: int, arguments: list, accs: list) -> Form:
+        role = "first" if i == 0 else "later"
+        form = self.chosen.get((role, rows))
+        if form is None:
+            form = self.chosen[role, rows] = self._find(role, rows, arguments, accs)
+        return form
+
+    def _find(self, role: str, rows: int, arguments: list, accs: list) -> Form:
+        owner = self.owner
+        symbolic = self._is_symbolic(rows)
+        sizes = self.sizes | {ROWS: rows}
+        specs = self._specs(rows, symbolic, arguments, sizes)
+        rest = (None, None) if role == "first" else (accs, self.buffers)
+        size = "any number of rows" if symbolic else f"{rows} rows"
+        return owner.form(self.plan, role, specs, sizes, rest, f"{role} micro-batch of {size}")
+
+    def _is_symbolic(self, rows: int) -> bool:
+        """Whether these rows are one number too many to compile each."""
+        kind, most = ("rows", STATIC_ROWS) if rows == self.split.rows else ("tail", STATIC_TAILS)
+        seen = self.owner.rows_seen[kind]
+        if rows not in seen and len(seen) >= most and rows > 1:
+            return True
+        seen.add(rows)
+        return False
+
+    def _specs(self, rows: int, symbolic: bool, arguments: list, sizes: Sizes) -> list[Spec]:
+        holders, start = self.owner.holders, self.starts[0]
+        of_rows: Spec = Size(ROWS) if symbolic else Literal(int, rows)
+        of_start = Array((), (), torch.int64, start.device)
+        first = 2 + len(self.const_specs)
+        of_xs = [
+            describe_tensor(x, local_shape(h, cut, rows, symbolic), sizes)
+            for h, x, cut in zip(holders[first:], arguments[first:], self.cuts, strict=True)
+        ]
+        return [of_rows, of_start, *self.const_specs, *of_xs]
+
+
+def device_of(values: Sequence[Any]) -> torch.device:
+    """The device on which a loop works: an accelerator where one of its tensors lives on one."""
+    devices = [v.device for v in values if isinstance(v, torch.Tensor)]
+    return next((d for d in devices if d.type != "cpu"), torch.device("cpu"))
+
+
+@lru_cache(maxsize=64)
+def starts(split: Split, device: torch.device) -> list[torch.Tensor]:
+    """The first row of each micro-batch, as 0-dim tensors 16 bytes apart (which Triton code expects)."""
+    rows = [start for start, _ in split]
+    return list(torch.tensor(rows).repeat_interleave(2).reshape(-1, 2).to(device)[:, 0].unbind())

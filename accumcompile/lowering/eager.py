@@ -1,0 +1,31 @@
+"""The reference lowering: the program as it stands, without a compiler. Only the shapes in its bodies are checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import GraphModule
+
+from ..loop import run_reference
+from .arguments import check_body
+from .specs import bind_sizes
+
+
+class CheckedBody(torch.nn.Module):
+    """A plain body, traced with fake tensors whenever a batch is cut in a new way."""
+
+    def __init__(self, body: GraphModule, granule: int = 1):
+        super().__init__()
+        self.body, self.granule = body, granule
+        self.seen: set[Any] = set()
+
+    def run(self, split, consts, xs, x_dims, carry, y_dims) -> list[torch.Tensor]:  # type: ignore[no-untyped-def]
+        """The loop: see ``accumcompile.loop``."""
+        if split not in self.seen:
+            holders = self.body.graph.find_nodes(op="placeholder")[2:]
+            rows = dict.fromkeys([split.rows, self.granule, split.tail or split.rows])
+            sizes = bind_sizes(holders, [*consts, *xs])
+            check_body(self.body, list(rows), split.batch, consts, xs, x_dims, sizes)
+            self.seen.add(split)
+        return run_reference(self.body, split, consts, xs, x_dims, carry, y_dims)

@@ -1,0 +1,181 @@
+"""One compiled form of a loop's body: first (returns its contributions) or later (adds them in place)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any
+
+import sympy
+import torch
+from torch.fx import GraphModule
+
+from ..passes.fuse_accumulation import fuse_accumulation
+from . import inductor_api
+from .specialise import Specialised, specialise
+from .specs import Sizes, Spec, symbolic_stride
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is the same for all forms of a loop: reductions, the ys' dims, and in which dtypes sums are kept."""
+
+    carry: tuple[str, ...]
+    y_dims: tuple[int, ...]
+    sums_in: torch.dtype | None  # of half-precision sums; None keeps their own
+
+    def dtype(self, op: str, part: torch.Tensor) -> torch.dtype:
+        """The dtype of the accumulator of ``part``."""
+        widened = op == "sum" and part.dtype in HALF and self.sums_in is not None
+        return self.sums_in if widened and self.sums_in is not None else part.dtype
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """The full batch's y: its sharded dim, its dims from outermost to innermost, and whether a piece of it is
+    written by the body itself (where the sharded dim is outermost, so that a piece's strides are static)."""
+
+    dim: int
+    order: tuple[int, ...]
+    shape: tuple[Any, ...]  # of a piece, in the form's symbols
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def direct(self) -> bool:
+        return bool(self.order) and self.order[0] == self.dim
+
+    @classmethod
+    def of(cls, piece: torch.Tensor, dim: int) -> Buffer:
+        """For pieces like ``piece``, a fake tensor."""
+        strides = [number(s) for s in piece.stride()]
+        order = tuple(sorted(range(piece.dim()), key=lambda d: (-strides[d], d != dim, d)))
+        return cls(dim, order, tuple(map(expression, piece.shape)), piece.dtype, piece.device)
+
+    def stride(self, shape: Sequence[Any]) -> list[Any]:
+        """The strides of a piece, or of the whole, of this shape."""
+        strides, running = [1] * len(shape), 1
+        for dim in reversed(self.order):
+            strides[dim], running = running, running * shape[dim]
+        return strides
+
+    def make(self, values: dict, rows: int, batch: int) -> torch.Tensor:
+        """Memory for the full batch."""
+        shape = [evaluate(s, values) for s in self.shape]
+        shape[self.dim] = shape[self.dim] * batch // rows
+        return torch.empty_permuted(shape, self.order, dtype=self.dtype, device=self.device)
+
+    def pieces(self, whole: torch.Tensor, rows: int, batch: int) -> list[torch.Tensor]:
+        """The micro-batches' parts of the whole."""
+        return list(whole.split(max(whole.shape[self.dim] * rows // batch, 1), self.dim))
+
+
+def expression(size: Any) -> Any:
+    """A size of a fake tensor as a number or an expression in its symbols."""
+    return size.node.expr if isinstance(size, torch.SymInt) else int(size)
+
+
+def number(size: Any) -> int:
+    """Its present value."""
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
+
+
+def evaluate(expr: Any, values: dict) -> int:
+    """The value of an expression."""
+    return int(expr.xreplace(values)) if isinstance(expr, sympy.Expr) else int(expr)
+
+
+@dataclass
+class Form:
+    """A compiled body. It is called with accumulators, slots, and the body's arguments that remain, in a list."""
+
+    call: inductor_api.Boxed
+    select: Callable[[Sequence[Any]], tuple]  # which of (rows, start, consts, xs) remain
+    symbols: dict[sympy.Symbol, sympy.Expr]
+    guard: Callable[[Sequence[int]], bool] | None
+    buffers: list[Buffer]
+    dtypes: list[torch.dtype]  # of the contributions, before they were widened
+    checked: bool = False
+    copied: list[int] = field(default_factory=list)  # contributions that share memory with something
+
+    def values(self, sizes: Sizes) -> dict:
+        """The values of this form's own symbols."""
+        known = {ours: value_of(theirs, sizes) for ours, theirs in self.symbols.items()}
+        return known
+
+    def serves(self, sizes: Sizes) -> bool:
+        """Whether what was assumed about symbolic sizes holds."""
+        return self.guard is None or self.guard(list(self.values(sizes).values()))
+
+    def contributions(self, outputs: Sequence[Any], arguments: Sequence[Any], count: int) -> list[torch.Tensor]:
+        """The accumulators that the first micro-batch returns; each has memory of its own."""
+        parts = list(outputs[:count])
+        if not self.checked:
+            self.copied, self.checked = sharing(parts, arguments), True
+        for i in self.copied:
+            parts[i] = parts[i].clone(memory_format=torch.contiguous_format)
+        return parts
+
+
+def value_of(expr: sympy.Expr, sizes: Sizes) -> int:
+    """The value of one of the captured graph's sizes."""
+    return sizes[expr] if expr in sizes else int(expr.xreplace(sizes))
+
+
+def sharing(parts: Sequence[torch.Tensor], arguments: Sequence[Any]) -> list[int]:
+    """Which parts share memory with an argument, with an earlier part, or within themselves."""
+    taken = {a.untyped_storage().data_ptr() for a in arguments if isinstance(a, torch.Tensor)}
+    found = []
+    for i, part in enumerate(parts):
+        place = part.untyped_storage().data_ptr()
+        if place in taken or any(n > 1 and s == 0 for n, s in zip(part.shape, part.stride(), strict=True)):
+            found.append(i)
+        taken.add(place)
+    return found
+
+
+def build(
+    body: GraphModule,
+    plan: Plan,
+    specs: Sequence[Spec],
+    sizes: Sizes,
+    accumulators: Sequence[torch.Tensor] | None,
+    buffers: Sequence[Buffer] | None,
+    compiler: Callable[..., inductor_api.Boxed],
+) -> Form:
+    """Compile ``body`` for such arguments; ``accumulators`` is None for the first micro-batch."""
+    done = specialise(body.graph, body, specs, sizes)
+    values = [n.meta["val"] for n in done.gm.graph.output_node().args[0]]
+    parts, pieces = values[: len(plan.carry)], values[len(plan.carry) :]
+    made = [Buffer.of(p, d) for p, d in zip(pieces, plan.y_dims, strict=True)] if buffers is None else list(buffers)
+    slots = [slot(done, b, p) if b.direct else None for b, p in zip(made, pieces, strict=True)]
+    accs = [plan.dtype(op, p) for op, p in zip(plan.carry, parts, strict=True)]
+    if accumulators is not None:
+        accs = [stand_in(done, real, part) for real, part in zip(accumulators, parts, strict=True)]
+    gm = fuse_accumulation(done.gm, plan.carry, accs, slots)
+    inputs = [n.meta["val"] for n in gm.graph.find_nodes(op="placeholder")]
+    call = compiler(gm, inputs, done.trace)
+    guard = done.trace.guard({ours: value_of(theirs, sizes) for ours, theirs in done.symbols.items()})
+    return Form(call, chooser(done.kept), done.symbols, guard, made, [p.dtype for p in parts])
+
+
+def slot(done: Specialised, buffer: Buffer, piece: torch.Tensor) -> torch.Tensor:
+    """A stand-in for a piece's place in its buffer."""
+    return done.trace.empty(piece.shape, buffer.stride(piece.shape), piece.dtype, piece.device)
+
+
+def stand_in(done: Specialised, real: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    """A stand-in for an accumulator."""
+    dims = [expression(s) for s in part.shape]
+    stride = [done.trace.size(s, n) for s, n in zip(symbolic_stride(real, dims), real.stride(), strict=True)]
+    return done.trace.empty(part.shape, stride, real.dtype, real.device)
+
+
+def chooser(kept: Sequence[int]) -> Callable[[Sequence[Any]], tuple]:
+    """A fast selection of several positions."""
+    if len(kept) == 1:
+        return lambda arguments: (arguments[kept[0]],)
+    return itemgetter(*kept) if kept else (lambda arguments: ())

@@ -1,0 +1,76 @@
+"""An in-place product in Inductor's code: ``extern_kernels.addmm(acc, a, b, out=acc)``.
+
+Inductor has no lowering for ``aten.addmm_``; its fallback calls the operator through Python's dispatcher, which
+costs more than a small product. The class follows torch._inductor.ir.InplaceBernoulliFallback; checked on 2.13.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import GraphModule
+
+aten = torch.ops.aten
+
+
+@torch.library.custom_op("accumcompile::addmm_", mutates_args=("acc",))
+def addmm_(acc: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """acc += a @ b."""
+    acc.addmm_(a, b)
+
+
+@addmm_.register_fake
+def _(acc: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    return None
+
+
+def use_in_place_products(gm: GraphModule) -> None:
+    """Replace ``aten.addmm_`` by the operator that has a lowering, where there is one."""
+    from torch._inductor import config
+
+    if config.cpp_wrapper or not _register():
+        return
+    for node in gm.graph.find_nodes(op="call_function", target=aten.addmm_.default):
+        node.target = torch.ops.accumcompile.addmm_.default
+    gm.recompile()
+
+
+def _register() -> bool:
+    """Register the lowering, once."""
+    from torch._inductor import ir
+    from torch._inductor.lowering import lowerings, register_lowering
+
+    op = torch.ops.accumcompile.addmm_.default
+    if op in lowerings:
+        return True
+    if not hasattr(ir, "InplaceBernoulliFallback"):  # pragma: no cover
+        return False
+
+    class InPlaceProduct(ir.ExternKernel):
+        def codegen(self, wrapper: Any) -> None:
+            acc, a, b = (t.codegen_reference() for t in self.inputs)
+            wrapper.writeline(f"extern_kernels.addmm({acc}, {a}, {b}, out={acc})")
+
+        def should_allocate(self) -> bool:
+            return False
+
+        def get_mutation_names(self) -> list[str]:
+            return [self.input_name(0)]
+
+        def get_unbacked_symbol_defs(self) -> Any:
+            return ir.OrderedSet()
+
+        def __init__(self, *operands: Any):
+            layout = ir.NoneLayout(device=operands[0].get_device())
+            super().__init__(None, layout, self.unwrap_storage(operands), op_overload=op)
+            ir.V.graph.mark_buffer_mutated(operands[0].get_name())
+            self.name = ir.V.graph.register_buffer(self)
+            ir.V.graph.register_operation(self)
+
+    @register_lowering(op, type_promotion_kind=None)
+    def lower(acc: Any, a: Any, b: Any) -> None:
+        acc.realize()
+        InPlaceProduct(acc, *(ir.ExternKernel.realize_input(x) for x in (a, b)))
+
+    return True

@@ -1,0 +1,74 @@
+"""What a person sees while something compiles: what, how far, and for how long.
+
+One line on a terminal, which goes away afterwards; messages of the logger "accumcompile" otherwise; nothing where
+the environment says ``ACCUMCOMPILE_PROGRESS=0``. ``TORCH_LOGS="+accumcompile"`` shows the logger's messages.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+log = logging.getLogger("accumcompile")
+
+
+class Progress:
+    """Counts what one program compiles. ``expected`` grows whenever a new kind of batch is met."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.done = 0
+        self.expected = 0
+        self.seconds = 0.0
+
+    def expect(self, count: int) -> None:
+        """``count`` more graphs are about to be compiled."""
+        self.expected = self.done + count
+
+    @contextmanager
+    def compiling(self, what: str) -> Iterator[None]:
+        """``what`` is being compiled in here."""
+        text = f"{self.name}: compiling {what} ({self.done + 1} of {max(self.expected, self.done + 1)})"
+        begun = time.perf_counter()
+        with shown(text):
+            yield
+        taken = time.perf_counter() - begun
+        self.done += 1
+        self.seconds += taken
+        if enabled():
+            log.info("%s: compiled %s in %.1f s, %.1f s in all", self.name, what, taken, self.seconds)
+
+
+def enabled() -> bool:
+    """Whether progress is to be shown at all."""
+    return os.environ.get("ACCUMCOMPILE_PROGRESS", "1") != "0"
+
+
+@contextmanager
+def shown(text: str) -> Iterator[None]:
+    """Show ``text`` while the block runs."""
+    if not enabled():
+        yield
+    elif sys.stderr.isatty():
+        with status_line(text):
+            yield
+    else:
+        log.info(text)
+        yield
+
+
+def status_line(text: str) -> Any:
+    """A line with a spinner and the time that has passed."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    bar = Bar(*columns, console=Console(stderr=True), transient=True)
+    bar.add_task(text, total=None)
+    return bar

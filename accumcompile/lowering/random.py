@@ -1,0 +1,179 @@
+"""Random numbers of one micro-batch that are the full batch's own, element for element.
+
+Inductor computes ``inductor_random(size, seed)`` as rand(seed, index): a function of the element's index in the
+tensor. The operators here compute it of the index in the *full* tensor: the local index, shifted along the sliced
+dimension. Seeds are drawn once for each step, so any number of micro-batches, and any recomputation, sees the same
+values.
+
+``slice_op`` emits the operator into a body. In the arguments, ``start`` is a 0-dim int64 tensor: the index, along
+``dim`` of the full tensor, of this micro-batch's first element.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch._inductor import inductor_prims as _  # registers prims.inductor_random
+from torch.fx import Graph, Node
+
+from ..sizes import ROWS
+
+prims = torch.ops.prims
+
+
+def slice_op(body: Any, node: Node, args: Sequence, kwargs: dict, offset: Node) -> Node:
+    """Emit into ``body`` its part of the draw ``node``, whose sharded dimension begins at ``offset`` here."""
+    from ..emit import unfolded
+    from ..propagate import shape_of
+
+    placement, full = body.placement(node), shape_of(node)
+    local = body.local_shape(node)
+    if placement.outer == 1:
+        where = body.sizes(local), body.sizes(full), placement.dim, offset
+        return body.call(SLICES[node.target], slice_args(node, args, where), like=node)
+    full, local, dim = unfolded(full, placement), unfolded(local, placement), placement.dim + 1
+    step = body.size(body.batch.local(full[dim]).subs(ROWS, 1))
+    where = body.sizes(local), body.sizes(full), dim, body.call(torch.ops.aten.mul.Tensor, (body.start, step))
+    drawn = body.call(SLICES[node.target], slice_args(node, args, where), like=node)
+    return body.call(torch.ops.aten.reshape.default, (drawn, body.sizes(body.local_shape(node))), like=node)
+
+
+def slice_args(node: Node, args: Sequence, where: tuple) -> tuple:
+    """The arguments of ``SLICES[node.target]``: ``where`` is (local size, full size, dim, start)."""
+    if node.target is prims.inductor_randint.default:
+        low, high, _, seed = args
+        return (low, high, *where, seed)
+    _, seed, mode = args
+    return (*where, seed, mode)
+
+
+def draw_by_index(graph: Graph) -> None:
+    """Replace Inductor's own draws by ours of the whole tensor, where the two would not be equal.
+
+    Triton draws four elements at a time in some kernels, so its numbers depend on how a kernel is tiled.
+    """
+    for node in [n for n in graph.nodes if n.target in SLICES]:
+        with graph.inserting_before(node):
+            seed = node.args[1] if node.target is prims.inductor_random.default else node.args[3]
+            start = graph.call_function(torch.ops.aten.mul.Tensor, (seed, 0))
+            size = node.args[0] if node.target is prims.inductor_random.default else node.args[2]
+            new = graph.call_function(SLICES[node.target], slice_args(node, node.args, (size, size, 0, start)))
+        new.meta |= node.meta
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
+
+
+def draw_seeds(count: int, device: torch.device) -> torch.Tensor:
+    """``prims.inductor_seeds`` outside Inductor, with the numbers that compiled code would draw."""
+    limits = torch.iinfo(torch.int64)
+    out = torch.empty([count], dtype=torch.int64, device=device)
+    return torch.ops.aten.randint.low_out(limits.min, limits.max, [count], out=out)
+
+
+# --- lowerings: what Inductor makes of the operators
+
+
+def _position(size, full_size, dim, start):  # type: ignore[no-untyped-def]
+    """A function from a local index to the index in the full tensor, as Inductor's own draw counts it."""
+    from torch._inductor.ir import FlexibleLayout
+    from torch._inductor.virtualized import ops
+
+    strides = FlexibleLayout.contiguous_strides(full_size)
+    step = strides[dim] if strides else 0
+    load = start.make_loader()
+
+    def position(index):  # type: ignore[no-untyped-def]
+        local = sum(i * s for i, s in zip(index, strides, strict=True))
+        shift = ops.mul(load([]), ops.index_expr(step, torch.int64))
+        return ops.to_dtype(ops.add(ops.index_expr(local, torch.int64), shift), torch.int32)
+
+    return position
+
+
+def _lower_random(size, full_size, dim, start, seed, mode):  # type: ignore[no-untyped-def]
+    from torch._inductor.ir import Pointwise
+    from torch._inductor.virtualized import ops
+
+    position, load = _position(size, full_size, dim, start), seed.make_loader()
+    result = Pointwise.create(
+        device=seed.get_device(),
+        dtype=torch.float32,
+        inner_fn=lambda index: getattr(ops, mode)(load([]), position(index)),
+        ranges=list(size),
+    )
+    result.realize()
+    return result
+
+
+def _lower_randint(low, high, size, full_size, dim, start, seed):  # type: ignore[no-untyped-def]
+    from torch._inductor.ir import Pointwise
+    from torch._inductor.virtualized import ops
+
+    position, load = _position(size, full_size, dim, start), seed.make_loader()
+
+    def inner(index):  # type: ignore[no-untyped-def]
+        bounds = ops.index_expr(low, torch.int64), ops.index_expr(high, torch.int64)
+        return ops.randint64(load([]), position(index), *bounds)
+
+    return Pointwise.create(device=seed.get_device(), dtype=torch.int64, inner_fn=inner, ranges=list(size))
+
+
+# --- operators
+
+
+def _eager_random(size, full_size, dim, start, seed, mode):  # type: ignore[no-untyped-def]
+    generator = torch.Generator(seed.device).manual_seed(int(seed))
+    whole = getattr(torch, mode)(list(full_size), generator=generator, device=seed.device, dtype=torch.float32)
+    return whole.narrow(dim, int(start), size[dim]).clone()
+
+
+def _eager_randint(low, high, size, full_size, dim, start, seed):  # type: ignore[no-untyped-def]
+    generator = torch.Generator(seed.device).manual_seed(int(seed))
+    whole = torch.randint(low, high, list(full_size), generator=generator, device=seed.device)
+    return whole.narrow(dim, int(start), size[dim]).clone()
+
+
+def _source_hash() -> str:
+    """Inductor's cache on disk does not see lowerings of ours, but it does see the names of operators."""
+    parts = (_position, _lower_random, _lower_randint)
+    return hashlib.sha256("".join(map(inspect.getsource, parts)).encode()).hexdigest()[:12]
+
+
+def _define(name: str, schema: str, eager: Any, lowering: Any, dtype: torch.dtype, size_at: int) -> Any:
+    """Register an operator: its schema, what it does without a compiler, its shape, and its lowering."""
+    from torch._inductor.lowering import register_lowering
+
+    unique = f"accumcompile::{name}_{_source_hash()}"
+    torch.library.define(unique, schema)
+    torch.library.impl(unique, "CompositeExplicitAutograd", eager)
+
+    @torch.library.register_fake(unique)
+    def fake(*args: Any) -> torch.Tensor:
+        return torch.empty(args[size_at], dtype=dtype, device=args[size_at + 4].device)
+
+    op = getattr(torch.ops.accumcompile, unique.split("::")[1]).default
+    register_lowering(op, type_promotion_kind=None)(lowering)
+    return op
+
+
+_WHERE = "SymInt[] size, SymInt[] full_size, int dim, Tensor start, Tensor seed"
+random_slice = _define(
+    "random_slice", f"({_WHERE}, str mode) -> Tensor", _eager_random, _lower_random, torch.float32, 0
+)
+randint_slice = _define(
+    "randint_slice",
+    f"(SymInt low, SymInt high, {_WHERE}) -> Tensor",
+    _eager_randint,
+    _lower_randint,
+    torch.int64,
+    2,
+)
+
+SLICES = {
+    prims.inductor_random.default: random_slice,
+    prims.inductor_randint.default: randint_slice,
+}

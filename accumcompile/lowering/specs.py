@@ -1,0 +1,175 @@
+"""What a compiled graph may assume about each of its arguments, and how that is read off the arguments at hand.
+
+Sizes that were symbolic in the captured graph stay symbolic, in that graph's symbols, so that equal specs mean
+that a compiled graph serves again; the numbers 0 and 1 are always written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+import torch
+from torch.fx import Node
+
+from .. import errors
+from ..sizes import expression
+
+aten = torch.ops.aten
+Dim = int | sympy.Expr
+
+
+@dataclass(frozen=True)
+class Literal:
+    """A value that is compiled in, and therefore part of the key."""
+
+    kind: type
+    value: Any
+
+
+@dataclass(frozen=True)
+class Size:
+    """A number that stays an argument."""
+
+    expr: sympy.Expr
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A Python float that stays an argument: it becomes a 0-dim tensor."""
+
+
+@dataclass(frozen=True)
+class Array:
+    """A tensor; its dims are numbers or expressions in the captured graph's symbols."""
+
+    shape: tuple[Dim, ...]
+    stride: tuple[Dim, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+Spec = Literal | Size | Factor | Array
+Sizes = dict[sympy.Expr, int]
+
+
+def bind_sizes(holders: Sequence[Node], values: Sequence[Any]) -> Sizes:
+    """The present value of every symbolic size that the placeholders' full-batch metadata names."""
+    sizes: Sizes = {}
+    for holder, value in zip(holders, values, strict=True):
+        for expr, number in _sized(holder, value):
+            known = sizes.setdefault(expr, number)
+            errors.check(known == number, f"two values of size {expr}", f"{known} and {number}, at {holder}")
+    return sizes
+
+
+def _sized(holder: Node, value: Any) -> Iterator[tuple[sympy.Expr, int]]:
+    meta = holder.meta.get("val")
+    if isinstance(value, torch.Tensor):
+        if isinstance(meta, torch.Tensor) and meta.dim() == value.dim():
+            for dim, number in zip(meta.shape, value.shape, strict=True):
+                if isinstance(expr := expression(dim), sympy.Expr):
+                    yield expr, number
+    elif isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(expr := _scalar(holder), sympy.Expr):
+            yield expr, value
+
+
+def _scalar(holder: Node) -> Dim | None:
+    """The expression of a placeholder that holds a number; one without metadata is a symbol of its own."""
+    meta = holder.meta.get("val")
+    if meta is None:
+        return sympy.Symbol(f"_{holder.name}", integer=True)
+    return expression(meta) if isinstance(meta, (int, torch.SymInt, sympy.Expr)) else None
+
+
+def describe(holder: Node, value: Any, sizes: Sizes, shape: Sequence[Dim] | None = None) -> Spec:
+    """The spec of an argument; ``shape`` is the expected one where it is not the metadata's own."""
+    if isinstance(value, torch.Tensor):
+        return describe_tensor(value, shape or _shape(holder, value), sizes)
+    if isinstance(value, float) and _is_factor(holder):
+        return Factor()
+    if isinstance(value, int) and not isinstance(value, bool):
+        expr = small_folded(_scalar(holder), sizes)
+        if isinstance(expr, sympy.Expr) and value not in (0, 1):
+            return Size(expr)
+    return Literal(type(value), value)
+
+
+def _shape(holder: Node, value: torch.Tensor) -> Sequence[Dim]:
+    meta = holder.meta.get("val")
+    same = isinstance(meta, torch.Tensor) and meta.dim() == value.dim()
+    return [expression(d) for d in meta.shape] if same else value.shape
+
+
+def describe_tensor(value: torch.Tensor, shape: Sequence[Dim], sizes: Sizes) -> Array:
+    """The spec of a tensor whose dims are ``shape``."""
+    dims = tuple(small_folded(d, sizes) for d in shape)
+    numbers = [evaluate(d, sizes) for d in dims]
+    dims = tuple(n if known is None else d for d, known, n in zip(dims, numbers, value.shape, strict=True))
+    wrong = [
+        (str(d), n) for d, known, n in zip(shape, numbers, value.shape, strict=True) if known not in (None, n)
+    ]
+    errors.check(not wrong, "an argument of a loop has another shape than was planned", str(wrong))
+    return Array(dims, symbolic_stride(value, dims), value.dtype, value.device)
+
+
+def small_folded(dim: Dim | None, sizes: Sizes) -> Dim | None:
+    """``dim`` with sizes that are 0 or 1 now written as numbers: compilers treat those specially."""
+    if not isinstance(dim, sympy.Expr):
+        return dim
+    dim = dim.xreplace({s: n for s, n in sizes.items() if n in (0, 1)})
+    return int(dim) if dim.is_number else (n if (n := evaluate(dim, sizes)) in (0, 1) else dim)
+
+
+def evaluate(dim: Dim, sizes: Mapping[Any, int]) -> int | None:
+    """The present value of a size; None if it is not known."""
+    if not isinstance(dim, sympy.Expr):
+        return int(dim)
+    if dim in sizes:
+        return sizes[dim]
+    value = dim.xreplace(dict(sizes))
+    return int(value) if value.is_number else None
+
+
+def symbolic_stride(value: torch.Tensor, dims: Sequence[Dim]) -> tuple[Dim, ...]:
+    """Strides of a dense tensor as products of its dims, so that they hold for other sizes too."""
+    stride: list[Dim] = list(value.stride())
+    running, symbolic = 1, sympy.Integer(1)
+    for dim in sorted(range(value.dim()), key=lambda d: (value.stride(d), value.size(d))):
+        if value.stride(dim) == running:
+            stride[dim] = symbolic if symbolic.free_symbols else int(symbolic)
+            running, symbolic = running * value.size(dim), symbolic * dims[dim]
+    return tuple(stride)
+
+
+def stride_pattern(value: torch.Tensor) -> tuple[Dim, ...]:
+    """The strides in terms of the dims, whatever their sizes."""
+    return symbolic_stride(value, sympy.symbols(f"d:{value.dim()}", integer=True, positive=True))
+
+
+SCALED = {
+    op: getattr(aten, name).Tensor
+    for name in ("mul", "div", "add", "sub")
+    for op in (getattr(aten, name).Tensor, getattr(aten, name).Scalar)
+}
+
+
+def _is_factor(holder: Node) -> bool:
+    """Whether a float can be a 0-dim tensor instead: wherever it meets one floating tensor."""
+    return all(
+        user.target in SCALED
+        and len(user.args) == 2
+        and not user.kwargs
+        and holder not in user.args[:1]
+        and isinstance(other := user.args[0], Node)
+        and (other.op != "placeholder" or _is_floating(other))
+        for user in holder.users
+    )
+
+
+def _is_floating(node: Node) -> bool:
+    meta = node.meta.get("val")
+    return isinstance(meta, torch.Tensor) and meta.is_floating_point()

@@ -1,0 +1,39 @@
+"""The code in the documentation runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+DOCS = Path(__file__).parent.parent / "docs"
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def blocks(path):
+    """Each python block of a page, and the line it begins at."""
+    text = path.read_text(encoding="utf-8")
+    return [(text[: m.start()].count("\n") + 1, m[1]) for m in BLOCK.finditer(text)]
+
+
+@pytest.fixture(autouse=True)
+def settings_put_back():
+    dtype, state = torch.get_default_dtype(), torch.get_rng_state()
+    yield
+    torch.set_default_dtype(dtype)
+    torch.set_rng_state(state)
+
+
+@pytest.mark.parametrize("page", ["how_it_works.md"])
+def test_the_blocks_of_a_page_run_in_order(page):
+    scope = {"__name__": page}
+    for line, code in blocks(DOCS / page):
+        padded = "\n" * line + code  # so that a traceback shows the page's own line
+        exec(compile(padded, str(DOCS / page), "exec"), scope)
+
+
+def test_the_core_is_about_150_lines():
+    text = (DOCS / "how_it_works.md").read_text(encoding="utf-8")
+    core = text[text.index("## Rules are data") : text.index("The same gradients")]
+    lines = [line.strip() for match in BLOCK.finditer(core) for line in match[1].splitlines()]
+    assert len([line for line in lines if line and not line.startswith(("#", '"""', "assert"))]) <= 160
