@@ -19,7 +19,7 @@ TOLERANCES = ((1e-6, 1e-4), (2e-3, 5e-3), (1.0, 3e-2))  # a difference, where th
 
 # An element of a gradient is "zero up to rounding" where two runs differ by more than the first of these of
 # itself, and by less than the second of the largest element in all of the model's gradients.
-ROUNDING = {"exact": (1e-8, EXACT), "inexact": (1e-1, 1e-2)}
+ROUNDING_EXACT, ROUNDING = (1e-8, EXACT), (1e-1, 1e-2)
 
 
 def of_precision(table: tuple[tuple[float, float], ...], eps: float) -> float:
@@ -96,6 +96,7 @@ class Comparison:
     ) -> None:
         self.accumulated, self.full, self.eager, self.reference = accumulated, full, eager, reference
         self.notes: list[str] = []
+        self.rounding = ROUNDING
 
     def directly(self, tolerance: float) -> tuple[list[Row], bool]:
         """Passed where no difference is above `tolerance`; nor one to eager, where the numbers are exact."""
@@ -103,6 +104,7 @@ class Comparison:
         def verdict(rows: list[Row]) -> list[bool]:
             return [max(row.rel_diff, (row.eager or 0.0) * (tolerance == EXACT)) <= tolerance for row in rows]
 
+        self.rounding = ROUNDING_EXACT if tolerance == EXACT else ROUNDING
         return self.decide(verdict)
 
     def by_reference(self, floor: float) -> tuple[list[Row], bool]:
@@ -138,7 +140,7 @@ class Comparison:
 
     def undetermined(self, name: str) -> torch.Tensor | None:
         """Where a parameter's gradient is zero up to rounding, which an optimizer such as Adam amplifies."""
-        of_itself, of_largest = ROUNDING["exact" if self.reference is None else "inexact"]
+        of_itself, of_largest = self.rounding
         scale = scales_of(self.full).get(("gradient", self.full.entries[name].scale), 0.0)
         runs = [r for r in (self.full, self.accumulated, self.eager, self.reference) if r is not None]
         histories = [run.stepped.get(name) for run in runs]

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import torch
 from torch.fx import GraphModule
 
 from accumcompile.loop import Split
+from accumcompile.options import Settings
 from accumcompile.program_text import program_source
 from accumcompile.report import Report
 
@@ -51,6 +53,11 @@ class Dumper:
         self.put("report.txt", lambda: str(report) + "\n")
         self.put("report.json", lambda: report.to_json() + "\n")
 
+    def wanted(self) -> bool:
+        """Whether anybody reads the texts."""
+        handlers = logging.getLogger("torch.__trace").handlers
+        return self.directory is not None or log.isEnabledFor(logging.DEBUG) or bool(handlers)
+
     def put(self, name: str, text: Callable[[], str]) -> None:
         """Write one text wherever somebody wants it; `text` is called only then."""
         if self.directory is not None:
@@ -60,6 +67,27 @@ class Dumper:
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s\n%s", name, text())
         trace(name, text)
+
+
+def dumper_of(settings: Settings) -> Dumper:
+    """The one dumper of a step."""
+    if "dumper" not in settings.state:
+        settings.state["dumper"] = Dumper(settings.options.dump)
+    return settings.state["dumper"]
+
+
+@contextmanager
+def reported(settings: Settings) -> Iterator[None]:
+    """Around one call of a step: dump a report of it if it compiled something."""
+    dumper = dumper_of(settings)
+    if not dumper.wanted():
+        yield
+        return
+    before = dict(dumper.written)
+    with settings.journal.recording() as runs:
+        yield
+    if dumper.written != before:
+        dumper.report(Report.of_call(runs, settings))
 
 
 def trace(name: str, text: Callable[[], str]) -> None:

@@ -11,6 +11,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils._sympy.functions import FloorDiv
 
 from .arithmetic import emit_number
+from .loop import Split
 from .operands import Path, is_size, operands, rebuild
 from .placement import Placement, Replicate, Shard, Size
 from .propagate import Propagation, shape_of
@@ -61,6 +62,7 @@ class Bridges(Writer):
     def __init__(self, graph: Graph, known: Propagation):
         super().__init__(known)
         self.split = self.graph.placeholder("split")
+        self._whole_split: Node | None = None
         self.whole_of: dict[Node, Any] = {}
         self._source = graph
         for node in graph.find_nodes(op="placeholder"):
@@ -124,6 +126,12 @@ class Bridges(Writer):
         if isinstance(expr, sympy.Expr):
             return self.size(expr)
         return expr
+
+    def at_once(self) -> Node:
+        """The split of a loop that runs as one micro-batch."""
+        if self._whole_split is None:
+            self._whole_split = self.call(Split.at_once, (self.split,))
+        return self._whole_split
 
     def draw(self, before: int) -> None:
         """Run what may run only once, in its original order, as soon as its operands are there."""

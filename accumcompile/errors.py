@@ -76,6 +76,11 @@ MESSAGES: dict[str, Message] = {
         "no input has a batch size left that may vary: this line fixes that of {name} to {size}",
         "compute sizes from the tensor (x.shape[0]) instead of writing the number, or declare batch_dims",
     ),
+    "AC016": Message(
+        "the batch size of {name} became a constant",
+        "this line fixes the size {size} of its dim {dim}: it is no batch, and what depends on it runs whole",
+        "compute sizes from the tensor (x.shape[0]) instead of writing the number, or declare batch_dims",
+    ),
     # The safety net
     "AC020": Message(
         "the step ran on the full batch",

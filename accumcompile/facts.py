@@ -47,6 +47,7 @@ def _loop(known: Propagation, name: str, meta: dict) -> LoopFact:
         tuple(value_fact(known, node) for node in meta["carried"]),
         tuple(value_fact(known, node) for node in meta["kept"]),
         len(loop.nodes),
+        loop.at_once,
     )
 
 

@@ -44,7 +44,7 @@ def convert(snapshot: Snapshot) -> None:
     scalers = [vars(each.value).values() for each in snapshot.found.values() if is_scaler(each.value)]
     keep = {id(value) for values in scalers for value in values}
     gradients = [(each.value, each.value.grad) for each in found if each.value.is_leaf]
-    storages: dict[int, torch.Tensor] = {}
+    storages: dict[tuple[int, torch.dtype], torch.Tensor] = {}
     for tensor, _ in gradients:
         tensor.grad = None
     for each in found:
@@ -66,7 +66,7 @@ def converts(found: Found) -> bool:
     return floating and tensor.is_leaf and not counts and not tensor.is_meta
 
 
-def widened(tensor: torch.Tensor, storages: dict[int, torch.Tensor]) -> torch.Tensor:
+def widened(tensor: torch.Tensor, storages: dict[tuple[int, torch.dtype], torch.Tensor]) -> torch.Tensor:
     """`tensor` in float64; tensors that shared memory share it afterwards."""
     storage = tensor.untyped_storage()
     if storage.data_ptr() == 0:

@@ -35,6 +35,10 @@ class Split:
     def __len__(self) -> int:
         return -(-self.batch // self.rows)
 
+    def at_once(self) -> Split:
+        """The whole batch as one micro-batch."""
+        return Split(self.batch, self.batch)
+
     @property
     def tail(self) -> int:
         """The number of samples in the last micro-batch where it is smaller than the others, else 0."""

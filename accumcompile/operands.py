@@ -96,3 +96,15 @@ def rebuild(node: Node, at: Callable[[Path, Any], Any]) -> tuple[tuple, dict]:
 
     args = tuple(walk(("args", i), value) for i, value in enumerate(node.args))
     return args, {name: walk(("kwargs", name), value) for name, value in node.kwargs.items()}
+
+
+def ancestors(node: Node) -> set[Node]:
+    """Everything that a node is computed from."""
+    seen: set[Node] = set()
+    stack = list(node.all_input_nodes)
+    while stack:
+        current = stack.pop()
+        if current not in seen:
+            seen.add(current)
+            stack += current.all_input_nodes
+    return seen

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from . import errors
+from . import errors, where
 from .capture.journal import Journal
 from .where import Frame
 
@@ -53,12 +53,12 @@ class Options:
         for name, accepts, wanted in CHECKS:
             value = getattr(self, name)
             if not accepts(value):
-                raise errors.error("AC001", option=name, value=repr(value), wanted=wanted)
+                raise errors.error("AC001", where.here(), option=name, value=repr(value), wanted=wanted)
         for name, is_later, what in LATER:
             if is_later(getattr(self, name)):
-                raise errors.error("AC002", option=name, value=repr(getattr(self, name)), instead=what)
+                raise errors.error("AC002", where.here(), option=name, value=repr(getattr(self, name)), instead=what)
         if (self.steps is None) == (self.micro_batch_size is None):
-            raise errors.error("AC004" if self.steps is not None else "AC005")
+            raise errors.error("AC004" if self.steps is not None else "AC005", where.here())
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Options:
@@ -66,7 +66,7 @@ class Options:
         names = [f.name for f in dataclasses.fields(cls)]
         for name in options:
             if name not in names:
-                raise errors.error("AC006", option=name, names=", ".join(names))
+                raise errors.error("AC006", where.here(), option=name, names=", ".join(names))
         return cls(**options)
 
     def rows(self, batch: int, granule: int = 1) -> int:

@@ -51,6 +51,7 @@ class LoopFact:
     carry: tuple[ValueFact, ...]
     ys: tuple[ValueFact, ...]
     nodes: int  # operators in the body
+    at_once: bool = False  # so small that it runs as one micro-batch
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,12 @@ from torch.fx import GraphModule
 from accumcompile.loop import Split
 
 HEADER = '"""A program of accumcompile on random inputs: python runs it."""\n'
-IMPORTS = ("from accumcompile.loop import Split", "from math import inf, nan", "import torch")
+IMPORTS = (
+    "import accumcompile.rules.table  # registers operators of ours",
+    "from accumcompile.loop import Split",
+    "from math import inf, nan",
+    "import torch",
+)
 MAIN = '''
 def random_tensor(shape, stride, dtype, device):
     """Random numbers with these strides; zeros and ones where the dtype has no fractions."""

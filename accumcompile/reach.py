@@ -75,7 +75,7 @@ def reach(fn: Callable, args: tuple = (), kwargs: Mapping[str, Any] | None = Non
 def walk(roots: Iterable[Found]) -> Iterator[Found]:
     """Breadth first from `roots`, so that an object gets its shortest name."""
     roots = list(roots)
-    now, later = deque(roots), deque()
+    now, later = deque(roots), deque[Found]()
     direct = {id(root.value) for root in roots}
     seen: dict[Any, Found] = {}
     while now or later:
@@ -123,7 +123,7 @@ def is_step(value: Any) -> bool:
 
 def opens(value: Any) -> bool:
     """Whether to look into an object that is no container, module or function."""
-    cls = type(value)
+    cls: Any = type(value)
     if cls.__module__.startswith(CLOSED_PACKAGES):
         return False
     return is_dataclass(value) or has_state(value) or is_users_class(cls) or cls is types.SimpleNamespace

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from accumcompile.capture.journal import Run
+from accumcompile.options import Settings
 from accumcompile.plan import BarrierFact, LoopFact, Sizes, ValueFact
 
 
@@ -131,6 +132,18 @@ class Report:
             calls.setdefault((id(run.plan), run.split, tuple(run.sizes.items())), []).append(run)
         graphs = tuple(Graph.of(same[0], len(same)) for same in calls.values())
         return cls(name, steps, micro_batch_size, graphs, tuple(notes))
+
+    @classmethod
+    def of_call(cls, runs: Iterable[Run], settings: Settings) -> Report:
+        """The runs of one call of a step."""
+        steps = settings.options.steps
+        return cls.of(
+            runs,
+            name=settings.name,
+            steps=steps if isinstance(steps, int) else None,
+            micro_batch_size=settings.options.micro_batch_size,
+            notes=settings.notes,
+        )
 
     @property
     def loops(self) -> tuple[Loop, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sympy
@@ -15,6 +16,7 @@ from .operands import is_size
 from .options import Settings
 from .placement import Shard
 from .plan import Plan
+from .rules.table import is_impure
 from .sizes import expression
 from .stages import Schedule
 
@@ -28,6 +30,7 @@ class Runner:
         known = plan.propagation
         self.symbol, self.granule = known.batch.symbol, known.granule
         self.reads = list(_bindings(gm))
+        self.draws = _Draws.of(gm)
         self.results = [_Result.of(o, known) for o in plan.outputs]
 
     def __call__(self, arguments: list) -> list:
@@ -37,7 +40,8 @@ class Runner:
         self.settings.journal.ran(self.report, sizes, split)
         given = list(arguments)
         arguments.clear()
-        values = self.program(split, *given)
+        with self.draws.kept_on_success():
+            values = self.program(split, *given)
         del given
         return [r.finish(v, sizes) if r is not None else v for r, v in zip(self.results, values, strict=True)]
 
@@ -66,6 +70,36 @@ def _argument(position: int) -> Callable:
 
 def _size(position: int, dim: int) -> Callable:
     return lambda arguments: arguments[position].shape[dim]
+
+
+class _Draws:
+    """The random generators that a graph draws from: as they were before it, if it does not come to its end."""
+
+    def __init__(self, devices: set[torch.device]):
+        self.devices = devices
+
+    @classmethod
+    def of(cls, gm: GraphModule) -> _Draws:
+        """The generators of the devices on which some node draws."""
+        values = [n.meta.get("val") for n in gm.graph.nodes if n.op == "call_function" and is_impure(n)]
+        return cls({v.device for v in values if isinstance(v, torch.Tensor)})
+
+    @contextmanager
+    def kept_on_success(self) -> Iterator[None]:
+        """Put the generators back where the block raises."""
+        before = {d: _generator(d).get_state() for d in self.devices}
+        try:
+            yield
+        except BaseException:
+            for device, state in before.items():
+                _generator(device).set_state(state)
+            raise
+
+
+def _generator(device: torch.device) -> torch.Generator:
+    if device.type == "cuda":
+        return torch.cuda.default_generators[device.index or 0]
+    return torch.default_generator
 
 
 class _Result:

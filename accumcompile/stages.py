@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from torch.fx import Graph, Node
 
-from .operands import is_size, operands, reads_sizes
+from .operands import is_size, is_tensor, operands, reads_sizes
 from .placement import Partial, Replicate, Shard
 from .propagate import Propagation, elements
 from .rules.table import rule_of
@@ -30,6 +30,7 @@ class Loop:
     nodes: list[Node] = field(default_factory=list)
     roots: list[Node] = field(default_factory=list)  # P values reduced and S values gathered after it
     saved: list[Node] = field(default_factory=list)  # S values kept for later loops
+    at_once: bool = False  # so small that it runs as one micro-batch
 
 
 @dataclass
@@ -110,7 +111,24 @@ def schedule(graph: Graph, known: Propagation) -> Schedule:
     deadlines.advance()
     loops = [Loop(k, roots=roots) for k, roots in enumerate(deadlines.roots_by_loop()) if roots]
     choose_saved(known, loops, deadlines.order)
+    _mark_small(loops)
     return Schedule(known, loops, outputs)
+
+
+_SMALL = 256  # a loop this many times smaller than the largest costs nothing worth splitting
+
+
+def _mark_small(loops: list[Loop]) -> None:
+    """A loop that is small beside another runs as one micro-batch, if its results are the same at any shape."""
+    sizes = [sum(elements(n) for n in loop.nodes if is_tensor(n)) for loop in loops]
+    for loop, size in zip(loops, sizes, strict=True):
+        exact = all(n in loop.roots or _is_elementwise(n) for n in loop.nodes)
+        loop.at_once = exact and not loop.saved and size * _SMALL <= max(sizes)
+
+
+def _is_elementwise(node: Node) -> bool:
+    rule = rule_of(node.target)
+    return rule is not None and rule.elementwise
 
 
 class _Deadlines:

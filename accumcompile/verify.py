@@ -54,9 +54,7 @@ def explain(step: Any, *args: Any, **kwargs: Any) -> Report:
     step, args = unbound(step, args)
     with Snapshot.of(step.fn, args, kwargs), step.settings.journal.recording() as runs:
         step(*args, **kwargs)
-    settings = step.settings
-    asked = {"steps": settings.options.steps, "micro_batch_size": settings.options.micro_batch_size}
-    return Report.of(runs, name=settings.name, notes=settings.notes, **asked)
+    return Report.of_call(runs, step.settings)
 
 
 def verify(step: Any, *args: Any, **kwargs: Any) -> VerifyReport:

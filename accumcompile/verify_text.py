@@ -64,7 +64,10 @@ def table(rows: Sequence[Row]) -> RenderableType:
         grid.add_column(title, justify="right", no_wrap=True)
     grid.add_column("at", overflow="fold")
     for (kind, group), members in groups.items():
-        columns = [[row.rel_diff for row in members], [row.eager for row in members]]
+        columns: list[list[float | None]] = [
+            [row.rel_diff for row in members],
+            [row.eager for row in members],
+        ]
         if exact:
             columns += [[row.error for row in members], [row.full_error for row in members]]
         name = f"{TITLES[kind]}, {group}" if group else TITLES[kind]

@@ -26,6 +26,7 @@ from accumcompile.emit import Body, Bridges
 from accumcompile.loop import accumulate_loop
 from accumcompile.placement import Partial, Shard
 from accumcompile.propagate import shape_of
+from accumcompile.rules.table import is_impure
 from accumcompile.stages import Loop, Schedule
 
 aten = torch.ops.aten
@@ -51,16 +52,11 @@ def form_loops(gm: GraphModule, plan: Schedule) -> GraphModule:
     for node in bridges.graph.find_nodes(op="get_attr"):
         if not hasattr(root, node.target):
             setattr(root, node.target, getattr(gm, node.target))
-    bridges.graph.eliminate_dead_code(is_impure_node=lambda n: n.op in ("placeholder", "output") or _draws(n))
+    bridges.graph.eliminate_dead_code(is_impure_node=lambda n: n.op in ("placeholder", "output") or is_impure(n))
     program = GraphModule(root, bridges.graph, "Program")
     program.meta["loops"] = {name: module.meta for name, module in modules.items()}
+    program.meta["granule"] = plan.propagation.granule
     return program
-
-
-def _draws(node: Node) -> bool:
-    from accumcompile.rules.table import is_impure
-
-    return is_impure(node)
 
 
 def _form(bridges: Bridges, loop: Loop, name: str) -> GraphModule:
@@ -76,7 +72,7 @@ def _form(bridges: Bridges, loop: Loop, name: str) -> GraphModule:
         accumulate_loop,
         (
             bridges.graph.get_attr(name),
-            bridges.split,
+            bridges.at_once() if loop.at_once else bridges.split,
             list(body.consts),
             [whole for _, whole, _ in body.xs.values()],
             [dim for _, _, dim in body.xs.values()],

@@ -55,11 +55,11 @@ def test_costs_what_it_declares(row, case, accumulated):
 
 
 def cost_of(report) -> Cost:
-    return Cost(
-        loops=len(report.loops),
-        barriers=[(barrier.kind, source_line(barrier.where)) for barrier in report.barriers],
-        gathered=sum(barrier.bytes for barrier in report.barriers if barrier.kind == "gather"),
-    )
+    lines = {"reduce": [], "gather": []}
+    for barrier in report.barriers:
+        lines[barrier.kind].append(source_line(barrier.where))
+    gathered = sum(barrier.bytes for barrier in report.barriers if barrier.kind == "gather")
+    return Cost(len(report.loops), **lines, gathered=gathered)
 
 
 def source_line(where: str) -> str:

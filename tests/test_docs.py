@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from accumcompile.errors import MESSAGES
+
 DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
@@ -37,3 +39,8 @@ def test_the_core_is_about_150_lines():
     core = text[text.index("## Rules are data") : text.index("The same gradients")]
     lines = [line.strip() for match in BLOCK.finditer(core) for line in match[1].splitlines()]
     assert len([line for line in lines if line and not line.startswith(("#", '"""', "assert"))]) <= 160
+
+
+def test_every_code_is_documented():
+    codes = set(re.findall(r"AC\d{3}", (DOCS / "errors.md").read_text(encoding="utf-8")))
+    assert codes == set(MESSAGES)

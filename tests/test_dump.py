@@ -7,17 +7,21 @@ import subprocess
 import sys
 
 import pytest
+import sympy
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, GraphModule
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from accumcompile.dump import Dumper
+from accumcompile.dump import Dumper, dumper_of, reported
 from accumcompile.loop import Split, accumulate_loop
+from accumcompile.options import Options, Settings
+from accumcompile.plan import Plan
 from accumcompile.program_text import program_source
 from accumcompile.report import Report
 
 aten = torch.ops.aten
+PLAN = Plan("fused", sympy.Symbol("s0"), 1, (), ())
 
 
 def fake(shape, dynamic=True):
@@ -117,6 +121,17 @@ def test_the_report_as_text_and_json(tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["steps"] == 2
 
 
+def test_a_call_that_compiled_is_reported(tmp_path):
+    settings = Settings(Options(steps=2, dump=str(tmp_path)), name="train_step")
+    with reported(settings):
+        pass
+    assert not (tmp_path / "report.txt").exists()
+    with reported(settings):
+        dumper_of(settings).write("graph", "captured", "text")
+        settings.journal.ran(PLAN, {}, Split(4, 2))
+    assert "train_step: steps=2 asked for; a batch of 4 ran as 2" in (tmp_path / "report.txt").read_text()
+
+
 def test_off_it_costs_nothing(monkeypatch):
     monkeypatch.setattr(logging.getLogger("torch.__trace"), "handlers", [])  # pytest's own
 
@@ -135,7 +150,7 @@ def test_the_log_gets_the_texts(caplog):
 
 
 TRACED = """
-from accumcompile.dump import Dumper
+from accumcompile.dump import Dumper, dumper_of, reported
 Dumper().write("graph", "captured", "the text")
 """
 

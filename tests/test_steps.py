@@ -42,15 +42,16 @@ def test_every_value_is_finite_and_the_models_learn(row):
 
 
 def test_barriers_are_compared_as_a_multiset():
-    twice = Cost(loops=2, barriers=[("reduce", "a"), ("gather", "b")])
-    assert twice == Cost(loops=2, barriers=[("gather", "b"), ("reduce", "a")])
-    assert twice != Cost(loops=2, barriers=[("gather", "b"), ("gather", "b"), ("reduce", "a")])
-    assert twice != Cost(loops=2, barriers=[("gather", "b"), ("reduce", "a")], gathered=8)
+    cost = Cost(loops=2, reduce=["a", "b", "a"])
+    assert cost == Cost(loops=2, reduce=["a", "a", "b"])
+    assert cost != Cost(loops=2, reduce=["a", "b"])
+    assert cost != Cost(loops=2, reduce=["a", "b"], gather=["a"])
+    assert cost != Cost(loops=3, reduce=["a", "a", "b"])
 
 
-@pytest.mark.parametrize("barriers", [(), [("gather", 'x["a"]')], {("gather", "a"): 2, ("reduce", "b"): 1}])
-def test_a_cost_prints_as_the_literal_to_paste(barriers):
-    cost = Cost(loops=2, barriers=barriers, gathered=96)
+@pytest.mark.parametrize("lines", [[], ['x["a"]'], ["a", "b"], ["a", "a"], ["a", "b", "a", "c"]])
+def test_a_cost_prints_as_the_literal_to_paste(lines):
+    cost = Cost(loops=2, reduce=lines, gather=lines[:1], gathered=96)
     assert eval(repr(cost)) == cost
 
 

@@ -10,6 +10,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from ..compiler import compile_piece
+from ..operands import ancestors
 from ..options import Settings
 from . import aot_api
 from .frames import BatchSymbols
@@ -28,9 +29,9 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSy
     fused, roads = capture(detached(gm, others), example_inputs, batch, settings, fused=True)
     if roads.road != "fused":
         return capture(gm, example_inputs, batch, settings, fused=False)[0]
-    beside, two_pass = capture(returning(gm, others), example_inputs, batch, settings, fused=False)
     positions = [results(gm).index(o) for o in others]
-    return reattached(fused, beside, positions, roads.mutated, two_pass.reads)
+    later = aot_api.later(lambda: capture(returning(gm, others), example_inputs, batch, settings, fused=False)[0])
+    return reattached(fused, later, positions, roads.mutated, roads.behind(positions))
 
 
 def capture(gm, example_inputs, batch: BatchSymbols, settings: Settings, fused: bool) -> tuple[Callable, Roads]:
@@ -66,18 +67,6 @@ def scalar_sink(gm: GraphModule) -> Node | None:
     scalars = [o for o in differentiable_outputs(gm) if o.meta["example_value"].dim() == 0]
     sinks = [s for s in scalars if not any(s in ancestors(o) for o in scalars if o is not s)]
     return sinks[0] if len(sinks) == 1 else None
-
-
-def ancestors(node: Node) -> set[Node]:
-    """Everything that a node is computed from."""
-    seen: set[Node] = set()
-    stack = list(node.all_input_nodes)
-    while stack:
-        current = stack.pop()
-        if current not in seen:
-            seen.add(current)
-            stack += current.all_input_nodes
-    return seen
 
 
 def detached(gm: GraphModule, outputs: list[Node]) -> GraphModule:

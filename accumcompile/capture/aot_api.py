@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch._dynamo.backends.common import aot_autograd
-from torch._functorch._aot_autograd.descriptors import GradAOTOutput, InputMutationAOTOutput
+from torch._functorch._aot_autograd.descriptors import InputMutationAOTOutput, PlainAOTOutput
 from torch._functorch.compile_utils import fx_graph_cse
 from torch._functorch.partitioners import _extract_fwd_bwd_modules
-from torch._guards import detect_fake_mode
+from torch._guards import TracingContext, detect_fake_mode, tracing
 from torch._inductor import config as inductor_config
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.fx_passes.joint_graph import joint_graph_passes
@@ -32,6 +32,20 @@ def aot(partition: Callable, forward: Compile, backward: Compile, inference: Com
         inference_compiler=inference,
         decompositions=select_decomp_table(),
     )
+
+
+def later(capture: Callable[[], Callable]) -> Callable:
+    """A callable that is captured when it is first called, in the context of the capture that is under way now."""
+    context = TracingContext.get()
+    made: list[Callable] = []
+
+    def run(*inputs: Any) -> Any:
+        if not made:
+            with tracing(context), torch.enable_grad():
+                made.append(capture())
+        return made[0](*inputs)
+
+    return run
 
 
 def improve(gm: GraphModule, compiled: bool) -> GraphModule:
@@ -53,14 +67,18 @@ def tangents(gm: GraphModule) -> list[Node]:
 
 def mutated_inputs(gm: GraphModule) -> list[int]:
     """Positions of the inputs that the graph gives a new value."""
-    output = next(iter(gm.graph.find_nodes(op="output")))
-    return [d.mutated_input.idx for d in output.meta.get("desc", ()) if isinstance(d, InputMutationAOTOutput)]
+    return [d.mutated_input.idx for _, d in _described(gm) if isinstance(d, InputMutationAOTOutput)]
 
 
-def gradients_of(gm: GraphModule) -> list[int | None]:
-    """For each output, the position of the input that it is the gradient of."""
+def user_outputs(gm: GraphModule) -> dict[int, Node]:
+    """The outputs of a joint graph that are the user's, by their position among the user's outputs."""
+    return {d.idx: node for node, d in _described(gm) if isinstance(d, PlainAOTOutput) and isinstance(node, Node)}
+
+
+def _described(gm: GraphModule) -> list[tuple[Any, Any]]:
+    """Each output with AOTAutograd's description of it."""
     output = next(iter(gm.graph.find_nodes(op="output")))
-    return [d.grad_of.idx if isinstance(d, GradAOTOutput) else None for d in output.meta.get("desc", ())]
+    return list(zip(output.args[0], output.meta["desc"], strict=True))
 
 
 def extract(joint: GraphModule, saved: list[Node], sizes: list[Node], outputs: int) -> tuple[GraphModule, GraphModule]:

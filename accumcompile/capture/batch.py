@@ -92,21 +92,21 @@ def _below(name: str, dims: Any, key: Any) -> Any:
         return dims.get(key, _INFER)
     if isinstance(dims, Sequence) and isinstance(key, int) and key < len(dims):
         return dims[key]
-    raise errors.error(
-        "AC010", argument=name, why=f"{dims!r} has no entry for {key!r}", fix="nest it like the argument"
-    )
+    raise _misfit(name, why=f"{dims!r} has no entry for {key!r}", fix="nest it like the argument")
 
 
 def _check_dim(name: str, tensor: torch.Tensor, dims: Any) -> None:
     if dims is _INFER or dims is None:
         return
     if isinstance(dims, bool) or not isinstance(dims, int):
-        raise errors.error(
-            "AC010", argument=name, why=f"{dims!r} is no dim of a tensor", fix="give an int or None"
-        )
+        raise _misfit(name, why=f"{dims!r} is no dim of a tensor", fix="give an int or None")
     if not -tensor.dim() <= dims < tensor.dim():
         why = f"there is no dim {dims} in a tensor of shape {tuple(tensor.shape)}"
-        raise errors.error("AC010", argument=name, why=why, fix="give one of its dims, or None")
+        raise _misfit(name, why=why, fix="give one of its dims, or None")
+
+
+def _misfit(argument: str, why: str, fix: str) -> Exception:
+    return errors.error("AC010", where.here(), argument=argument, why=why, fix=fix)
 
 
 def arguments(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,16 +131,12 @@ def declared(batch_dims: Any, named: Mapping[str, Any]) -> dict[str, Any]:
         for name in batch_dims:
             if name not in named:
                 why = f"the step has no such argument; it has {', '.join(named)}"
-                raise errors.error(
-                    "AC010", argument=repr(name), why=why, fix="use the names of the step's arguments"
-                )
+                raise _misfit(repr(name), why=why, fix="use the names of the step's arguments")
         return {name: batch_dims.get(name, _INFER) for name in named}
     if isinstance(batch_dims, Sequence) and len(batch_dims) == len(named):
         return dict(zip(named, batch_dims, strict=True))
     why = f"{batch_dims!r} is for another number of arguments than {len(named)}: {', '.join(named)}"
-    raise errors.error(
-        "AC010", argument="the step", why=why, fix="give one entry for each argument, or a dict by name"
-    )
+    raise _misfit("the step", why=why, fix="give one entry for each argument, or a dict by name")
 
 
 def find(named: Mapping[str, Any], batch_dims: Any, settings: Settings) -> Batch:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import sympy
@@ -36,27 +37,33 @@ EVERY_SIZE_SYMBOLIC: dict[str, Any] = {"assume_static_by_default": False, "use_d
 _SAID_ONCE = ("_once", "_advice")
 
 
-@contextmanager
-def _patched(module: Any, changes: dict[str, Any]) -> Iterator[None]:
-    """Set those ``changes`` that this torch knows, and put them back."""
-    known = {name: value for name, value in changes.items() if hasattr(module, name)}
-    revert = module._make_closure_patcher(**known)()
-    try:
-        yield
-    finally:
-        revert()
+def _patcher(changes: Mapping[str, Any]) -> Callable[[], Callable[[], None]]:
+    """Sets those of ``changes`` that this torch knows; returns what puts them back."""
+    return config._make_closure_patcher(
+        **{name: value for name, value in changes.items() if hasattr(config, name)}
+    )
 
 
-def _said_once() -> set[Callable[..., Any]]:
-    return {v for k, v in vars(logging.Logger).items() if k.endswith(_SAID_ONCE) and callable(v)}
+@lru_cache(8)
+def _capture_patcher(ignored: frozenset[Callable[..., Any]]) -> Callable[[], Callable[[], None]]:
+    return _patcher(CAPTURE | {"ignore_logging_functions": set(ignored)})
+
+
+@lru_cache(1)
+def _said_once(names: int) -> frozenset[Callable[..., Any]]:
+    """The methods of Logger that say something once; ``names`` is how many it has, for the cache."""
+    return frozenset(v for k, v in vars(logging.Logger).items() if k.endswith(_SAID_ONCE) and callable(v))
 
 
 @contextmanager
 def capture_settings() -> Iterator[None]:
     """Dynamo's settings for the capture of a step."""
-    ignored = config.ignore_logging_functions | _said_once()
-    with _patched(config, CAPTURE | {"ignore_logging_functions": ignored}):
+    ignored = _said_once(len(vars(logging.Logger))).union(config.ignore_logging_functions)
+    put_back = _capture_patcher(ignored)()
+    try:
         yield
+    finally:
+        put_back()
 
 
 def compiled(fn: Callable[..., Any], backend: Callable[..., Any]) -> Callable[..., Any]:
@@ -157,7 +164,7 @@ def retrace(dims: Iterable[tuple[torch.Tensor, int]]) -> None:
     for tensor, dim in fresh:
         now.undo.callback(mark(tensor, dim))
     if not fresh:
-        now.undo.enter_context(_patched(config, EVERY_SIZE_SYMBOLIC))
+        now.undo.callback(_patcher(EVERY_SIZE_SYMBOLIC)())
     now.tries += 1
     raise exc.TensorifyScalarRestartAnalysis(restart_reason="accumcompile: the batch size must be symbolic")
 
@@ -243,6 +250,12 @@ def is_owned(source: Any) -> bool:
     return any(
         type(s).__name__ in _OWNED or getattr(s, "member", None) in _OWNED_MEMBERS for s in _chain(source)
     )
+
+
+def is_argument(source: Any) -> bool:
+    """Whether the source is, or is held by, an argument of the function that Dynamo captures."""
+    *_, root = _chain(source)
+    return getattr(root, "is_input", False)
 
 
 def line_that_fixed(gm: fx.GraphModule, given: Input, dim: int) -> where.Frame | None:

@@ -176,24 +176,26 @@ def _carriers(inputs: list[Input]) -> Iterator[Carrier]:
     for given in inputs:
         if not isinstance(given.value, torch.Tensor) or given.value.dim() == 0:
             continue
-        leaf = call.leaves.get(id(given.value)) if call else None
-        if leaf is not None:
-            if leaf.dim is not None:
-                kind = DECLARED if leaf.declared else LEADING if leaf.leading else INFERRED
-                yield Carrier(given, leaf.dim, kind, leaf.name)
+        if call is not None and id(given.value) in call.leaves:
+            yield from _argument(given, call.leaves[id(given.value)])
         elif given.value in _carried:
             yield Carrier(given, _carried[given.value], CARRIED, given.name)
         elif not isinstance(given.value, torch.nn.Parameter) and not dynamo.is_owned(given.source):
-            if call is None and batch is None:
+            kind = GUESSED
+            if batch is None:  # outside a decorated call: dim 0 of the first that may be one
                 batch = given.value.shape[0]
-            dim = _dim_of_size(given.value, batch, any_dim=call is not None)
-            if dim is not None:
-                yield Carrier(given, dim, GUESSED, given.name)
+                kind = LEADING if dynamo.is_argument(given.source) else GUESSED
+            dims = range(given.value.dim() if call else 1)
+            yield from (
+                Carrier(given, d, kind, given.name) for d in dims if given.value.shape[d] == batch > 1
+            )
 
 
-def _dim_of_size(value: torch.Tensor, batch: int | None, any_dim: bool) -> int | None:
-    dims = range(value.dim() if any_dim else 1)
-    return next((d for d in dims if batch is not None and batch > 1 and value.shape[d] == batch), None)
+def _argument(given: Input, leaf: Leaf) -> Iterator[Carrier]:
+    """An argument of the decorated step, where it carries the batch."""
+    if leaf.dim is not None:
+        kind = DECLARED if leaf.declared else LEADING if leaf.leading else INFERRED
+        yield Carrier(given, leaf.dim, kind, leaf.name)
 
 
 # One symbol
@@ -219,8 +221,12 @@ def _became_constant(carrier: Carrier, gm: fx.GraphModule, settings: Settings, a
     facts = {"name": carrier.name, "dim": carrier.dim, "size": carrier.hint}
     if carrier.kind == DECLARED:
         raise errors.error("AC014", line, **facts)
-    if alone and carrier.kind in PRIMARY and _trains(gm):
-        raise errors.error("AC015", line, **facts)
+    if not _trains(gm):
+        return
+    if carrier.kind in PRIMARY:
+        if alone:
+            raise errors.error("AC015", line, **facts)
+        errors.warn("AC016", settings, line, **facts)
     at = f" at {line.where}" if line else ""
     settings.note(
         f"{carrier.name}: dim {carrier.dim} is no batch, its size {carrier.hint} became a constant{at}"

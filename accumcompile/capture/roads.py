@@ -17,7 +17,7 @@ import sympy
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from ..operands import is_size
+from ..operands import ancestors, is_size
 from ..passes import canonical
 from ..placement import Partial, R
 from ..propagate import propagate
@@ -36,23 +36,28 @@ class Roads:
         self.compile_piece, self.compiled, self.wants_fused = compile_piece, compiled, wants_fused
         self.road = "inference"
         self.mutated: list[int] = []  # positions of the inputs that the graph gives a new value
-        self.reads: list[int] = []  # two-pass: positions of the inputs that the backward reads
+        self.joint: GraphModule | None = None
         self.kept: Kept | None = None
 
     def partition(self, joint: GraphModule, inputs: Any, *, num_fwd_outputs: int, **_: Any) -> tuple[GraphModule, GraphModule]:
         """AOTAutograd's ``partition_fn``."""
         joint = canonical(aot_api.improve(joint, self.compiled))
-        self.mutated = aot_api.mutated_inputs(joint)
+        self.mutated, self.joint = aot_api.mutated_inputs(joint), joint
         if self.wants_fused and is_fusable(joint, num_fwd_outputs):
             self.road = "fused"
             self.kept = Kept(joint, num_fwd_outputs)
             return self.kept.forward, self.kept.backward
         self.road = "two-pass"
-        names = [n.name for n in joint.graph.find_nodes(op="placeholder") if n not in aot_api.tangents(joint)]
-        forward, backward = two_pass(joint, num_fwd_outputs)
-        read = {n.name for n in backward.graph.find_nodes(op="placeholder")}
-        self.reads = [i for i, name in enumerate(names) if name in read or i in self.mutated]
-        return forward, backward
+        return two_pass(joint, num_fwd_outputs)
+
+    def behind(self, positions: Sequence[int]) -> list[int]:
+        """Positions of the inputs that the outputs at ``positions`` are computed from: all that are unknown count."""
+        given = self.joint.graph.find_nodes(op="placeholder")
+        known = aot_api.user_outputs(self.joint)
+        if any(p not in known for p in positions):
+            return list(range(len(given)))
+        sources = set().union(*(ancestors(known[p]) | {known[p]} for p in positions))
+        return [i for i, node in enumerate(given) if node in sources]
 
     def forward(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
         """AOTAutograd's ``fw_compiler``."""
@@ -192,12 +197,4 @@ def _drawn(joint: GraphModule) -> list[Node]:
 
 def _is_before(node: Node, tangents: set[Node]) -> bool:
     """Whether a node does not depend on the tangents."""
-    seen, stack = set(), [node]
-    while stack:
-        current = stack.pop()
-        if current in tangents:
-            return False
-        if current not in seen:
-            seen.add(current)
-            stack += current.all_input_nodes
-    return True
+    return tangents.isdisjoint(ancestors(node))

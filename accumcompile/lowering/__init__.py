@@ -1,6 +1,7 @@
 """From a program that runs as it stands to one that runs fast.
 
-``lower`` replaces the bodies of a program's loops: by checked ones (``eager``), or by compiled ones (``inductor``).
+``lower`` replaces the bodies of a program's loops: by checked ones (``eager``), or by compiled ones
+(``inductor``).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -28,7 +28,13 @@ class CompiledBody(torch.nn.Module):
 
     def __init__(self, body: GraphModule, name: str, settings: Any, progress: Progress, granule: int = 1):
         super().__init__()
-        self.body, self.name, self.settings, self.progress, self.granule = body, name, settings, progress, granule
+        self.body, self.name, self.settings, self.progress, self.granule = (
+            body,
+            name,
+            settings,
+            progress,
+            granule,
+        )
         self.holders: list[Node] = list(body.graph.find_nodes(op="placeholder"))
         self.forms: dict[Any, list[Form]] = {}
         self.rows_seen: dict[str, set[int]] = {"rows": set(), "tail": set()}
@@ -54,7 +60,7 @@ class CompiledBody(torch.nn.Module):
         return self._schedules[key]
 
     def form(self, plan: Plan, role: str, specs: list[Spec], sizes: Sizes, rest: tuple, what: str) -> Form:
-        """The compiled form for such arguments; ``rest`` are the accumulators and buffers of later micro-batches."""
+        """The form for such arguments; ``rest`` are the accumulators and buffers of later micro-batches."""
         accumulators, buffers = rest
         layout = None if accumulators is None else tuple((a.dtype, stride_pattern(a)) for a in accumulators)
         known = self.forms.setdefault((plan, role, tuple(specs), layout), [])
@@ -65,7 +71,9 @@ class CompiledBody(torch.nn.Module):
             known.append(build(self.body, plan, specs, sizes, accumulators, buffers, self.compile))
         return known[-1]
 
-    def compile(self, gm: GraphModule, inputs: Sequence[Any], trace: inductor_api.Tracing) -> inductor_api.Boxed:
+    def compile(
+        self, gm: GraphModule, inputs: Sequence[Any], trace: inductor_api.Tracing
+    ) -> inductor_api.Boxed:
         """Inductor, with the user's options."""
         return inductor_api.compile_graph(gm, inputs, trace, dict(self.settings.options.inductor or {}))
 
@@ -119,7 +127,8 @@ class Schedule:
             if i == 0:
                 accs = form.contributions(outputs, arguments, len(self.plan.carry))
                 outputs = outputs[len(accs) :]
-            for slot, piece in zip((s[i] for s, b in zip(slots, self.buffers, strict=True) if not b.direct), outputs):
+            copied = [s[i] for s, b in zip(slots, self.buffers, strict=True) if not b.direct]
+            for slot, piece in zip(copied, outputs, strict=True):
                 slot.copy_(piece)
         for i, dtype in enumerate(self.dtypes):
             if accs[i].dtype != dtype:

@@ -1,4 +1,4 @@
-"""The reference lowering: the program as it stands, without a compiler. Only the shapes in its bodies are checked."""
+"""The reference lowering: the program as it stands, without a compiler; shapes in its bodies are checked."""
 
 from __future__ import annotations
 

@@ -13,15 +13,17 @@ from torch.fx import GraphModule
 
 from ..passes.fuse_accumulation import fuse_accumulation
 from . import inductor_api
+from .products import use_in_place_products
 from .specialise import Specialised, specialise
-from .specs import Sizes, Spec, symbolic_stride
+from .specs import Sizes, Spec, symbolic_stride, value_of
 
 HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is the same for all forms of a loop: reductions, the ys' dims, and in which dtypes sums are kept."""
+    """What is the same for all forms of a loop: reductions, the ys' dims, and in which dtypes sums are
+    kept."""
 
     carry: tuple[str, ...]
     y_dims: tuple[int, ...]
@@ -90,7 +92,8 @@ def evaluate(expr: Any, values: dict) -> int:
 
 @dataclass
 class Form:
-    """A compiled body. It is called with accumulators, slots, and the body's arguments that remain, in a list."""
+    """A compiled body. It is called with accumulators, slots, and the body's arguments that remain, in a
+    list."""
 
     call: inductor_api.Boxed
     select: Callable[[Sequence[Any]], tuple]  # which of (rows, start, consts, xs) remain
@@ -103,14 +106,15 @@ class Form:
 
     def values(self, sizes: Sizes) -> dict:
         """The values of this form's own symbols."""
-        known = {ours: value_of(theirs, sizes) for ours, theirs in self.symbols.items()}
-        return known
+        return {ours: value_of(theirs, sizes) for ours, theirs in self.symbols.items()}
 
     def serves(self, sizes: Sizes) -> bool:
         """Whether what was assumed about symbolic sizes holds."""
         return self.guard is None or self.guard(list(self.values(sizes).values()))
 
-    def contributions(self, outputs: Sequence[Any], arguments: Sequence[Any], count: int) -> list[torch.Tensor]:
+    def contributions(
+        self, outputs: Sequence[Any], arguments: Sequence[Any], count: int
+    ) -> list[torch.Tensor]:
         """The accumulators that the first micro-batch returns; each has memory of its own."""
         parts = list(outputs[:count])
         if not self.checked:
@@ -118,11 +122,6 @@ class Form:
         for i in self.copied:
             parts[i] = parts[i].clone(memory_format=torch.contiguous_format)
         return parts
-
-
-def value_of(expr: sympy.Expr, sizes: Sizes) -> int:
-    """The value of one of the captured graph's sizes."""
-    return sizes[expr] if expr in sizes else int(expr.xreplace(sizes))
 
 
 def sharing(parts: Sequence[torch.Tensor], arguments: Sequence[Any]) -> list[int]:
@@ -150,16 +149,20 @@ def build(
     done = specialise(body.graph, body, specs, sizes)
     values = [n.meta["val"] for n in done.gm.graph.output_node().args[0]]
     parts, pieces = values[: len(plan.carry)], values[len(plan.carry) :]
-    made = [Buffer.of(p, d) for p, d in zip(pieces, plan.y_dims, strict=True)] if buffers is None else list(buffers)
+    made = (
+        [Buffer.of(p, d) for p, d in zip(pieces, plan.y_dims, strict=True)]
+        if buffers is None
+        else list(buffers)
+    )
     slots = [slot(done, b, p) if b.direct else None for b, p in zip(made, pieces, strict=True)]
     accs = [plan.dtype(op, p) for op, p in zip(plan.carry, parts, strict=True)]
     if accumulators is not None:
         accs = [stand_in(done, real, part) for real, part in zip(accumulators, parts, strict=True)]
     gm = fuse_accumulation(done.gm, plan.carry, accs, slots)
+    use_in_place_products(gm)
     inputs = [n.meta["val"] for n in gm.graph.find_nodes(op="placeholder")]
     call = compiler(gm, inputs, done.trace)
-    guard = done.trace.guard({ours: value_of(theirs, sizes) for ours, theirs in done.symbols.items()})
-    return Form(call, chooser(done.kept), done.symbols, guard, made, [p.dtype for p in parts])
+    return Form(call, chooser(done.kept), done.symbols, done.guard(), made, [p.dtype for p in parts])
 
 
 def slot(done: Specialised, buffer: Buffer, piece: torch.Tensor) -> torch.Tensor:

@@ -79,6 +79,10 @@ def compile_graph(
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
 
+    from .random import draw_by_index
+
+    if any(isinstance(x, torch.Tensor) and x.is_cuda for x in inputs):
+        draw_by_index(gm.graph)
     gm.graph.output_node().meta["user_visible_output_idxs"] = range(len(gm.graph.output_node().args[0]))
     with tracing(TracingContext(trace.mode)), config.patch({**defaults(inputs), **options}):
         compiled = compile_fx_inner(gm, inputs, cpp_wrapper=config.cpp_wrapper)

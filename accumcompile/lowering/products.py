@@ -1,7 +1,14 @@
 """An in-place product in Inductor's code: ``extern_kernels.addmm(acc, a, b, out=acc)``.
 
-Inductor has no lowering for ``aten.addmm_``; its fallback calls the operator through Python's dispatcher, which
-costs more than a small product. The class follows torch._inductor.ir.InplaceBernoulliFallback; checked on 2.13.
+Inductor makes ``acc + a @ b`` an ``addmm`` into new memory and a copy back; it has no lowering for
+``aten.addmm_``, and its fallback calls that through Python's dispatcher. CPU time of a whole MLP body, one
+thread, in microseconds:
+
+    25 layers of 64, 8 rows      added 288    aten.addmm_ 312    here 277
+    10 layers of 256, 16 rows    added 996    aten.addmm_ 881    here 874
+    5 layers of 1024, 16 rows    added 10324  aten.addmm_ 7496   here 7092
+
+The class follows torch._inductor.ir.InplaceBernoulliFallback; checked on 2.13.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What a person sees while something compiles: what, how far, and for how long.
 
-One line on a terminal, which goes away afterwards; messages of the logger "accumcompile" otherwise; nothing where
-the environment says ``ACCUMCOMPILE_PROGRESS=0``. ``TORCH_LOGS="+accumcompile"`` shows the logger's messages.
+One line on a terminal, which goes away afterwards; messages of the logger "accumcompile" otherwise; nothing
+where the environment says ``ACCUMCOMPILE_PROGRESS=0``. ``TORCH_LOGS="+accumcompile"`` shows the logger's
+messages.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Random numbers of one micro-batch that are the full batch's own, element for element.
 
-Inductor computes ``inductor_random(size, seed)`` as rand(seed, index): a function of the element's index in the
-tensor. The operators here compute it of the index in the *full* tensor: the local index, shifted along the sliced
-dimension. Seeds are drawn once for each step, so any number of micro-batches, and any recomputation, sees the same
-values.
+Inductor computes ``inductor_random(size, seed)`` as rand(seed, index): a function of the element's index in
+the tensor. The operators here compute it of the index in the *full* tensor: the local index, shifted along
+the sliced dimension. Seeds are drawn once for each step, so any number of micro-batches, and any
+recomputation, sees the same values.
 
-``slice_op`` emits the operator into a body. In the arguments, ``start`` is a 0-dim int64 tensor: the index, along
-``dim`` of the full tensor, of this micro-batch's first element.
+``slice_op`` emits the operator into a body. In the arguments, ``start`` is a 0-dim int64 tensor: the index,
+along ``dim`` of the full tensor, of this micro-batch's first element.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch._inductor import inductor_prims as _  # registers prims.inductor_random
+import torch._inductor.inductor_prims  # registers prims.inductor_random
 from torch.fx import Graph, Node
 
 from ..sizes import ROWS
@@ -61,7 +61,9 @@ def draw_by_index(graph: Graph) -> None:
             seed = node.args[1] if node.target is prims.inductor_random.default else node.args[3]
             start = graph.call_function(torch.ops.aten.mul.Tensor, (seed, 0))
             size = node.args[0] if node.target is prims.inductor_random.default else node.args[2]
-            new = graph.call_function(SLICES[node.target], slice_args(node, node.args, (size, size, 0, start)))
+            new = graph.call_function(
+                SLICES[node.target], slice_args(node, node.args, (size, size, 0, start))
+            )
         new.meta |= node.meta
         node.replace_all_uses_with(new)
         graph.erase_node(node)
@@ -127,7 +129,9 @@ def _lower_randint(low, high, size, full_size, dim, start, seed):  # type: ignor
 
 def _eager_random(size, full_size, dim, start, seed, mode):  # type: ignore[no-untyped-def]
     generator = torch.Generator(seed.device).manual_seed(int(seed))
-    whole = getattr(torch, mode)(list(full_size), generator=generator, device=seed.device, dtype=torch.float32)
+    whole = getattr(torch, mode)(
+        list(full_size), generator=generator, device=seed.device, dtype=torch.float32
+    )
     return whole.narrow(dim, int(start), size[dim]).clone()
 
 

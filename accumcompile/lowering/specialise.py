@@ -1,12 +1,12 @@
 """A graph that is generic in its sizes, made into one that Inductor compiles for the arguments at hand.
 
-What is a number in the arguments' specs is folded into the graph; each symbolic size gets a fresh symbol, shared
-by equal expressions.
+What is a number in the arguments' specs is folded into the graph; each symbolic size gets a fresh symbol,
+shared by equal expressions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.fx.node import map_arg
 from .. import errors, where
 from ..sizes import ROWS
 from .inductor_api import Tracing
-from .specs import SCALED, Array, Dim, Factor, Literal, Size, Sizes, Spec, evaluate
+from .specs import SCALED, Array, Dim, Factor, Literal, Size, Sizes, Spec, evaluate, value_of
 
 
 @dataclass
@@ -50,6 +50,10 @@ class Specialised:
         assert isinstance(spec, Array)
         shape, stride = [self.size(d) for d in spec.shape], [self.size(d) for d in spec.stride]
         return self.trace.empty(shape, stride, spec.dtype, spec.device)
+
+    def guard(self) -> Callable[[Sequence[int]], bool] | None:
+        """A check of what was assumed about the symbols, given their values in the order of ``symbols``."""
+        return self.trace.guard({ours: value_of(theirs, self.sizes) for ours, theirs in self.symbols.items()})
 
     def number(self, size: Any) -> int:
         """The present value of a size in our symbols."""

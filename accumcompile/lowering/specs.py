@@ -1,7 +1,8 @@
-"""What a compiled graph may assume about each of its arguments, and how that is read off the arguments at hand.
+"""What a compiled graph may assume about each of its arguments, and how that is read off the arguments at
+hand.
 
-Sizes that were symbolic in the captured graph stay symbolic, in that graph's symbols, so that equal specs mean
-that a compiled graph serves again; the numbers 0 and 1 are always written out.
+Sizes that were symbolic in the captured graph stay symbolic, in that graph's symbols, so that equal specs
+mean that a compiled graph serves again; the numbers 0 and 1 are always written out.
 """
 
 from __future__ import annotations
@@ -72,9 +73,8 @@ def _sized(holder: Node, value: Any) -> Iterator[tuple[sympy.Expr, int]]:
             for dim, number in zip(meta.shape, value.shape, strict=True):
                 if isinstance(expr := expression(dim), sympy.Expr):
                     yield expr, number
-    elif isinstance(value, int) and not isinstance(value, bool):
-        if isinstance(expr := _scalar(holder), sympy.Expr):
-            yield expr, value
+    elif isinstance(value, int) and isinstance(expr := _scalar(holder), sympy.Expr):
+        yield expr, value
 
 
 def _scalar(holder: Node) -> Dim | None:
@@ -132,6 +132,11 @@ def evaluate(dim: Dim, sizes: Mapping[Any, int]) -> int | None:
         return sizes[dim]
     value = dim.xreplace(dict(sizes))
     return int(value) if value.is_number else None
+
+
+def value_of(expr: sympy.Expr, sizes: Sizes) -> int:
+    """The value of one of the captured graph's sizes."""
+    return sizes[expr] if expr in sizes else int(expr.xreplace(sizes))
 
 
 def symbolic_stride(value: torch.Tensor, dims: Sequence[Dim]) -> tuple[Dim, ...]:

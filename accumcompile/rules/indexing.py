@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from .rule import Alignment, Facts, Shape, align_dims
@@ -41,29 +43,58 @@ def index_select(facts: Facts) -> Alignment | None:
 
 def index(facts: Facts) -> Alignment | None:
     """``x[i, :, j]``: the indices broadcast together; their dimensions stand where the first of them stood."""
-    words = _advanced(facts, facts.argument(1, "indices"))
+    words = _advanced(facts, facts.argument(1, "indices"), before=1)
+    return words and align_dims(facts, [words.outside, *words.indices], [words.inside], linear=({0},))
+
+
+def masked_index(facts: Facts) -> Alignment | None:
+    """The same, with a mask that broadcasts against the result; what it hides is a number, so nothing is linear."""
+    words = _advanced(facts, facts.argument(2, "indices"), before=2)
     if words is None:
         return None
-    outside, inside, indices = words
-    return align_dims(facts, [outside, *indices], [inside], linear=({0},))
+    linear = ({0},) if facts.argument(3, "fill") == 0 else (set(),)
+    mask = words.inside_of(facts.shapes[1])
+    return align_dims(facts, [words.outside, mask, *words.indices], [words.inside], linear=linear)
 
 
 def index_put(facts: Facts) -> Alignment | None:
     """``x[i, :, j] += values``: jointly linear in x and the values, and contracts the indices' dimensions."""
     if not facts.argument(3, "accumulate", False):
         return None
-    words = _advanced(facts, facts.argument(1, "indices"))
+    words = _advanced(facts, facts.argument(1, "indices"), before=1)
     if words is None:
         return None
-    outside, inside, indices = words
-    values = facts.shapes[-1] or ()
-    inside = inside[len(inside) - len(values) :] if len(values) <= len(inside) else inside
-    return align_dims(facts, [outside, *indices, inside], [outside], linear=({0, len(facts.shapes) - 1},))
+    values = words.inside_of(facts.shapes[-1])
+    last = len(facts.shapes) - 1
+    return align_dims(facts, [words.outside, *words.indices, values], [words.outside], linear=({0, last},))
 
 
-def _advanced(facts: Facts, indices: list) -> tuple[list, list, list] | None:
-    """Words for the indexed tensor, for the result of the lookup and for each index; None for boolean masks."""
-    shapes: list[Shape] = [facts.shapes[1 + i] for i in range(len(indices))]
+def masked_index_put(facts: Facts) -> Alignment | None:
+    """The same, where a mask says which values count."""
+    words = _advanced(facts, facts.argument(2, "indices"), before=2)
+    if words is None:
+        return None
+    mask, values = words.inside_of(facts.shapes[1]), words.inside_of(facts.shapes[-1])
+    last = len(facts.shapes) - 1
+    return align_dims(facts, [words.outside, mask, *words.indices, values], [words.outside], linear=({0, last},))
+
+
+@dataclass(frozen=True)
+class _Words:
+    """Words for the indexed tensor, for what is looked up in it, and for each index."""
+
+    outside: list[str]
+    inside: list[str]
+    indices: list[list[str]]
+
+    def inside_of(self, shape: Shape) -> list[str]:
+        """Words for something that broadcasts against what is looked up."""
+        return self.inside[len(self.inside) - len(shape or ()) :]
+
+
+def _advanced(facts: Facts, indices: list, before: int) -> _Words | None:
+    """Words for an indexing whose indices stand after ``before`` tensor operands; None for boolean masks."""
+    shapes: list[Shape] = [facts.shapes[before + i] for i in range(len(indices))]
     given = [i for i, index in enumerate(indices) if index is not None]
     if not given or any(indices[i].meta["val"].dtype in (torch.bool, torch.uint8) for i in given):
         return None
@@ -71,11 +102,11 @@ def _advanced(facts: Facts, indices: list) -> tuple[list, list, list] | None:
     broadcast = [f"i{d}" for d in range(rank)]
     outside = ["_" if d in given else f"d{d}" for d in range(len(facts.shapes[0]))]
     adjacent = given == list(range(given[0], given[-1] + 1))
-    place = given[0] if adjacent else 0
     kept = [w for w in outside if w != "_"]
-    before = len([w for w in outside[:place] if w != "_"])
-    inside = kept[:before] + broadcast + kept[before:]
-    return outside, inside, [broadcast[rank - len(s) :] if s is not None else [] for s in shapes]
+    place = given[0] if adjacent else 0
+    ahead = sum(w != "_" for w in outside[:place])
+    inside = kept[:ahead] + broadcast + kept[ahead:]
+    return _Words(outside, inside, [broadcast[rank - len(s) :] if s is not None else [] for s in shapes])
 
 
 def select_scatter(facts: Facts) -> Alignment | None:

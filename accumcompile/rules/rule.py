@@ -80,6 +80,11 @@ class Rule:
     discontinuous: bool = False
     local: Callable | None = None
 
+    @property
+    def elementwise(self) -> bool:
+        """Whether each element of the result is computed from the operands' elements at its place."""
+        return self.dims == "... -> ..." or self.moves
+
     @cached_property
     def words(self) -> tuple[list[list[str]], list[list[str]]]:
         """The operands' and the results' dimensions as words."""

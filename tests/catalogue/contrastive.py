@@ -46,9 +46,9 @@ def labelled(loss_fn) -> Case:
 
 @row()
 def symmetric_info_nce():
-    """GradCache, found by the compiler: both embeddings gathered, the loss on them whole, then the encoders.
+    """GradCache, found by the compiler: embeddings first, then the loss on them, then the encoders' backward.
 
-    Two loops: the encoders' forward pass, and with the embeddings' gradients known, their backward pass.
+    Two loops if the loss runs whole, in a bridge; one more if it runs in micro-batches of the logits' rows.
     """
 
     def loss_fn(image, text):
@@ -75,7 +75,7 @@ def info_nce_with_learned_temperature():
 
 @row()
 def siglip():
-    """Each pair is judged on its own, so only one of the two sides has to be whole. Two loops."""
+    """Each pair is judged on its own, so only one of the two sides has to be whole."""
 
     def loss_fn(image, text):
         logits = 5.0 * unit(image) @ unit(text).T - 1.0
@@ -87,7 +87,7 @@ def siglip():
 
 @row()
 def supervised_contrastive():
-    """Embeddings gathered; every anchor averages over its own number of positives. Two loops."""
+    """Embeddings gathered; every anchor averages over its own number of positives."""
 
     def loss_fn(z, labels):
         z = unit(z)
@@ -102,7 +102,7 @@ def supervised_contrastive():
 
 @row()
 def nt_xent():
-    """SimCLR: both views in one batch of (2 b), each compared with all the others. Two loops."""
+    """SimCLR: both views in one batch of (2 b), each compared with all the others."""
 
     def loss_fn(first, second):
         n = first.shape[0]
@@ -117,7 +117,7 @@ def nt_xent():
 
 @row()
 def batch_hard_triplet():
-    """The farthest positive and the nearest negative. `cdist` takes the embeddings whole. Two loops."""
+    """The farthest positive and the nearest negative. `cdist` takes the embeddings whole."""
 
     def loss_fn(z, labels):
         distance = torch.cdist(z, z)
@@ -204,7 +204,7 @@ def moco_queue():
     return Case(step, batch, {"model": model}, [optimizer])
 
 
-@row()
+@row(Cost(loops=2, reduce=["balance = experts * (chosen.mean(dim=0) * probability.mean(dim=0)).sum()"]))
 def mixture_of_experts():
     """The balance loss is a product of two batch means: one of them is finished before backward begins."""
     experts = 3

@@ -17,7 +17,11 @@ def regression(loss_fn) -> Case:
 
 def classification(loss_fn, labels=lambda n: torch.randint(CLASSES, (n,))) -> Case:
     model = mlp(4, 8, CLASSES)
-    return fit(model, lambda x, y: loss_fn(model(x), y), lambda n: call(torch.randn(n, 4), labels(n)))
+
+    def loss(x, y):
+        return loss_fn(model(x), y)
+
+    return fit(model, loss, lambda n: call(torch.randn(n, 4), labels(n)))
 
 
 def language_modelling(loss_fn, labels) -> Case:
@@ -71,14 +75,10 @@ def sum_over_batch_size():
     return regression(lambda prediction, y: (prediction - y).square().sum() / prediction.shape[0])
 
 
-@row(
-    Cost(
-        loops=2, barriers=[("reduce", "return classification(lambda logits, y: F.cross_entropy(logits, y))")]
-    )
-)
+@row(Cost(loops=2, reduce=["return loss_fn(model(x), y)"]))
 def cross_entropy_mean():
     """Any label could be -100: the labels are counted in stage 0, the model runs once, in stage 1."""
-    return classification(lambda logits, y: F.cross_entropy(logits, y))
+    return classification(F.cross_entropy)
 
 
 @row(Cost(loops=1))
@@ -102,7 +102,7 @@ def kl_divergence_batchmean():
     )
 
 
-@row()
+@row(Cost(loops=2, reduce=["return (losses * mask).sum() / mask.sum()"]))
 def cross_entropy_none_then_masked():
     """`mask.sum()` depends on the labels alone: stage 0, one reduce; the model runs once."""
 
@@ -114,13 +114,13 @@ def cross_entropy_none_then_masked():
     return language_modelling(loss_fn, labels_of_growing_length)
 
 
-@row()
+@row(Cost(loops=2, reduce=["return F.cross_entropy(logits.flatten(0, 1), labels.flatten())"]))
 def cross_entropy_ignore_index_uneven():
     """The row on which a loop that divides each micro-batch's mean is wrong. One reduce: the token count."""
     return language_modelling(token_mean, labels_of_growing_length)
 
 
-@row()
+@row(Cost(loops=2, reduce=["return F.cross_entropy(logits.flatten(0, 1), labels.flatten())"]))
 def cross_entropy_all_ignored_micro_batch():
     """The mean of an empty micro-batch is 0 / 0: it must never be formed. One reduce: the token count."""
     return language_modelling(token_mean, labels_that_begin_ignored)
@@ -135,18 +135,15 @@ def cross_entropy_label_smoothing():
     )
 
 
-@row(
-    Cost(
-        loops=2,
-        barriers=[
-            ("reduce", "return classification(lambda logits, y: F.cross_entropy(logits, y, weight=weight))")
-        ],
-    )
-)
+@row(Cost(loops=2, reduce=["return F.cross_entropy(logits, y, weight=weight)"]))
 def cross_entropy_class_weights():
     """The denominator is the sum of the labels' weights: one reduce, two loops."""
     weight = torch.linspace(0.5, 2.0, CLASSES)
-    return classification(lambda logits, y: F.cross_entropy(logits, y, weight=weight))
+
+    def loss_fn(logits, y):
+        return F.cross_entropy(logits, y, weight=weight)
+
+    return classification(loss_fn)
 
 
 @row()
@@ -169,7 +166,7 @@ def bce_pos_weight():
     )
 
 
-@row()
+@row(Cost(loops=2, reduce=["token_mean = losses.sum() / counts.sum()"]))
 def sequence_mean_and_token_mean():
     """Two means in one loss. Only the token count is a sum over the batch: one reduce, two loops."""
 
@@ -183,7 +180,7 @@ def sequence_mean_and_token_mean():
     return language_modelling(loss_fn, labels_of_growing_length)
 
 
-@row()
+@row(Cost(loops=2, reduce=["box_loss = (boxes * positive).sum() / positive.sum()"]))
 def two_terms_with_their_own_denominators():
     """A detector's loss: classes over all samples, boxes over the positives. The positives are one reduce."""
 
@@ -197,11 +194,7 @@ def two_terms_with_their_own_denominators():
     return classification(loss_fn)
 
 
-@row(
-    Cost(
-        loops=2, barriers={("reduce", "return (weight * (prediction - y).square()).sum() / weight.sum()"): 2}
-    )
-)
+@row(Cost(loops=2, reduce=["return (weight * (prediction - y).square()).sum() / weight.sum()"] * 2))
 def importance_weights_of_sum_one():
     """Weights that come from the model: their sum has a gradient too, so the forward pass is needed twice."""
 
@@ -212,15 +205,7 @@ def importance_weights_of_sum_one():
     return regression(loss_fn)
 
 
-@row(
-    Cost(
-        loops=2,
-        barriers=[
-            ("reduce", "return 1.0 - 2.0 * overlap / total"),
-            ("reduce", "total = p.sum() + target.sum()"),
-        ],
-    )
-)
+@row(Cost(loops=2, reduce=["return 1.0 - 2.0 * overlap / total", "total = p.sum() + target.sum()"]))
 def global_dice():
     """A quotient of sums over the batch. Two loops: the sums, then the backward pass that needs them."""
 
@@ -233,70 +218,52 @@ def global_dice():
     return regression(loss_fn)
 
 
-@row(
-    Cost(
-        loops=2,
-        barriers=[("reduce", "return regression(lambda prediction, y: F.mse_loss(prediction, y).exp())")],
-    )
-)
+@row(Cost(loops=2, reduce=["return F.mse_loss(prediction, y).exp()"]))
 def exp_of_loss_optimised():
     """The gradient is exp(mean) times the mean's: the backward pass waits for the finished mean."""
-    return regression(lambda prediction, y: F.mse_loss(prediction, y).exp())
+
+    def loss_fn(prediction, y):
+        return F.mse_loss(prediction, y).exp()
+
+    return regression(loss_fn)
 
 
-@row(
-    Cost(
-        loops=2,
-        barriers=[
-            (
-                "reduce",
-                "return regression(lambda prediction, y: (F.mse_loss(prediction, y) - 1.0).abs() + 1.0)",
-            )
-        ],
-    )
-)
+@row(Cost(loops=2, reduce=["return (F.mse_loss(prediction, y) - 1.0).abs() + 1.0"]))
 def flooding():
     """|loss - b| + b: the sign comes from the full batch's mean, which two loops must agree on."""
-    return regression(lambda prediction, y: (F.mse_loss(prediction, y) - 1.0).abs() + 1.0)
+
+    def loss_fn(prediction, y):
+        return (F.mse_loss(prediction, y) - 1.0).abs() + 1.0
+
+    return regression(loss_fn)
 
 
-@row(
-    Cost(
-        loops=2,
-        barriers=[("reduce", "return regression(lambda prediction, y: F.mse_loss(prediction, y).sqrt())")],
-    )
-)
+@row(Cost(loops=2, reduce=["return F.mse_loss(prediction, y).sqrt()"]))
 def root_mean_square_error():
-    return regression(lambda prediction, y: F.mse_loss(prediction, y).sqrt())
+
+    def loss_fn(prediction, y):
+        return F.mse_loss(prediction, y).sqrt()
+
+    return regression(loss_fn)
 
 
-@row(
-    Cost(
-        loops=3,
-        barriers={
-            (
-                "reduce",
-                "return regression(lambda prediction, y: (prediction - y).square().sum(dim=1).logsumexp(dim=0))",
-            ): 2
-        },
-    )
-)
+@row(Cost(loops=3, reduce=["return losses.logsumexp(dim=0)"] * 2))
 def logsumexp_over_batch():
     """A soft maximum of the samples' losses: the largest (or the sum), then the backward pass."""
-    return regression(lambda prediction, y: (prediction - y).square().sum(dim=1).logsumexp(dim=0))
+
+    def loss_fn(prediction, y):
+        losses = (prediction - y).square().sum(dim=1)
+        return losses.logsumexp(dim=0)
+
+    return regression(loss_fn)
 
 
-@row(
-    Cost(
-        loops=3,
-        barriers={
-            (
-                "reduce",
-                "return regression(lambda prediction, y: (prediction - y).square().sum(dim=1).max())",
-            ): 2
-        },
-    )
-)
+@row(Cost(loops=3, reduce=["return losses.max()"] * 2))
 def hardest_sample():
     """The loss of one sample out of all: the maximum is reduced, or the samples' losses are gathered."""
-    return regression(lambda prediction, y: (prediction - y).square().sum(dim=1).max())
+
+    def loss_fn(prediction, y):
+        losses = (prediction - y).square().sum(dim=1)
+        return losses.max()
+
+    return regression(loss_fn)

@@ -61,7 +61,7 @@ def spectral_norm():
     return classifier(nn.Sequential(linear, nn.Linear(8, CLASSES)), 4)
 
 
-@row(Cost(loops=3, barriers={("reduce", "lambda x, y: F.mse_loss(model(x), y),"): 3}))
+@row(Cost(loops=3, reduce=["lambda x, y: F.mse_loss(model(x), y),"] * 3))
 def batch_norm_1d():
     """Three loops: the statistics; the layers above and two sums of its gradient; the layers below.
 
@@ -70,13 +70,13 @@ def batch_norm_1d():
     return classifier(dense(nn.BatchNorm1d(8)), 4)
 
 
-@row(Cost(loops=3, barriers={("reduce", "lambda x, y: F.mse_loss(model(x), y),"): 3}))
+@row(Cost(loops=3, reduce=["lambda x, y: F.mse_loss(model(x), y),"] * 3))
 def batch_norm_2d():
     """As in one dimension, the sums run over the pixels too; every sample brings the same number."""
     return classifier(convolutional(nn.BatchNorm2d(4)), 2, 5, 5)
 
 
-@row(Cost(loops=3, barriers={("reduce", "lambda x, y: F.mse_loss(model(x), y),"): 3}))
+@row(Cost(loops=3, reduce=["lambda x, y: F.mse_loss(model(x), y),"] * 3))
 def batch_norm_without_running_statistics():
     return classifier(dense(nn.BatchNorm1d(8, affine=False, track_running_stats=False)), 4)
 
@@ -89,7 +89,7 @@ def batch_norm_in_eval_mode():
     return classifier(dense(norm), 4)
 
 
-@row(Cost(loops=5, barriers={("reduce", "return x + torch.tanh(self.norm(self.linear(x)))"): 6}))
+@row(Cost(loops=5, reduce=["return x + torch.tanh(self.norm(self.linear(x)))"] * 6))
 def batch_norm_in_a_residual_net():
     """The value before each norm is needed after it as well: saved across the barrier, not computed again."""
 
@@ -105,14 +105,14 @@ def batch_norm_in_a_residual_net():
     return classifier(nn.Sequential(nn.Linear(4, 8), Block(), Block(), nn.Linear(8, CLASSES)), 4)
 
 
-@row(Cost(loops=33, barriers={("reduce", "lambda x, y: F.mse_loss(model(x), y),"): 48}))
+@row(Cost(loops=33, reduce=["lambda x, y: F.mse_loss(model(x), y),"] * 48))
 def sixteen_batch_norms():
     """33 loops: two barriers a layer. Each layer runs once forward, at most once more: never 16 times."""
     layers = [layer for _ in range(16) for layer in (nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Tanh())]
     return classifier(nn.Sequential(nn.Linear(4, 6), *layers, nn.Linear(6, CLASSES)), 4)
 
 
-@row(Cost(loops=2, barriers={("reduce", "standardised = (x - x.mean(dim=0)) / x.std(dim=0)"): 2}))
+@row(Cost(loops=2, reduce=["standardised = (x - x.mean(dim=0)) / x.std(dim=0)"] * 2))
 def standardised_input():
     """Features standardised over the batch: data alone, so they are stage 0, and the model runs once."""
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, CLASSES))

@@ -6,14 +6,13 @@ import contextlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-Barrier = tuple[str, str]
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -21,12 +20,13 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 class Cost:
     """What a step may cost when it is split.
 
-    `barriers` is a multiset of (kind, text of the user's source line): a list of them, or a dict of their
-    counts. `gathered` is in bytes.
+    `reduce` and `gather` hold the text of the user's source line of each barrier, in any order; a line with
+    two barriers is there twice. `gathered` is in bytes.
     """
 
     loops: int
-    barriers: Sequence[Barrier] | Mapping[Barrier, int] = ()
+    reduce: Sequence[str] = ()
+    gather: Sequence[str] = ()
     gathered: int = 0
 
     def __eq__(self, other: object) -> bool:
@@ -34,25 +34,24 @@ class Cost:
             return NotImplemented
         return self._key() == other._key()
 
-    def _key(self) -> tuple[int, Counter[Barrier], int]:
-        return self.loops, Counter(self.barriers), self.gathered
+    def _key(self) -> tuple[object, ...]:
+        return self.loops, Counter(self.reduce), Counter(self.gather), self.gathered
 
     def __repr__(self) -> str:
         """The literal to paste into the row."""
         fields = [f"loops={self.loops}"]
-        counts = {
-            f"({json.dumps(kind)}, {json.dumps(line)})": count
-            for (kind, line), count in sorted(Counter(self.barriers).items())
-        }
-        if set(counts.values()) == {1}:
-            fields.append(f"barriers=[{', '.join(counts)}]")
-        elif counts:
-            fields.append(
-                "barriers={" + ", ".join(f"{pair}: {count}" for pair, count in counts.items()) + "}"
-            )
-        if self.gathered:
-            fields.append(f"gathered={self.gathered}")
+        fields += [
+            f"{kind}={_lines(lines)}" for kind in ("reduce", "gather") if (lines := getattr(self, kind))
+        ]
+        fields += [f"gathered={self.gathered}"] if self.gathered else []
         return f"Cost({', '.join(fields)})"
+
+
+def _lines(lines: Sequence[str]) -> str:
+    """A literal of the lines: `["once"] + ["three times"] * 3`."""
+    once = [json.dumps(line) for line, count in Counter(lines).items() if count == 1]
+    often = [f"[{json.dumps(line)}] * {count}" for line, count in Counter(lines).items() if count > 1]
+    return " + ".join([f"[{', '.join(once)}]"] * bool(once) + often)
 
 
 @dataclass

@@ -41,9 +41,7 @@ def groups_of_four():
     return scored(loss_fn)
 
 
-@row(
-    Cost(loops=2, barriers=[("gather", "lambda x, y: loss_fn(model(x), y),")], gathered=384), batches=(12, 16)
-)
+@row(Cost(loops=2, gather=["lambda x, y: loss_fn(model(x), y),"], gathered=384), batches=(12, 16))
 def four_groups():
     """`view(4, -1)`: the group is a fourth of the batch. At most the embeddings are gathered."""
 
@@ -136,7 +134,7 @@ def first_sample_as_anchor():
     return embedded(lambda z, y: F.mse_loss(z, y) + (z - z[0]).square().mean())
 
 
-@row()
+@row(Cost(loops=2, gather=["losses = (score - y).square()"], gathered=96))
 def sorted_across_the_batch():
     """A trimmed mean: the losses are gathered, 8 bytes a sample, and sorted; then backward. Two loops."""
 
@@ -147,7 +145,7 @@ def sorted_across_the_batch():
     return scored(loss_fn)
 
 
-@row(Cost(loops=2, barriers=[("gather", "losses = (score - y).square()")], gathered=96))
+@row(Cost(loops=2, gather=["losses = (score - y).square()"], gathered=96))
 def top_k_across_the_batch():
     """Hard example mining: the losses are gathered, the five largest are trained on. Two loops."""
 
@@ -161,18 +159,17 @@ def top_k_across_the_batch():
 @row(
     Cost(
         loops=3,
-        barriers=[
-            ("gather", "lambda x, y: loss_fn(model(x).squeeze(1), y),"),
-            (
-                "reduce",
-                "return scored(lambda score, y: F.mse_loss(score, y) + (score.median() - 0.5).square())",
-            ),
-        ],
+        reduce=["return F.mse_loss(score, y) + (score.median() - 0.5).square()"],
+        gather=["lambda x, y: loss_fn(model(x).squeeze(1), y),"],
         gathered=96,
     )
 )
 def median_across_the_batch():
-    return scored(lambda score, y: F.mse_loss(score, y) + (score.median() - 0.5).square())
+
+    def loss_fn(score, y):
+        return F.mse_loss(score, y) + (score.median() - 0.5).square()
+
+    return scored(loss_fn)
 
 
 @row()
@@ -206,29 +203,28 @@ def cumsum_over_the_batch():
     return scored(loss_fn)
 
 
-@row(
-    Cost(
-        loops=2,
-        barriers={
-            (
-                "reduce",
-                "return embedded(lambda z, y: F.mse_loss(z, y) + F.relu(1.0 - z.std(dim=0)).mean())",
-            ): 2
-        },
-    )
-)
+@row(Cost(loops=2, reduce=["spread = z.std(dim=0)"] * 2))
 def std_over_the_batch():
     """A standard deviation in the loss: reduced, and the backward pass needs it. Two loops."""
-    return embedded(lambda z, y: F.mse_loss(z, y) + F.relu(1.0 - z.std(dim=0)).mean())
+
+    def loss_fn(z, y):
+        spread = z.std(dim=0)
+        return F.mse_loss(z, y) + F.relu(1.0 - spread).mean()
+
+    return embedded(loss_fn)
 
 
 @row()
 def maximum_over_the_batch():
     """The gradient goes to the sample that equals the maximum: that value must be the one the maximum saw."""
-    return embedded(lambda z, y: F.mse_loss(z, y) + z.amax(dim=0).square().mean())
+
+    def loss_fn(z, y):
+        return F.mse_loss(z, y) + z.amax(dim=0).square().mean()
+
+    return embedded(loss_fn)
 
 
-@row(Cost(loops=2, barriers=[("reduce", "winner = (z >= z.amax(dim=0)).to(z.dtype)")]))
+@row(Cost(loops=2, reduce=["winner = (z >= z.amax(dim=0)).to(z.dtype)"]))
 def winner_takes_all():
     """A value compared with its own maximum: computed again it might round differently, and match nowhere."""
 

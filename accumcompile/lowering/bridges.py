@@ -1,0 +1,176 @@
+"""What a program computes between its loops, compiled.
+
+A segment is a run of operators between two loops; it compiles once, with the batch and other dynamic sizes
+symbolic. What draws random numbers, and what has sizes that depend on data, runs as it stands, in its order.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
+from ..loop import accumulate_loop
+from . import inductor_api, random
+from .forms import Form, chooser, number
+from .inductor_api import signature
+from .progress import Progress
+from .specialise import specialise
+from .specs import bind_sizes, describe
+
+aten, prims = torch.ops.aten, torch.ops.prims
+
+# A compiled call costs 10 microseconds and its compilation seconds; an operator run as it stands costs 2 to
+# 4.
+LARGE = 4096  # elements from which on fusing two operators saves memory traffic
+MANY = 16  # small operators that are worth a compilation
+
+
+class CompiledSegment(torch.nn.Module):
+    """A segment, compiled when it first runs, and again for arguments of another kind."""
+
+    def __init__(self, body: GraphModule, name: str, settings: Any, progress: Progress):
+        super().__init__()
+        self.body, self.name, self.settings, self.progress = body, name, settings, progress
+        self.holders = list(body.graph.find_nodes(op="placeholder"))
+        self.forms: dict[Any, list[Form]] = {}
+        self._known: dict[Any, Form] = {}
+
+    def forward(self, *values: Any) -> Sequence[Any]:
+        with torch.no_grad():
+            key = tuple(map(signature, values))
+            form = self._known.get(key)
+            if form is None:
+                if len(self._known) >= 256:
+                    self._known.clear()
+                form = self._known[key] = self._find(values)
+            return form.call(list(form.select(values)))
+
+    def _find(self, values: Sequence[Any]) -> Form:
+        sizes = bind_sizes(self.holders, values)
+        specs = tuple(describe(h, v, sizes) for h, v in zip(self.holders, values, strict=True))
+        known = self.forms.setdefault(specs, [])
+        for form in known:
+            if form.serves(sizes):
+                return form
+        with self.progress.compiling(f"{self.name}, {len(self.body.graph.nodes)} operators"):
+            done = specialise(self.body.graph, self.body, specs, sizes)
+            inputs = [n.meta["val"] for n in done.gm.graph.find_nodes(op="placeholder")]
+            options = dict(self.settings.options.inductor or {})
+            call = inductor_api.compile_graph(done.gm, inputs, done.trace, options)
+            known.append(Form(call, chooser(done.kept), done.symbols, done.guard(), [], []))
+        return known[-1]
+
+
+def compile_bridges(program: GraphModule, settings: Any, progress: Progress) -> GraphModule:
+    """Replace each segment that is worth it by one call."""
+    seeds_as_compiled(program.graph)
+    for i, members in enumerate([s for s in segments(program.graph) if is_worthwhile(s)]):
+        name = f"bridge_{i}"
+        replace_by_call(
+            program, members, name, lambda gm, name=name: CompiledSegment(gm, name, settings, progress)
+        )
+    program.graph.lint()
+    program.recompile()
+    return program
+
+
+def seeds_as_compiled(graph: Graph) -> None:
+    """Draw seeds as compiled code would, so that a step's numbers are those of the compiled full batch."""
+    for node in graph.find_nodes(op="call_function", target=prims.inductor_seeds.default):
+        node.target = random.draw_seeds
+
+
+def segments(graph: Graph) -> Iterator[list[Node]]:
+    """The runs of operators that can be compiled together."""
+    members: dict[Node, None] = {}
+    for node in graph.nodes:
+        if can_compile(node) or (node.target is operator.getitem and node.args[0] in members):
+            members[node] = None
+        elif node.target is accumulate_loop or any(n in members for n in node.all_input_nodes):
+            if members:
+                yield list(members)
+            members = {}
+    if members:
+        yield list(members)
+
+
+def can_compile(node: Node) -> bool:
+    """Whether a node may be part of a segment: an operator on tensors that is the same however often it
+    runs."""
+    value = node.meta.get("val")
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    if torch.Tag.nondeterministic_seeded in node.target.tags or node.target._schema.is_mutable:
+        return False
+    values = [value, *(a.meta.get("val") for a in node.all_input_nodes)]
+    return tensors_in(value) and not any(has_unbacked(v) for v in values)
+
+
+def tensors_in(value: Any) -> bool:
+    """Whether a value is a tensor, or several."""
+    leaves = value if isinstance(value, (list, tuple)) else [value]
+    return bool(leaves) and all(isinstance(v, torch.Tensor) for v in leaves)
+
+
+def has_unbacked(value: Any) -> bool:
+    """Whether a size depends on data."""
+    leaves = value if isinstance(value, (list, tuple)) else [value]
+    return any(isinstance(v, torch.Tensor) and free_unbacked_symbols(v.shape) for v in leaves)
+
+
+def is_worthwhile(members: Sequence[Node]) -> bool:
+    """Whether a compiled call is likely to be faster than its operators one by one."""
+    work = [n for n in members if isinstance(n.target, torch._ops.OpOverload) and not is_view(n.target)]
+    if any(not isinstance(o.meta.get("val"), torch.Tensor) for o in outputs_of(members)):
+        return False
+    if any(n.target in random.SLICES for n in work):
+        return True  # Inductor's draws have no other implementation
+    large = [n for n in work if elements(n.meta.get("val")) >= LARGE]
+    return len(large) >= 2 or len(work) >= MANY
+
+
+def outputs_of(members: Sequence[Node]) -> list[Node]:
+    """The members that others use."""
+    inside = set(members)
+    return [n for n in members if any(u not in inside for u in n.users)]
+
+
+def is_view(target: torch._ops.OpOverload) -> bool:
+    """Whether an operator only makes another view of its operand."""
+    return target.is_view or target in (aten.reshape.default, aten._unsafe_view.default)
+
+
+def elements(value: Any) -> int:
+    """About how many elements a value has."""
+    leaves = value if isinstance(value, (list, tuple)) else [value]
+    return sum(math.prod(number(s) for s in v.shape) for v in leaves if isinstance(v, torch.Tensor))
+
+
+def replace_by_call(program: GraphModule, members: Sequence[Node], name: str, wrap: Callable) -> None:
+    """Move ``members`` into a module of their own, called after the last of them."""
+    inside = set(members)
+    inputs = list(dict.fromkeys(a for n in members for a in n.all_input_nodes if a not in inside))
+    outputs = outputs_of(members)
+    graph, copies = Graph(), {}
+    for node in inputs:
+        copies[node] = graph.placeholder(node.name)
+        copies[node].meta |= node.meta
+    for node in members:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(tuple(copies[o] for o in outputs))
+    program.add_submodule(name, wrap(GraphModule(torch.nn.Module(), graph)))
+    with program.graph.inserting_after(members[-1]):
+        call = program.graph.call_module(name, tuple(inputs))
+    for i, node in reversed(list(enumerate(outputs))):
+        with program.graph.inserting_after(call):
+            item = program.graph.call_function(operator.getitem, (call, i))
+        item.meta |= node.meta
+        node.replace_all_uses_with(item, delete_user_cb=lambda user, inside=inside: user not in inside)
+    for node in reversed(members):
+        program.graph.erase_node(node)

@@ -1,0 +1,76 @@
+"""A small model, its data, and a comparison with the plain step: for tests of how a step comes in."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from accumcompile import accumulate
+
+
+class Net(nn.Module):
+    """Two layers: a class with a forward of its own, which Dynamo can capture by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 8, dtype=torch.float64)
+        self.second = nn.Linear(8, 3, dtype=torch.float64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.relu(self.first(x)))
+
+
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net()
+
+
+def sequential() -> nn.Sequential:
+    """The same model as a class of torch's own, which Dynamo never captures by itself."""
+    model = net()
+    return nn.Sequential(model.first, nn.ReLU(), model.second)
+
+
+def data(batch: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, 4, dtype=torch.float64, generator=generator)
+    return x, torch.randint(0, 3, (batch,), generator=generator)
+
+
+def plain(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    return loss.detach()
+
+
+def eager(step: Callable[..., Any], **options: Any) -> Any:
+    """``step`` decorated, without a compiler."""
+    return accumulate(**{"steps": 4, "lowering": "eager"} | options)(step)
+
+
+def assert_equal(step: Any, model: nn.Module, *args: Any) -> None:
+    """One call of a decorated step gives the plain step's result and gradients."""
+    reference = copy.deepcopy(model)
+    expected = step.fn(reference, *args)
+    result = step(model, *args)
+    torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-10)
+    for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-10, atol=1e-10)
+
+
+def runs(step: Any, *args: Any) -> list[tuple[int, int]]:
+    """(batch, micro-batches) of every graph of ours that a call runs."""
+    with step.settings.journal.recording() as recorded:
+        step(*args)
+    return [(run.split.batch, len(run.split)) for run in recorded]
+
+
+def text(error: object) -> str:
+    """A message without the folders and numbers of its lines."""
+    return re.sub(r"(?:\S*/)?(\w+\.py):\d+", r"\1:N", str(error))

@@ -1,0 +1,124 @@
+"""explain() and verify() on real steps: what they say is what ran, and nothing has changed afterwards."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from accumcompile import accumulate, explain, verify
+from accumcompile.loop import REDUCTIONS
+from accumcompile.testing import gradients, max_rel_diff, state
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_yet():
+    """Every test makes trainers of its own, and Dynamo compiles for each."""
+    torch._dynamo.reset()
+
+
+class Trainer:
+    """A step as a method, with everything that a step may reach."""
+
+    def __init__(self, dtype=torch.float64, dropout=0.0):
+        torch.manual_seed(0)
+        layers = [
+            torch.nn.Linear(8, 16),
+            torch.nn.BatchNorm1d(16),
+            torch.nn.Dropout(dropout),
+            torch.nn.Linear(16, 5),
+        ]
+        self.model = torch.nn.Sequential(*layers).to(dtype)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-2)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 1, 0.5)
+        self.updates = 0
+
+    @accumulate(steps=3, lowering="eager")
+    def train_step(self, batch):
+        self.optimizer.zero_grad()
+        logits = self.model(batch["inputs"])
+        loss = F.cross_entropy(logits, batch["labels"], ignore_index=0)
+        loss.backward()
+        self.optimizer.step()
+        self.scheduler.step()
+        self.updates += 1
+        return {"loss": loss.detach(), "right": (logits.argmax(1) == batch["labels"]).sum()}
+
+
+def batch_of(size, dtype=torch.float64):
+    torch.manual_seed(1)
+    return {"inputs": torch.randn(size, 8, dtype=dtype), "labels": torch.randint(0, 5, (size,))}
+
+
+def test_explain_sees_past_the_break_at_backward():
+    trainer = Trainer()
+    report = trainer.train_step.explain(batch_of(13))
+    assert [graph.road for graph in report.graphs] == ["fused", "inference"]
+    assert report.steps == 3
+    assert {(loop.micro_batches, loop.micro_batch_size) for loop in report.loops} == {(3, 5)}
+    assert {barrier.kind for barrier in report.barriers} == {"reduce"}
+    (counted,) = [barrier for barrier in report.barriers if "cross_entropy" in barrier.code]
+    assert counted.where.startswith("tests/test_explain.py:")
+    assert counted.bytes == 8
+    assert "F.cross_entropy(logits" in str(report)
+
+
+def test_the_tail_is_counted():
+    report = Trainer().train_step.explain(batch_of(9))
+    assert report.graphs[0].micro_batches == (3, 3, 3)
+    trainer = Trainer()
+    trainer.train_step.steps = 8
+    try:
+        report = trainer.train_step.explain(batch_of(9))
+    finally:
+        trainer.train_step.steps = 3
+    assert report.graphs[0].micro_batches == (2, 2, 2, 2, 1)
+    assert "a batch of 9 ran as 5 micro-batches: 4 of 2 and 1 of 1" in str(report)
+
+
+@pytest.mark.parametrize("tool", [explain, verify])
+def test_nothing_has_changed(tool):
+    trainer, batch = Trainer(dropout=0.5), batch_of(12)
+    trainer.train_step(batch)
+    before, grads, generator = state(trainer.model), gradients(trainer.model), torch.get_rng_state()
+    tool(trainer.train_step, batch)
+    assert max_rel_diff(before, state(trainer.model)) == 0
+    assert max_rel_diff(grads, gradients(trainer.model)) == 0
+    assert torch.equal(generator, torch.get_rng_state())
+    assert (trainer.updates, trainer.scheduler.last_epoch, trainer.train_step.steps) == (1, 1, 3)
+    assert {float(each["step"]) for each in trainer.optimizer.state.values()} == {1.0}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_verify_passes(dtype, dropout):
+    report = Trainer(dtype, dropout).train_step.verify(batch_of(13, dtype))
+    assert report.passed, str(report)
+    kinds = {row.kind for row in report.rows}
+    assert kinds >= {"loss", "output", "gradient", "parameter", "buffer", "optimizer state"}
+    assert ("not comparable: draws random numbers" in str(report)) == bool(dropout)
+    if dtype == torch.float64:
+        assert report.allowed == "a difference of at most 1e-10"
+
+
+@pytest.mark.inductor
+def test_verify_passes_through_inductor():
+    @accumulate(steps=3)
+    def train_step(model, optimizer, inputs, targets):
+        optimizer.zero_grad()
+        loss = F.mse_loss(F.dropout(model(inputs)), targets)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    model = torch.nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    report = verify(train_step, model, optimizer, torch.randn(12, 4), torch.randn(12, 2))
+    assert report.passed, str(report)
+    assert not any(note.startswith("no float64 reference") for note in report.notes)
+
+
+def test_verify_catches_a_broken_reduction(monkeypatch):
+    monkeypatch.setitem(REDUCTIONS, "sum", lambda so_far, part: part)
+    report = Trainer().train_step.verify(batch_of(12))
+    assert not report.passed
+    failed = {row.kind for row in report.rows if not row.passed}
+    assert failed >= {"loss", "output", "gradient", "parameter"}

@@ -1,0 +1,78 @@
+"""A micro-batch's random numbers are the full batch's, element for element."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.fx import Graph, GraphModule
+
+from accumcompile.lowering import random
+from accumcompile.lowering.inductor_api import Tracing, compile_graph
+
+prims = torch.ops.prims
+FULL = (6, 5, 33)
+
+
+def compiled(target, *arguments):
+    """A graph of one operator; the arguments named "seed" and "start" are its inputs."""
+    trace, graph = Tracing(), Graph()
+    names = [a for a in arguments if a in ("start", "seed")] if arguments else []
+    holders = {name: graph.placeholder(name) for name in names}
+    for holder in holders.values():
+        holder.meta["val"] = trace.empty((), (), torch.int64, torch.device("cpu"))
+    given = [holders.get(a, a) if isinstance(a, str) else a for a in arguments]
+    graph.output((graph.call_function(target, tuple(given)),))
+    run = compile_graph(
+        GraphModule(torch.nn.Module(), graph), [h.meta["val"] for h in holders.values()], trace, {}
+    )
+    return lambda *values: run(list(values))[0]
+
+
+def draw(mode):
+    """(whole, slice): Inductor's own draw of FULL, and ours of a slice."""
+    if mode == "randint":
+        whole = compiled(prims.inductor_randint.default, 3, 1000, list(FULL), "seed")
+        return whole, lambda size, dim: compiled(
+            random.randint_slice, 3, 1000, size, list(FULL), dim, "start", "seed"
+        )
+    whole = compiled(prims.inductor_random.default, list(FULL), "seed", mode)
+    return whole, lambda size, dim: compiled(
+        random.random_slice, size, list(FULL), dim, "start", "seed", mode
+    )
+
+
+@pytest.mark.inductor
+@pytest.mark.parametrize("mode", ["rand", "randn", "randint"])
+def test_slices_are_bit_equal_to_inductors_own_draw(mode):
+    seed = torch.randint(2**63 - 1, [])
+    whole, part = draw(mode)
+    expected = whole(seed)
+    for dim, rows in ((0, 2), (1, 5), (2, 11)):
+        size = [rows if d == dim else n for d, n in enumerate(FULL)]
+        run = part(size, dim)
+        pieces = [run(torch.tensor(start), seed) for start in range(0, FULL[dim], rows)]
+        assert torch.equal(torch.cat(pieces, dim), expected)
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_without_a_compiler_slices_are_parts_of_one_draw(dim):
+    seed = torch.tensor(7)
+    size = [1 if d == dim else n for d, n in enumerate(FULL)]
+    pieces = [random.random_slice(size, FULL, dim, torch.tensor(i), seed, "randn") for i in range(FULL[dim])]
+    whole = random.random_slice(FULL, FULL, 0, torch.tensor(0), seed, "randn")
+    assert torch.equal(torch.cat(pieces, dim), whole)
+
+
+def test_the_operators_name_holds_a_hash_of_the_lowerings():
+    assert random._source_hash() in str(random.random_slice)
+    assert random._source_hash() in str(random.randint_slice)
+
+
+def test_whole_draws_can_be_made_draws_by_index():
+    graph = Graph()
+    seed = graph.placeholder("seed")
+    graph.output((graph.call_function(prims.inductor_random.default, ([2, 3], seed, "rand")),))
+    random.draw_by_index(graph)
+    gm = GraphModule(torch.nn.Module(), graph)
+    assert [n.target for n in graph.nodes if n.target is random.random_slice]
+    assert gm(torch.tensor(3))[0].shape == (2, 3)
