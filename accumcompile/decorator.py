@@ -22,7 +22,7 @@ class AccumulatedStep:
     def __init__(self, fn: Callable[..., Any], options: Options) -> None:
         functools.update_wrapper(self, fn)
         self.fn = fn
-        self.settings = Settings(options, name=getattr(fn, "__qualname__", type(fn).__name__))
+        self.settings = Settings(options, name=where.named(getattr(fn, "__qualname__", type(fn).__name__)))
         self._signature = inspect.signature(fn)
         self.settings.frame = where.of_code(code) if (code := getattr(fn, "__code__", None)) else None
 

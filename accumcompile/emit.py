@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import sympy
@@ -13,7 +13,7 @@ from torch.utils._sympy.functions import FloorDiv
 from .arithmetic import emit_number
 from .loop import Split
 from .operands import Path, is_size, operands, rebuild
-from .placement import Placement, Replicate, Shard, Size
+from .placement import Placement, R, Replicate, Shard, Size
 from .propagate import Propagation, shape_of
 from .rules.rule import Facts, Rule
 from .rules.table import is_impure, rule_of
@@ -50,6 +50,39 @@ class Writer:
     def symbol(self, symbol: sympy.Symbol) -> Node:
         """The node that holds a symbol's value."""
         raise LookupError(symbol)
+
+    # --- what rows of the table may ask; these answers are a bridge's
+
+    def facts(self, node: Node) -> Facts:
+        """What the node's rule is worked out from."""
+        shapes = tuple(shape_of(o.node) for o in operands(node))
+        return Facts(node, shapes, (shape_of(node),), self.batch)
+
+    def placement(self, node: Node) -> Placement:
+        """The placement of a node of the source graph, as it is written here."""
+        return R
+
+    def shape(self, node: Node) -> tuple[Size, ...]:
+        """The shape that a node of the source graph has here."""
+        return shape_of(node) or ()
+
+    def offset(self, node: Node) -> Node | None:
+        """Where a factory's result begins along its sharded dimension; None where it is not sharded."""
+        return None
+
+    def emit(self, node: Node, at: Callable[[Path, Any], Any]) -> Node:
+        """A node of the source graph, with ``at`` giving what each leaf of its arguments is here."""
+        rule = rule_of(node.target) or Rule()
+        args, kwargs = rebuild(node, at)
+        write = rule.local or _plainly
+        return write(self, node, self._with_shape(rule, node, args), kwargs)
+
+    def _with_shape(self, rule: Rule, node: Node, args: tuple) -> tuple:
+        if rule.shape_arg is None:
+            return args
+        shape = self.sizes(self.shape(node))
+        value = shape if isinstance(args[rule.shape_arg], (list, tuple)) else shape[0]
+        return (*args[: rule.shape_arg], value, *args[rule.shape_arg + 1 :])
 
     def sizes(self, shape: Iterable[Size]) -> list[Node | int]:
         """A shape as arguments of a node."""
@@ -113,8 +146,7 @@ class Bridges(Writer):
                 return leaf
             return self._number(leaf) if is_size(leaf) else self.whole(leaf)
 
-        args, kwargs = rebuild(node, at)
-        copy = self.call(node.target, args, kwargs, like=node)
+        copy = self.emit(node, at)
         copy.meta["val"] = node.meta.get("val")
         return copy
 
@@ -157,21 +189,13 @@ class Body(Writer):
 
     # --- what rows of the table may ask
 
-    def facts(self, node: Node) -> Facts:
-        """What the node's rule is worked out from."""
-        shapes = tuple(shape_of(o.node) for o in operands(node))
-        return Facts(node, shapes, (shape_of(node),), self.batch)
-
     def placement(self, node: Node) -> Placement:
-        """The placement of a node of the source graph."""
         return self.known.placement(node)
 
-    def local_shape(self, node: Node) -> tuple[Size, ...]:
-        """The shape that a node's value has here."""
+    def shape(self, node: Node) -> tuple[Size, ...]:
         return self.batch.local_shape(shape_of(node) or (), self.placement(node))
 
     def offset(self, node: Node) -> Node | None:
-        """Where a factory's result begins along its sharded dimension; None where it is not sharded."""
         placement = self.placement(node)
         if not isinstance(placement, Shard):
             return None
@@ -181,7 +205,6 @@ class Body(Writer):
     # --- nodes
 
     def _emit(self, node: Node) -> Node:
-        rule = rule_of(node.target) or Rule()
         needs = {o.path: need for o, need in zip(operands(node), self.known.needs[node], strict=True)}
 
         def at(path: Path, leaf: Any) -> Any:
@@ -189,22 +212,10 @@ class Body(Writer):
                 return leaf
             return self._number(leaf) if is_size(leaf) else self._operand(leaf, needs[path].placement)
 
-        args, kwargs = rebuild(node, at)
-        args = self._with_local_shape(rule, node, args)
-        emit = rule.local or _plainly
-        copy = emit(self, node, args, kwargs)
+        copy = self.emit(node, at)
         if isinstance(node.meta.get("val"), torch.Tensor):
-            copy.meta["local_shape"] = self.local_shape(node)
-            copy.meta.setdefault("stack_trace", node.meta.get("stack_trace", ""))
+            copy.meta["local_shape"] = self.shape(node)
         return copy
-
-    def _with_local_shape(self, rule: Rule, node: Node, args: tuple) -> tuple:
-        if rule.shape_arg is None:
-            return args
-        shape = self.sizes(self.local_shape(node))
-        given = args[rule.shape_arg]
-        value = shape if isinstance(given, (list, tuple)) else shape[0]
-        return (*args[: rule.shape_arg], value, *args[rule.shape_arg + 1 :])
 
     def _operand(self, node: Node, need: Placement) -> Node:
         value = self.known.values[node]
@@ -267,7 +278,7 @@ class Body(Writer):
         placement = self.placement(node)
         if placement.outer == 1:
             return self.local[node], placement.dim
-        shape = unfolded(self.local_shape(node), placement)
+        shape = unfolded(self.shape(node), placement)
         return self.call(aten.reshape.default, (self.local[node], self.sizes(shape))), placement.dim + 1
 
     def _number(self, node: Node) -> Any:
@@ -296,8 +307,8 @@ class Body(Writer):
         return GraphModule(torch.nn.Module(), graph)
 
 
-def _plainly(body: Body, node: Node, args: tuple, kwargs: dict) -> Node:
-    return body.call(node.target, args, kwargs, like=node)
+def _plainly(writer: Writer, node: Node, args: tuple, kwargs: dict) -> Node:
+    return writer.call(node.target, args, kwargs, like=node)
 
 
 def unfolded(shape: tuple[Size, ...], placement: Shard) -> tuple[Size, ...]:

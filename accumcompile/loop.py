@@ -55,7 +55,8 @@ def merge_moments(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     count = count_a + count_b
     delta = mean_b - mean_a
     mean = mean_a + delta * (count_b / count)
-    return torch.stack([count, mean, m2_a + m2_b + delta * delta * (count_a * count_b / count)])
+    m2 = m2_a + m2_b + delta * delta * (count_a * count_b / count)
+    return torch.cat([count[None], mean[None], m2[None]])
 
 
 REDUCTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from .placement import Size
+from .sizes import expression
+
 Path = tuple[str | int, ...]
 
 
@@ -37,6 +40,12 @@ def operands(node: Node) -> list[Operand]:
 def is_size(node: Node) -> bool:
     """Whether a node yields a number, not a tensor."""
     return isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool))
+
+
+def shape_of(node: Node | None) -> tuple[Size, ...] | None:
+    """The full batch's shape of a node with one result, as sympy expressions."""
+    value = node.meta.get("val") if node is not None else None
+    return tuple(expression(s) for s in value.shape) if isinstance(value, torch.Tensor) else None
 
 
 def reads_sizes(node: Node) -> bool:

@@ -14,7 +14,7 @@ import sympy
 import torch
 from torch.fx import Graph, Node
 
-from .operands import Operand, is_data_dependent, is_size, is_tensor, operands, reads_sizes
+from .operands import Operand, is_data_dependent, is_size, is_tensor, operands, reads_sizes, shape_of
 from .placement import Partial, Placement, R, Replicate, Shard, Size
 from .rules.rule import Alignment, Dim, Facts, Rule, Shape
 from .rules.table import is_impure, rule_of
@@ -108,12 +108,6 @@ def input_placement(node: Node, batch: Batch) -> Placement:
             if batch.per_sample(expr) is not None and batch.granule(expr) == 1 and "//" not in str(expr):
                 return Shard(dim)
     return R
-
-
-def shape_of(node: Node | None) -> Shape:
-    """The full batch's shape of a node with one result, as sympy expressions."""
-    value = node.meta.get("val") if node is not None else None
-    return tuple(expression(s) for s in value.shape) if isinstance(value, torch.Tensor) else None
 
 
 def _shapes(value: object) -> tuple[Shape, ...]:

@@ -20,7 +20,7 @@ _FRAME = re.compile(
     r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>[^\n]+)(?:\n(?P<code>[^\n]*))?'
 )
 _COMMENT = re.compile(r"(?P<code>.*?)  # (?P<file>\S+):(?P<line>\d+) in (?P<function>\S+)")
-_RESUMED = re.compile(r"torch_dynamo_resume_in_(?P<name>.+)_at_\d+")
+_RESUMED = re.compile(r"torch_dynamo_resume_in_(?P<name>.+?)_at_\d+(?:_\d+)?$")
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,8 @@ def shortened(file: str) -> str:
 
 
 def named(function: str) -> str:
-    """The function's own name where Dynamo gave its resumed part another."""
-    resumed = _RESUMED.match(function)
-    return resumed["name"] if resumed else function
+    """A function's name, without what encloses it and without Dynamo's name for a part of it."""
+    return _RESUMED.sub(r"\g<name>", function.rpartition("<locals>.")[2])
 
 
 def parse(stack_trace: str) -> list[Frame]:

@@ -98,7 +98,7 @@ def test_a_guard_that_fails_compiles_again():
     eager, compiled = both(program_of(body, 1, [0], ["sum"]))
     for t in (5, 6):
         check_equal(eager, compiled, Split(12, 4), torch.randn(t, 3), torch.randn(12, t))
-    with pytest.raises(Exception, match=r"mat1|size|shape|must match"):
+    with pytest.raises(Exception, match="reduction dim"):
         compiled(Split(12, 4), torch.randn(6, 3), torch.randn(12, 7))
 
 
@@ -171,7 +171,7 @@ def test_moments_and_minimum():
         mean = aten.mean.dim(x, [0])
         m2 = aten.sum.dim_IntList(aten.pow.Tensor_Scalar(aten.sub.Tensor(x, mean), 2), [0])
         count = aten.mul.Tensor(aten.add.Tensor(aten.mul.Tensor(m2, 0.0), 1.0), rows)
-        return aten.stack.default([count, mean, m2]), aten.amin.default(x, [0])
+        return aten.reshape.default(aten.cat.default([count, mean, m2]), [3, 3]), aten.amin.default(x, [0])
 
     capture = Capture(s=12)
     program = program_of(

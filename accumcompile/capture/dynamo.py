@@ -130,6 +130,10 @@ def marked(dims: Iterable[tuple[torch.Tensor, int]]) -> Iterator[None]:
 # Tracing a frame again
 
 
+class _Restart(exc.TensorifyScalarRestartAnalysis, exc.UnspecializeRestartAnalysis):
+    """The first is the restart that a backend may raise; the second has Dynamo forget the path it took before."""
+
+
 @dataclass
 class _Retrace:
     """A frame whose batch came in as a constant is traced again: with marks, then with every int symbolic.
@@ -150,10 +154,7 @@ _retraces = _Retraces()
 
 
 def retrace(dims: Iterable[tuple[torch.Tensor, int]]) -> None:
-    """Have Dynamo trace the current frame again with symbolic ``dims``; return if that did not help.
-
-    TensorifyScalarRestartAnalysis is the one of Dynamo's restarts that a backend may raise.
-    """
+    """Have Dynamo trace the current frame again with symbolic ``dims``; return if that did not help."""
     frame, now = CompileContext.current_compile_id(), _retraces.now
     if now is None or now.frame != frame:
         end_retrace()
@@ -166,7 +167,7 @@ def retrace(dims: Iterable[tuple[torch.Tensor, int]]) -> None:
     if not fresh:
         now.undo.callback(_patcher(EVERY_SIZE_SYMBOLIC)())
     now.tries += 1
-    raise exc.TensorifyScalarRestartAnalysis(restart_reason="accumcompile: the batch size must be symbolic")
+    raise _Restart(restart_reason="accumcompile: the batch size must be symbolic")
 
 
 def is_retraced() -> bool:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from types import CodeType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch._dynamo import config, convert_frame, eval_frame, symbolic_convert
@@ -34,7 +33,12 @@ STEP_CODE = next(
     if getattr(c, "co_name", "") == "wrapper"
 )
 # Functions that Dynamo has dropped. It leaves them alone from then on, in whichever step they are called.
-_dropped: WeakKeyDictionary[CodeType, Reason] = WeakKeyDictionary()
+# (By place: code objects are not always hashable.)
+_dropped: dict[tuple[str, int, str], Reason] = {}
+
+
+def _place(code: CodeType) -> tuple[str, int, str]:
+    return code.co_filename, code.co_firstlineno, where.named(code.co_name)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class Watch:
 
     def reasons(self) -> list[Reason]:
         """Why running functions were dropped; then others of this call; then its breaks of graphs."""
-        running = [_dropped[code] for code in where.running_code() if code in _dropped]
+        places = map(_place, where.running_code())
+        running = [_dropped[place] for place in places if place in _dropped]
         since = dynamo_utils.graph_break_reasons[self.breaks_before :]
         breaks = [Reason(r.reason, where.of_summaries(r.user_stack)) for r in since]
         return running + self.dropped + [b for b in breaks if not is_expected(b)]
@@ -185,7 +190,7 @@ def _format_error_msg(exc: Exception, code: Any, *args: Any, **kwargs: Any) -> s
         frame = where.of_summaries(getattr(exc, "real_stack", None))
         reason = Reason(str(getattr(exc, "msg", exc)), frame, where.named(code.co_name))
         if frame is not None:
-            _dropped[code] = reason
+            _dropped[_place(code)] = reason
             _watching.now.dropped.append(reason)
     return _original_format(exc, code, *args, **kwargs)
 

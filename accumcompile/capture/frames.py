@@ -185,10 +185,8 @@ def _carriers(inputs: list[Input]) -> Iterator[Carrier]:
             if batch is None:  # outside a decorated call: dim 0 of the first that may be one
                 batch = given.value.shape[0]
                 kind = LEADING if dynamo.is_argument(given.source) else GUESSED
-            dims = range(given.value.dim() if call else 1)
-            yield from (
-                Carrier(given, d, kind, given.name) for d in dims if given.value.shape[d] == batch > 1
-            )
+            dims = [d for d in range(given.value.dim() if call else 1) if given.value.shape[d] == batch > 1]
+            yield from (Carrier(given, d, kind, given.name) for d in dims[:1])
 
 
 def _argument(given: Input, leaf: Leaf) -> Iterator[Carrier]:

@@ -27,6 +27,9 @@ REWORDED: tuple[tuple[str, str], ...] = (
     ("Tensor.backward() call", "backward() inside a try, a loop or a context manager"),
     ("break in loop", "a graph break in a loop"),
     ("Module-level backwards hooks", "a module's backward hook"),
+    ("Graph break under", "a graph break inside a context manager"),
+    ("Tensor.item() call", "a tensor becomes a Python number: item(), float(), print()"),
+    ("torch.compiler.disable", "a function that torch.compiler.disable keeps from Dynamo"),
 )
 
 OWN_FUNCTION = "put forward and loss into a function of their own, and call it from the step"
@@ -34,6 +37,7 @@ OWN_FUNCTION = "put forward and loss into a function of their own, and call it f
 # What to write instead, by a word of Dynamo's reason; then for any other break, and for a function dropped.
 FIXES: tuple[tuple[str, str], ...] = (
     ("backwards hooks", "register the hook on parameters or tensors (p.register_hook), not on a module"),
+    ("torch.compiler.disable", "let Dynamo see that function, or move the call behind backward()"),
 )
 AFTER_BACKWARD = "move that line behind backward(), or out of the step"
 

@@ -10,7 +10,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from ..loop import Split, slice_rows
-from ..sizes import ROWS
+from ..sizes import ROWS, expression
 from .specialise import specialise
 from .specs import Array, Literal, Size, Sizes, Spec, describe, evaluate
 
@@ -33,7 +33,9 @@ class Cut:
 
 def local_shape(holder: Node, cut: Cut, rows: int, symbolic: bool) -> list[Any]:
     """The shape of a micro-batch's x: as predicted, or else with numbers for all dims but the sliced one."""
-    shape = list(holder.meta.get("local_shape") or cut.shape)
+    meta = holder.meta.get("val")
+    full = [expression(d) for d in meta.shape] if isinstance(meta, torch.Tensor) else cut.shape
+    shape = list(holder.meta.get("local_shape") or (full if len(full) == len(cut.shape) else cut.shape))
     if "local_shape" not in holder.meta:
         shape[cut.dim] = ROWS * sympy.Rational(cut.shape[cut.dim], cut.batch)
     return (

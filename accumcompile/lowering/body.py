@@ -136,7 +136,8 @@ class Schedule:
         return accs + wholes
 
     def _buffers(self, form: Form) -> tuple[list, list]:
-        values, rows, batch = form.values(self.sizes), self.split.rows, self.split.batch
+        rows, batch = self.split.rows, self.split.batch
+        values = form.values(self.sizes | {ROWS: rows})
         self.buffers, self.dtypes = form.buffers, form.dtypes
         wholes = [b.make(values, rows, batch) for b in form.buffers]
         return wholes, [b.pieces(w, rows, batch) for b, w in zip(form.buffers, wholes, strict=True)]

@@ -15,7 +15,7 @@ from ..passes.fuse_accumulation import fuse_accumulation
 from . import inductor_api
 from .products import use_in_place_products
 from .specialise import Specialised, specialise
-from .specs import Sizes, Spec, symbolic_stride, value_of
+from .specs import Factor, Sizes, Spec, symbolic_stride, value_of
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -162,7 +162,7 @@ def build(
     use_in_place_products(gm)
     inputs = [n.meta["val"] for n in gm.graph.find_nodes(op="placeholder")]
     call = compiler(gm, inputs, done.trace)
-    return Form(call, chooser(done.kept), done.symbols, done.guard(), made, [p.dtype for p in parts])
+    return Form(call, chooser(done.kept, specs), done.symbols, done.guard(), made, [p.dtype for p in parts])
 
 
 def slot(done: Specialised, buffer: Buffer, piece: torch.Tensor) -> torch.Tensor:
@@ -177,8 +177,15 @@ def stand_in(done: Specialised, real: torch.Tensor, part: torch.Tensor) -> torch
     return done.trace.empty(part.shape, stride, real.dtype, real.device)
 
 
-def chooser(kept: Sequence[int]) -> Callable[[Sequence[Any]], tuple]:
-    """A fast selection of several positions."""
+def chooser(kept: Sequence[int], specs: Sequence[Spec]) -> Callable[[Sequence[Any]], tuple]:
+    """A fast selection of the arguments that remain arguments; Python floats become tensors."""
+    if any(isinstance(specs[k], Factor) for k in kept):
+        return lambda arguments: tuple(as_tensor(arguments[k]) for k in kept)
     if len(kept) == 1:
         return lambda arguments: (arguments[kept[0]],)
     return itemgetter(*kept) if kept else (lambda arguments: ())
+
+
+def as_tensor(value: Any) -> Any:
+    """A Python float as a 0-dim tensor."""
+    return torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else value

@@ -120,7 +120,7 @@ def small_folded(dim: Dim | None, sizes: Sizes) -> Dim | None:
     """``dim`` with sizes that are 0 or 1 now written as numbers: compilers treat those specially."""
     if not isinstance(dim, sympy.Expr):
         return dim
-    dim = dim.xreplace({s: n for s, n in sizes.items() if n in (0, 1)})
+    dim = dim.xreplace({s: sympy.Integer(n) for s, n in sizes.items() if n in (0, 1)})
     return int(dim) if dim.is_number else (n if (n := evaluate(dim, sizes)) in (0, 1) else dim)
 
 

@@ -6,8 +6,13 @@ import operator
 
 import torch
 
+from ..operands import shape_of
+from ..placement import R
+
 from .rule import Alignment, Facts, align_dims
 from .views import bounds, takes_all
+
+aten = torch.ops.aten
 
 
 def cast(facts: Facts) -> Alignment | None:
@@ -45,7 +50,7 @@ def slice_(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Nod
         return body.call(node.target, args, kwargs)
     block, start = facts.results[0][dim], bounds(facts, dim)[0]
     first = facts.batch.quotient(start, block) if start else 0
-    local = body.size(body.local_shape(node)[dim])
+    local = body.size(body.shape(node)[dim])
     begin = body.call(operator.mul, (first, local))
     end = body.call(operator.mul, (first + 1, local))
     return body.call(node.target, (args[0], dim, begin, end))
@@ -60,6 +65,22 @@ def iota(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
     step = body.call(torch.ops.aten.mul.Tensor, (offset, kwargs["step"]))
     total = body.call(torch.ops.aten.add.Tensor, (base, step))
     return body.call(torch.ops.prims.convert_element_type.default, (total, kwargs["dtype"]))
+
+
+def moments(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
+    """(count, mean, M2), written with operators that every lowering knows."""
+    x, dims = args
+    pair = body.call(aten.var_mean.correction, (x, dims), {"correction": 0, "keepdim": True})
+    variance, mean = body.call(operator.getitem, (pair, 0)), body.call(operator.getitem, (pair, 1))
+    source, value = node.args[0], node.meta["val"]
+    count = 1
+    for d in dims:
+        size = body.size(body.shape(source)[d]) if body.placement(node) != R else body.size(shape_of(source)[d])
+        count = body.call(operator.mul, (count, size)) if isinstance(size, torch.fx.Node) or isinstance(count, torch.fx.Node) else count * size
+    shape = body.sizes((1, *body.shape(node)[1:]))
+    counts = body.call(aten.full.default, (shape, count), {"dtype": value.dtype, "device": value.device})
+    rows = [counts, *(body.call(aten.view.default, (v, shape)) for v in (mean, body.call(aten.mul.Tensor, (variance, count))))]
+    return body.call(aten.cat.default, (rows, 0))
 
 
 def random(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:

@@ -107,7 +107,7 @@ RULES: dict[torch._ops.OpOverload, Rule] = {
     aten.argmin.default: Rule(align=reductions.whole_over(), discontinuous=True),
     aten.var.correction: Rule(align=reductions.whole_over(keepdim=9)),
     aten.var_mean.correction: Rule(align=reductions.whole_over(keepdim=9)),
-    moments: Rule(align=reductions.moments, reduce="moments"),
+    moments: Rule(align=reductions.moments, reduce="moments", local=local.moments),
     # along one dimension
     aten.cumsum.default: Rule(align=views.along(1), linear=({0},)),
     aten.cumprod.default: MIXES_DIM,
