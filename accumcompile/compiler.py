@@ -3,51 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
-
 import sympy
 import torch
 from torch.fx import GraphModule, Node
 
 from . import facts
+from .capture.naming import Names
+from .dump import dumper_of
+from .kept import first_run, warn_of_kept
 from .lowering import lower
 from .operands import is_size
 from .options import Settings
 from .passes import PIPELINE, form_loops
-from .placement import Shard
 from .propagate import propagate, shape_of
 from .runner import Runner
 from .sizes import Batch, expression
 from .stages import schedule
 
 
-def compile_piece(gm: GraphModule, road: str, symbols: Iterable[sympy.Symbol], settings: Settings) -> Callable:
+def compile_piece(
+    gm: GraphModule,
+    road: str,
+    symbols: Iterable[sympy.Symbol],
+    settings: Settings,
+    names: Names,
+    owned_from: int | None = None,
+) -> Callable:
     """A boxed callable that computes what ``gm`` computes, micro-batch by micro-batch.
 
     Args:
         gm: a functional ATen graph with fake values.
         road: how the graph came in, for the report.
-        symbols: the batch's symbols. A graph in which none of them occurs runs as it is.
+        symbols: the batch's symbols. A graph in which none of them occurs has no loops.
         settings: read at each call for the number of micro-batches.
+        names: what the user calls the graph's inputs and outputs, for the report.
+        owned_from: outputs from this position on must own their memory; None: as it comes.
     """
     batch = batch_of(gm, symbols)
-    if batch is None:
-        return as_it_is(gm)
+    dump = dumper_of(settings).graph(road)
+    dump.write("captured", gm)
     for rewrite in PIPELINE:
-        gm = rewrite(gm, batch)
+        gm = dump.after(rewrite, gm, batch)
     known = propagate(gm.graph, batch)
     plan = schedule(gm.graph, known)
-    program = form_loops(gm, plan)
-    report = facts.plan_facts(road, plan, program)
-    return Runner(lower(program, settings), gm, plan, report, settings)
+    program = dump.after(form_loops, gm, plan)
+    report = facts.plan_facts(road, gm.graph, plan, program, names)
+    first = first_run(report, gm, settings)
+    dump.program(program, first, settings)
+    warn_of_kept(first, settings)
+    return Runner(lower(program, settings), gm, plan, report, settings, owned_from)
 
 
-def batch_of(gm: GraphModule, symbols: Iterable[sympy.Symbol]) -> Batch | None:
-    """The batch of a graph, if it occurs in a size of an input."""
+_NO_BATCH = Batch(sympy.Symbol("no_batch"))
+
+
+def batch_of(gm: GraphModule, symbols: Iterable[sympy.Symbol]) -> Batch:
+    """The batch of a graph, as far as it occurs in a size of an input."""
     sizes = [s for n in gm.graph.nodes for s in _sizes(n)]
     bound = {s for n in gm.graph.find_nodes(op="placeholder") for size in _sizes(n) for s in _symbols(size)}
     present = bound & set(symbols)
-    return Batch.of(present, sizes) if present else None
+    return Batch.of(present, sizes) if present else _NO_BATCH
 
 
 def _sizes(node: Node) -> list:
@@ -59,18 +74,3 @@ def _sizes(node: Node) -> list:
 
 def _symbols(size: object) -> set[sympy.Symbol]:
     return size.free_symbols if isinstance(size, sympy.Expr) else set()
-
-
-def as_it_is(gm: GraphModule) -> Callable:
-    """A graph without a batch: clipping, an optimizer, a forward on parameters alone."""
-
-    def run(arguments: list) -> Any:
-        given = list(arguments)
-        arguments.clear()
-        return gm(*given)
-
-    run._boxed_call = True
-    return run
-
-
-__all__ = ["Shard", "as_it_is", "batch_of", "compile_piece"]

@@ -10,7 +10,7 @@ from functools import cached_property
 from types import MethodType
 from typing import Any
 
-from . import backend, errors, where
+from . import backend, dump, errors, where
 from .capture import batch as batches
 from .capture import dynamo, dynamo_hooks, frames, safety
 from .options import Options, Settings
@@ -58,6 +58,7 @@ class AccumulatedStep:
             stack.enter_context(frames.during(call))
             stack.callback(dynamo.end_retrace)
             stack.enter_context(dynamo.capture_settings())
+            stack.enter_context(dump.reported(self.settings))
             stack.enter_context(dynamo.marked((leaf.tensor, leaf.dim) for leaf in batch.split))
             watch = stack.enter_context(dynamo_hooks.watching(call.on_recompile_limit, self._run_closure))
             net = stack.enter_context(safety.net(call, watch, lambda: batches.modules(self.fn, named)))

@@ -2,7 +2,8 @@
 
     <dump>/<graph>/00_captured.txt, 01_<pass>.txt, ...   readable code
     <dump>/<graph>/program.py                            the final program; `python program.py` runs it
-    <dump>/report.txt, report.json                       what explain() says
+    <dump>/<graph>/report.txt, report.json               what explain() says of this graph
+    <dump>/report.txt, report.json                       what explain() says of the call that compiled
 
 The same texts go to TORCH_TRACE, where tlparse shows them, and to the logger "accumcompile.dump" at debug
 level (TORCH_LOGS="+accumcompile"). Without any of the three, a dump costs nothing.
@@ -12,16 +13,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
-import sympy
 import torch
 from torch.fx import GraphModule
 
-from accumcompile.loop import Split
+from accumcompile.capture.journal import Run
 from accumcompile.options import Settings
 from accumcompile.program_text import program_source
 from accumcompile.report import Report
@@ -34,24 +36,18 @@ class Dumper:
 
     def __init__(self, directory: str | PathLike[str] | None = None) -> None:
         self.directory = Path(directory) if directory is not None else None
-        self.written: dict[str, int] = {}  # graph name -> texts so far
+        self.graphs = 0  # so far
 
-    def write(self, graph: str, step: str, content: str | GraphModule) -> None:
-        """The next numbered text of `graph`: what it was after `step`."""
-        number = self.written.get(graph, 0)
-        self.written[graph] = number + 1
-        self.put(f"{safe(graph)}/{number:02}_{safe(step)}.txt", lambda: readable(content))
+    def graph(self, road: str) -> GraphDump:
+        """The texts of the next graph."""
+        self.graphs += 1
+        return GraphDump(self, f"graph_{self.graphs}_{safe(road)}")
 
-    def program(
-        self, graph: str, gm: GraphModule, split: Split, sizes: Mapping[sympy.Symbol, int] | None = None
-    ) -> None:
-        """The final program, whose first input is `split`, as a Python file that runs."""
-        self.put(f"{safe(graph)}/program.py", lambda: program_source(gm, split, sizes))
-
-    def report(self, report: Report) -> None:
+    def report(self, report: Report, graph: str = "") -> None:
         """The report as text and as JSON."""
-        self.put("report.txt", lambda: str(report) + "\n")
-        self.put("report.json", lambda: report.to_json() + "\n")
+        folder = f"{graph}/" if graph else ""
+        self.put(f"{folder}report.txt", lambda: str(report) + "\n")
+        self.put(f"{folder}report.json", lambda: report.to_json() + "\n")
 
     def wanted(self) -> bool:
         """Whether anybody reads the texts."""
@@ -69,6 +65,33 @@ class Dumper:
         trace(name, text)
 
 
+class GraphDump:
+    """The texts of one graph, numbered."""
+
+    def __init__(self, dumper: Dumper, name: str) -> None:
+        self.dumper, self.name, self.written = dumper, name, 0
+
+    def write(self, step: str, content: str | GraphModule) -> None:
+        """The next text: what the graph was after `step`."""
+        name = f"{self.name}/{self.written:02}_{safe(step)}.txt"
+        self.written += 1
+        self.dumper.put(name, lambda: readable(content))
+
+    def after(self, rewrite: Callable[..., GraphModule], gm: GraphModule, *given: Any) -> GraphModule:
+        """Run a pass: what it makes of `gm` is written, and how long it took is logged."""
+        begun = time.perf_counter()
+        made = rewrite(gm, *given)
+        log.info("%s: %s took %.3f s", self.name, rewrite.__name__, time.perf_counter() - begun)
+        self.write(rewrite.__name__, made)
+        return made
+
+    def program(self, gm: GraphModule, run: Run, settings: Settings) -> None:
+        """The program, whose first input is a `Split`, as a Python file; and the report of its first `run`."""
+        self.dumper.put(f"{self.name}/program.py", lambda: program_source(gm, run.split, run.sizes))
+        if self.dumper.wanted():
+            self.dumper.report(Report.of_call([run], settings), self.name)
+
+
 def dumper_of(settings: Settings) -> Dumper:
     """The one dumper of a step."""
     if "dumper" not in settings.state:
@@ -83,10 +106,10 @@ def reported(settings: Settings) -> Iterator[None]:
     if not dumper.wanted():
         yield
         return
-    before = dict(dumper.written)
+    before = dumper.graphs
     with settings.journal.recording() as runs:
         yield
-    if dumper.written != before:
+    if dumper.graphs != before:
         dumper.report(Report.of_call(runs, settings))
 
 

@@ -49,6 +49,12 @@ MESSAGES: dict[str, Message] = {
     "AC006": Message(
         "there is no option {option}", "the options are {names}", "correct the name or leave it out"
     ),
+    # explain() and verify()
+    "AC007": Message(
+        "{step} is not an accumulated step",
+        "explain() and verify() run a step that was decorated",
+        "decorate it, or pass accumulate({step}, steps=8)",
+    ),
     # An operator that needs the whole batch, where strict forbids it
     "AC003": Message("{op} needs the whole batch", "{why}", "strict=False runs it on the whole batch"),
     # The batch

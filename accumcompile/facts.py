@@ -2,85 +2,157 @@
 
 from __future__ import annotations
 
-import torch
-from torch.fx import GraphModule, Node
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
 
-from .placement import Partial, Replicate
-from .plan import BarrierFact, LoopFact, Plan, ValueFact
+import sympy
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+from . import causes
+from .called import Called, described
+from .capture.naming import Names, is_users
+from .loop import accumulate_loop
+from .memory import is_alias, owner, steps_of
+from .operands import is_size, is_tensor, operands
+from .placement import Placement, Shard
+from .plan import LoopFact, Plan, ValueFact
 from .propagate import Propagation, shape_of
-from .stages import Schedule, size_sources, whole_operands
+from .rules.table import rule_of
+from .sizes import expression
+from .stages import Loop, Schedule, whole_operands
 from .where import user_frame
 
 
-def plan_facts(road: str, plan: Schedule, program: GraphModule) -> Plan:
+def plan_facts(road: str, graph: Graph, plan: Schedule, program: GraphModule, names: Names) -> Plan:
     """Everything that ``explain`` tells of one graph."""
     known = plan.propagation
-    loops = tuple(_loop(known, name, meta) for name, meta in program.meta["loops"].items())
-    kept = tuple(value_fact(known, o) for o in plan.outputs if isinstance(o, Node) and _is_sharded(known, o))
-    return Plan(road, known.batch.symbol, known.granule, loops, tuple(_barriers(plan)), kept)
-
-
-def _is_sharded(known: Propagation, node: Node) -> bool:
-    return str(known.placement(node)).startswith("S") and node.op == "call_function"
-
-
-def value_fact(known: Propagation, node: Node) -> ValueFact:
-    """A value of the source graph."""
-    frame = user_frame(node.meta.get("stack_trace", "") or "")
-    value = node.meta.get("val")
-    return ValueFact(
-        node.name,
-        shape_of(node) or (),
-        value.dtype if isinstance(value, torch.Tensor) else None,
-        str(known.values[node].placements[0]) if node in known.values else "R",
-        frame.where if frame else "",
-        frame.code if frame else "",
+    facts = _Facts(graph, plan, names)
+    return Plan(
+        road,
+        known.batch.symbol,
+        known.granule,
+        tuple(facts.loop(meta) for meta in program.meta["loops"].values()),
+        tuple(causes.fact(plan, b, facts.called, facts.value(b.node)) for b in causes.barriers(plan)),
+        tuple(facts.value(node) for node in facts.kept()),
+        tuple(facts.value(node) for node in facts.whole()),
+        program=_program_steps(program),
+        unsplit=_unsplit_steps(graph, plan),
     )
 
 
-def _loop(known: Propagation, name: str, meta: dict) -> LoopFact:
-    loop = meta["loop"]
-    return LoopFact(
-        loop.stage,
-        tuple(_const_fact(node) for node in meta["consts"]),
-        tuple(value_fact(known, node) for node, _ in meta["xs"]),
-        tuple(value_fact(known, node) for node in meta["carried"]),
-        tuple(value_fact(known, node) for node in meta["kept"]),
-        len(loop.nodes),
-        loop.at_once,
-    )
+class _Facts:
+    """The values of one graph, as facts."""
+
+    def __init__(self, graph: Graph, plan: Schedule, names: Names):
+        self.graph, self.plan, self.known = graph, plan, plan.propagation
+        self.called = Called(graph, plan, names)
+
+    def value(self, node: Node, taken: Placement | None = None) -> ValueFact:
+        """A value of the graph; ``taken`` is the placement in which a loop takes it."""
+        frame = user_frame(node.meta.get("stack_trace"))
+        value = node.meta.get("val")
+        placement = str(self.known.values[node].placements[0]) if node in self.known.values else "R"
+        return ValueFact(
+            self.called.of(node),
+            shape_of(node) or (),
+            value.dtype if isinstance(value, torch.Tensor) else None,
+            str(taken or placement),
+            frame.where if frame else "",
+            frame.code if frame else "",
+            placement if taken is not None and str(taken) != placement else "",
+            frame.function if frame else "",
+        )
+
+    def loop(self, meta: dict) -> LoopFact:
+        """One loop, in scan's words."""
+        loop = meta["loop"]
+        leaving = (*meta["carried"], *meta["kept"])
+        return LoopFact(
+            loop.stage,
+            tuple(replace(self.value(node), placement="R") for node in _consts(self.known, loop)),
+            tuple(self.value(node, placement) for node, placement in meta["xs"]),
+            tuple(self.value(node) for node in meta["carried"]),
+            tuple(self.value(node) for node in meta["kept"]),
+            len(loop.nodes),
+            loop.at_once,
+            steps_of(loop.nodes, leaving, lambda n: self.known.values[n].placements),
+        )
+
+    def kept(self) -> Iterator[Node]:
+        """Outputs of the user's that are held for the full batch."""
+        for node, description in described(self.graph):
+            made = isinstance(node, Node) and node.op == "call_function" and is_users(description)
+            if made and isinstance(self.known.values[node].placements[0], Shard):
+                yield node
+
+    def whole(self) -> Iterator[Node]:
+        """What is computed on the full batch: everything of its size that no loop computes."""
+        inside = [n for loop in self.plan.loops for n in loop.nodes]
+        read = causes.read_between_loops(self.plan, iter(inside), outputs=True)
+        for node in self.graph.nodes:
+            if node in read and node not in self.called.assembled and self._costs_memory(node):
+                yield node
+
+    def _costs_memory(self, node: Node) -> bool:
+        """Whether a node makes something of the batch's size: no view, and no constant."""
+        if node.op != "call_function" or is_size(node) or is_alias(node) or _is_constant(node):
+            return False
+        sizes = _symbolic_sizes(node)
+        return any(self.known.batch.in_size(s) or not s.free_symbols <= self._given for s in sizes)
+
+    @cached_property
+    def _given(self) -> set:
+        """The symbols that do not depend on data."""
+        holders = self.graph.find_nodes(op="placeholder")
+        return {symbol for n in holders for size in _symbolic_sizes(n) for symbol in size.free_symbols}
 
 
-def _const_fact(node: Node) -> ValueFact:
+def _symbolic_sizes(node: Node) -> list[sympy.Expr]:
+    """The sizes of a node's results that are no plain numbers."""
     value = node.meta.get("val")
-    dtype = value.dtype if isinstance(value, torch.Tensor) else None
-    return ValueFact(node.name, shape_of(node) or (), dtype, "R")
+    values = value if isinstance(value, (tuple, list)) else [value]
+    sizes = [expression(s) for v in values if isinstance(v, torch.Tensor) for s in v.shape]
+    return [s for s in sizes if isinstance(s, sympy.Expr)]
 
 
-def _barriers(plan: Schedule):
-    """What is assembled after one loop because a later one reads it."""
-    known = plan.propagation
-    awaited = _awaited(plan)
-    for loop in plan.loops:
-        for root in loop.roots:
-            if root in awaited:
-                kind = "reduce" if isinstance(known.placement(root), Partial) else "gather"
-                fact = value_fact(known, root)
-                cause = awaited[root]
-                path = (f"{root.name} {known.placement(root)}", f"{kind} R", cause)
-                yield BarrierFact(kind, fact, loop.stage, cause, path)
-
-
-def _awaited(plan: Schedule) -> dict[Node, str]:
-    """The assembled values that bodies of loops are computed from, each with the operator that needed it whole."""
-    known, found, seen = plan.propagation, {}, set()
-    roots = {root for loop in plan.loops for root in loop.roots}
-    stack = [(w, str(n.target)) for loop in plan.loops for n in loop.nodes for w in (*whole_operands(known, n), *size_sources(n))]
-    while stack:
-        node, cause = stack.pop()
-        if node in roots and not isinstance(known.values[node].placements[0], Replicate):
-            found.setdefault(node, cause)
-        elif node not in seen:
-            seen.add(node)
-            stack += [(source, str(node.target)) for source in node.all_input_nodes]
+def _consts(known: Propagation, loop: Loop) -> dict[Node, None]:
+    """The values that every micro-batch takes whole."""
+    found = {}
+    for node in loop.nodes:
+        whole = set(whole_operands(known, node))
+        for operand, need in zip(operands(node), known.needs.get(node, ()), strict=False):
+            source = operand.node
+            if source in whole and not isinstance(need.placement, Shard) and not _is_constant(source):
+                found[_base(source)] = None
     return found
+
+
+def _base(node: Node) -> Node:
+    """The value that a view is a view of."""
+    base, _ = owner(node)
+    return base if is_tensor(base) else node
+
+
+def _is_constant(node: Node) -> bool:
+    rule = rule_of(node.target)
+    return rule is not None and rule.fill is not None
+
+
+def _program_steps(program: GraphModule):
+    """What the program makes, in order, its loops among it."""
+    nodes = [n for n in program.graph.nodes if n.op == "call_function"]
+    calls = [n for n in nodes if n.target is accumulate_loop]
+    metas = program.meta["loops"]
+    loops = {
+        call: (i, [*metas[call.args[0].target]["carried"], *metas[call.args[0].target]["kept"]])
+        for i, call in enumerate(calls)
+    }
+    return steps_of(nodes, program.graph.output_node().all_input_nodes, loops=loops)
+
+
+def _unsplit_steps(graph: Graph, plan: Schedule):
+    """What the graph as it was captured would make on the full batch."""
+    nodes = [n for n in graph.nodes if n.op == "call_function"]
+    return steps_of(nodes, [o for o in plan.outputs if isinstance(o, Node)])

@@ -132,7 +132,6 @@ class Settings:
     said: set[Any] = field(default_factory=set)  # warnings already given
     lowering: Any = None  # the lowering's own state
     state: dict[str, Any] = field(default_factory=dict)  # facts about the calls so far
-    dumps: Callable[[str, str], None] = lambda name, text: None
 
     def change(self, **options: Any) -> None:
         """Replace options between calls; they are validated again."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import sympy
 import torch
 
-Sizes = Mapping[sympy.Symbol, int]
+from .memory import Sizes, Step, count
 
 
 @dataclass(frozen=True)
@@ -21,13 +20,12 @@ class ValueFact:
     placement: str
     where: str = ""  # "file:line" of the innermost frame outside installed packages
     code: str = ""  # that line's text
+    sliced_from: str = ""  # the placement that it has outside of a loop which slices it
+    function: str = ""  # that the line is in
 
     def bytes(self, sizes: Sizes) -> int:
         """Bytes of the full value, with the graph's symbols bound by ``sizes``."""
-        count = 1
-        for size in self.shape:
-            count *= int(size.xreplace(dict(sizes))) if isinstance(size, sympy.Expr) else int(size)
-        return count * (self.dtype.itemsize if self.dtype else 8)
+        return count(self.shape, sizes) * (self.dtype.itemsize if self.dtype else 8)
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class BarrierFact:
     kind: str  # "reduce" or "gather"
     value: ValueFact
     stage: int  # the loop after which it happens
-    cause: str  # why: the operator that needed the whole value, and its rule
+    cause: str  # why: the operator that needed the whole value, in words
     path: tuple[str, ...] = ()  # "z S(0)", "gather R", "cdist R"
 
 
@@ -52,6 +50,7 @@ class LoopFact:
     ys: tuple[ValueFact, ...]
     nodes: int  # operators in the body
     at_once: bool = False  # so small that it runs as one micro-batch
+    body: tuple[Step, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -64,4 +63,7 @@ class Plan:
     loops: tuple[LoopFact, ...]
     barriers: tuple[BarrierFact, ...]
     kept: tuple[ValueFact, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    whole: tuple[ValueFact, ...] = ()  # computed on the full batch, between loops
+    notes: tuple[str, ...] = ()
+    program: tuple[Step, ...] = field(default=(), repr=False)
+    unsplit: tuple[Step, ...] = field(default=(), repr=False)  # the graph as it was captured

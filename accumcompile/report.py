@@ -11,13 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from accumcompile.capture.journal import Run
+from accumcompile.memory import Sizes, number, peak
 from accumcompile.options import Settings
-from accumcompile.plan import BarrierFact, LoopFact, Sizes, ValueFact
+from accumcompile.plan import BarrierFact, LoopFact, ValueFact
 
 
 @dataclass(frozen=True)
 class Value:
-    """A value with the sizes it had in this call. `bytes` are the full batch's."""
+    """A value with the sizes it had in this call. `bytes` are the full batch's; a size of -1 depends on data."""
 
     name: str
     shape: tuple[int, ...]
@@ -26,12 +27,14 @@ class Value:
     bytes: int
     where: str
     code: str
+    sliced_from: str = ""  # its placement outside of the loop that slices it, where that is another
 
     @classmethod
     def of(cls, fact: ValueFact, sizes: Sizes) -> Value:
-        shape = tuple(int(s if isinstance(s, int) else s.xreplace(dict(sizes))) for s in fact.shape)
+        shape = tuple(number(s, sizes, unknown=-1) for s in fact.shape)
         dtype = str(fact.dtype).removeprefix("torch.") if fact.dtype else "int"
-        return cls(fact.name, shape, dtype, fact.placement, fact.bytes(sizes), fact.where, fact.code)
+        size = fact.bytes(sizes)
+        return cls(fact.name, shape, dtype, fact.placement, size, fact.where, fact.code, fact.sliced_from)
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,11 @@ class Loop:
     """One loop of a graph, in scan's words."""
 
     stage: int
-    micro_batches: int  # really run
+    micro_batches: int  # really run: 1 for a loop so small that it takes the batch at once
     micro_batch_size: int  # of all but perhaps the last
     nodes: int
+    estimated_bytes: int  # the most that one micro-batch's values need at once
+    full_batch_bytes: int  # the same if the loop took the batch at once
     consts: tuple[Value, ...]
     xs: tuple[Value, ...]
     carry: tuple[Value, ...]
@@ -53,7 +58,10 @@ class Loop:
             kind: tuple(Value.of(value, run.sizes) for value in getattr(fact, kind))
             for kind in ("consts", "xs", "carry", "ys")
         }
-        return cls(fact.stage, len(run.split), run.split.rows, fact.nodes, **held)
+        split = run.split.at_once() if fact.at_once else run.split
+        share = (split.rows, split.batch)
+        need, full = peak(fact.body, run.sizes, share), peak(fact.body, run.sizes)
+        return cls(fact.stage, len(split), split.rows, fact.nodes, need, full, **held)
 
 
 @dataclass(frozen=True)
@@ -88,20 +96,27 @@ class Graph:
     loops: tuple[Loop, ...]
     barriers: tuple[Barrier, ...]
     kept: tuple[Value, ...]
+    whole: tuple[Value, ...]
+    estimated_bytes: int
+    full_batch_bytes: int
     notes: tuple[str, ...]
 
     @classmethod
     def of(cls, run: Run, calls: int) -> Graph:
         plan = run.plan
+        loops = tuple(Loop.of(loop, run) for loop in plan.loops)
         return cls(
             road=plan.road,
             batch=run.split.batch,
             micro_batches=tuple(rows for _, rows in run.split),
             granule=plan.granule,
             calls=calls,
-            loops=tuple(Loop.of(loop, run) for loop in plan.loops),
+            loops=loops,
             barriers=tuple(Barrier.of(barrier, run.sizes) for barrier in plan.barriers),
             kept=tuple(Value.of(value, run.sizes) for value in plan.kept),
+            whole=tuple(Value.of(value, run.sizes) for value in plan.whole),
+            estimated_bytes=peak(plan.program, run.sizes, loops=[loop.estimated_bytes for loop in loops]),
+            full_batch_bytes=peak(plan.unsplit, run.sizes),
             notes=plan.notes,
         )
 
@@ -159,6 +174,21 @@ class Report:
         return tuple(value for graph in self.graphs for value in graph.kept)
 
     @property
+    def whole(self) -> tuple[Value, ...]:
+        """What is computed on the full batch, because it cannot be split."""
+        return tuple(value for graph in self.graphs for value in graph.whole)
+
+    @property
+    def estimated_bytes(self) -> int:
+        """The estimated peak of what the step makes: kept values, sums, a micro-batch of the largest loop."""
+        return max((graph.estimated_bytes for graph in self.graphs), default=0)
+
+    @property
+    def full_batch_bytes(self) -> int:
+        """The same estimate for the full batch at once."""
+        return max((graph.full_batch_bytes for graph in self.graphs), default=0)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Everything else worth saying, each once."""
         return tuple(
@@ -170,7 +200,8 @@ class Report:
         return sum(barrier.bytes for barrier in self.barriers if barrier.kind == "gather")
 
     def to_json(self) -> str:
-        totals = {"gathered_bytes": self.gathered_bytes}
+        names = ("gathered_bytes", "estimated_bytes", "full_batch_bytes")
+        totals = {name: getattr(self, name) for name in names}
         return json.dumps(dataclasses.asdict(self) | totals, indent=2)
 
     def __rich__(self):

@@ -26,7 +26,8 @@ ROADS = {
     "inference": "a graph without a backward of its own",
 }
 KEPT_FIX = (
-    "drop the name before backward() (del, or take what you need in the same line), and it is never made"
+    "drop the name before backward() (del, or take what you need in the same line), and it is never made; "
+    "if the step returns it, return less of it"
 )
 
 
@@ -57,12 +58,19 @@ def counted(count: int, noun: str, plural: str = "") -> str:
 def render_report(report: Report) -> RenderableType:
     parts: list[RenderableType] = [Text(headline(report), style="bold")]
     if not report.graphs:
-        parts.append(Text("No graph with a batch ran: nothing was split."))
+        parts.append(Text("No graph with a batch ran: nothing was split. (A batch of one runs as it is.)"))
+    if report.full_batch_bytes:
+        parts.append(Text(peaks(report)))
     for number, graph in enumerate(report.graphs, start=1):
         title = f"graph {number} of {len(report.graphs)}"
         parts += [Text(), *render_graph(title, graph, asked_rows(report, graph.batch))]
+    if report.whole:
+        title = Text("computed on the full batch", style="bold")
+        parts += [Text(), title, indented(table_of_lines(report.whole))]
     if report.kept:
-        parts += [Text(), Text("kept for the full batch", style="bold"), indented(kept_table(report.kept))]
+        fix = Text(f"fix  {KEPT_FIX}")
+        title = Text("kept for the full batch", style="bold")
+        parts += [Text(), title, indented(Group(table_of_lines(report.kept), fix))]
     if report.notes:
         parts += [Text(), Text("notes", style="bold")]
         parts += [indented(Text(note)) for note in report.notes]
@@ -77,6 +85,12 @@ def headline(report: Report) -> str:
     runs = dict.fromkeys((graph.batch, graph.micro_batches) for graph in report.graphs)
     really = "; ".join(f"a batch of {batch} ran as {described(sizes)}" for batch, sizes in runs)
     return f"{report.name}: {asked} asked for" + (f"; {really}" if really else "")
+
+
+def peaks(report: Report) -> str:
+    """The estimated peak, and the full batch's."""
+    mine, full = human(report.estimated_bytes), human(report.full_batch_bytes)
+    return f"estimated peak of what it makes: {mine}; the full batch at once: {full}"
 
 
 def described(sizes: Sequence[int]) -> str:
@@ -112,7 +126,9 @@ def render_graph(title: str, graph: Graph, asked: int) -> Iterator[RenderableTyp
 
 def render_loop(loop: Loop) -> RenderableType:
     ran = f"{counted(loop.micro_batches, 'micro-batch', 'micro-batches')} of {loop.micro_batch_size}"
-    title = Text.assemble((f"loop {loop.stage}", "bold cyan"), f"  {ran}, {counted(loop.nodes, 'operator')}")
+    need = f"{human(loop.estimated_bytes)} at a time"
+    size = counted(loop.nodes, "operator")
+    title = Text.assemble((f"loop {loop.stage}", "bold cyan"), f"  {ran}, {size}, {need}")
     table = Table.grid(padding=(0, 2))
     for justify in ("left", "right", "right", "left"):
         table.add_column(justify=justify)
@@ -126,8 +142,13 @@ def render_loop(loop: Loop) -> RenderableType:
 def listed(values: Sequence[Value]) -> str:
     """The largest values by name, and how many more there are."""
     largest = sorted(values, key=lambda value: -value.bytes)[:SHOWN]
-    names = ", ".join(f"{value.name} {value.placement}" for value in largest)
+    names = ", ".join(dict.fromkeys(map(placed, largest)))
     return f"{names}, {len(values) - SHOWN} more" if len(values) > SHOWN else names
+
+
+def placed(value: Value) -> str:
+    """x S(0); mask S(0) of R, where a loop slices what is whole elsewhere."""
+    return f"{value.name} {value.placement}" + (f" of {value.sliced_from}" if value.sliced_from else "")
 
 
 def render_barrier(barrier: Barrier) -> RenderableType:
@@ -142,14 +163,20 @@ def render_barrier(barrier: Barrier) -> RenderableType:
     return Group(title, indented(table))
 
 
-def kept_table(kept: Sequence[Value]) -> RenderableType:
+def table_of_lines(values: Sequence[Value]) -> RenderableType:
+    """The lines that values come from, the costliest first: bytes, the line, the values' names below it."""
+    by_line: dict[str, list[Value]] = {}
+    for value in values:
+        line = f"{value.where}  {value.code}".strip() or "in a pass of PyTorch's"
+        by_line.setdefault(line, []).append(value)
     table = Table.grid(padding=(0, 2))
-    table.add_column()
     table.add_column(justify="right")
-    table.add_column()
-    for value in kept:
-        table.add_row(Text(value.name), human(value.bytes), Text(f"{value.where}  {value.code}".strip()))
-    return Group(table, Text(f"fix  {KEPT_FIX}"))
+    for line, group in sorted(by_line.items(), key=lambda item: -sum(v.bytes for v in item[1])):
+        names = list(dict.fromkeys(value.name for value in sorted(group, key=lambda value: -value.bytes)))
+        more = f", {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        table.add_row(human(sum(value.bytes for value in group)), Text(line))
+        table.add_row("", Text(", ".join(names[:SHOWN]) + more, style="dim"))
+    return table
 
 
 def indented(renderable: RenderableType) -> RenderableType:

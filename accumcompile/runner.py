@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +25,15 @@ from .stages import Schedule
 class Runner:
     """A compiled graph: called with a list of inputs, which it empties (AOTAutograd's boxed convention)."""
 
-    def __init__(self, program: Callable, gm: GraphModule, plan: Schedule, report: Plan, settings: Settings):
+    def __init__(
+        self,
+        program: Callable,
+        gm: GraphModule,
+        plan: Schedule,
+        report: Plan,
+        settings: Settings,
+        owned_from: int | None = None,
+    ):
         self._boxed_call = True  # on the instance: Dynamo's wrappers copy no more than that
         self.program, self.report, self.settings = program, report, settings
         known = plan.propagation
@@ -32,10 +41,11 @@ class Runner:
         self.reads = list(_bindings(gm))
         self.draws = _Draws.of(gm)
         self.results = [_Result.of(o, known) for o in plan.outputs]
+        self.copied = shared(plan.outputs, owned_from) if owned_from is not None else []
 
     def __call__(self, arguments: list) -> list:
         sizes = {symbol: read(arguments) for symbol, read in self.reads}
-        batch = sizes[self.symbol]
+        batch = sizes.get(self.symbol, 1)
         split = Split(batch, self.settings.options.rows(batch, self.granule))
         self.settings.journal.ran(self.report, sizes, split)
         given = list(arguments)
@@ -43,7 +53,39 @@ class Runner:
         with self.draws.kept_on_success():
             values = self.program(split, *given)
         del given
-        return [r.finish(v, sizes) if r is not None else v for r, v in zip(self.results, values, strict=True)]
+        finished = [r.finish(v, sizes) if r is not None else v for r, v in zip(self.results, values, strict=True)]
+        for position in self.copied:
+            finished[position] = finished[position].clone(memory_format=torch.contiguous_format)
+        return finished
+
+
+def shared(outputs: Sequence[Any], first: int) -> list[int]:
+    """The outputs, from ``first`` on, whose memory is an input's, an earlier output's, or repeated by a broadcast."""
+    found, seen = [], set()
+    for position, output in enumerate(outputs):
+        if isinstance(output, Node):
+            memory = _memory(output)
+            broadcast = any(n.target is torch.ops.aten.expand.default for n in memory)
+            if position >= first and (broadcast or memory[-1].op != "call_function" or memory[-1] in seen):
+                found.append(position)
+            seen.add(memory[-1])
+    return found
+
+
+def _memory(node: Node) -> list[Node]:
+    """A value and those that it may be a view of, down to the one that owns the memory."""
+    chain = [node]
+    while _is_view(chain[-1]):
+        chain.append(chain[-1].all_input_nodes[0])
+    return chain
+
+
+def _is_view(node: Node) -> bool:
+    """Whether a node's result may share memory with its first operand, as its schema tells."""
+    if node.target is operator.getitem:
+        return True
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(result.alias_info is not None for result in schema.returns)
 
 
 def _bindings(gm: GraphModule):

@@ -194,10 +194,10 @@ class _Deadlines:
             stage, deadline = self.known.values[node].stage, self.deadline[node]
             if stage < deadline:
                 own = self.body([node])
-                extra = {k: len(own - self.body(r for r in self.roots(k) if r is not node)) for k in range(stage, deadline + 1)}
+                others = {k: [r for r in self.roots(k) if r is not node] for k in range(stage, deadline + 1)}
+                extra = {k: len(own - self.body(rest)) for k, rest in others.items() if rest or k == deadline}
                 best = min(extra, key=lambda k: (extra[k], -k))
-                if extra[best] < extra[deadline]:
-                    self.deadline[node] = best
+                self.deadline[node] = best
         self.settle()
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from accumcompile import errors, where
 from accumcompile.compare import EXACT, FLOORS, TOLERANCES, Comparison, Row, compare, of_precision
 from accumcompile.float64 import NoReferenceError, in_float64
 from accumcompile.loop import Split
@@ -80,7 +81,7 @@ def unbound(step: Any, args: tuple) -> tuple[Any, tuple]:
     if hasattr(step, "__func__") and hasattr(step, "__self__"):
         step, args = step.__func__, (step.__self__, *args)
     if not hasattr(step, "settings"):
-        raise TypeError(f"{step!r} is no accumulated step: decorate it with @accumulate(steps=...)")
+        raise errors.error("AC007", where.here(), step=where.named(getattr(step, "__qualname__", repr(step))))
     return step, args
 
 

@@ -2,8 +2,9 @@
 
 from .batch_statistics import batch_statistics
 from .canonical import canonical
+from .deduplicate import deduplicate
 from .form_loops import form_loops
 
-PIPELINE = [canonical, batch_statistics]
+PIPELINE = [canonical, batch_statistics, deduplicate]
 
-__all__ = ["PIPELINE", "batch_statistics", "canonical", "form_loops"]
+__all__ = ["PIPELINE", "batch_statistics", "canonical", "deduplicate", "form_loops"]

@@ -103,7 +103,8 @@ def _cast(graph: Graph, part: Node, dtype: torch.dtype) -> Node:
 
 def _reduce(graph: Graph, op: str, acc: Node, part: Node) -> None:
     """acc = op(acc, part), for reductions without a table of their own."""
-    traced = make_fx(REDUCTIONS[op], decomposition_table=select_decomp_table())(acc.meta["val"], part.meta["val"])
+    trace = make_fx(REDUCTIONS[op], decomposition_table=select_decomp_table())
+    traced = trace(acc.meta["val"], part.meta["val"])
     env = dict(zip(traced.graph.find_nodes(op="placeholder"), (acc, part), strict=True))
     result = graph.graph_copy(traced.graph, env)
     graph.call_function(aten.copy_.default, (acc, result))

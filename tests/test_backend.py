@@ -59,7 +59,9 @@ def test_equals_the_full_batch_and_is_captured_once():
     for batch in (12, 7, 12):
         x, y = small.data(batch)
         assert_close = torch.testing.assert_close
-        assert_close(run(ours, optimizers[0], x, y), train(plain, optimizers[1], x, y), rtol=1e-10, atol=1e-10)
+        assert_close(
+            run(ours, optimizers[0], x, y), train(plain, optimizers[1], x, y), rtol=1e-10, atol=1e-10
+        )
     for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
         assert_close(a, b, rtol=1e-10, atol=1e-10)
     assert splits(ours, optimizers[0], *small.data(9)) == [(9, 3)]

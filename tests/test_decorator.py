@@ -159,7 +159,10 @@ def test_batch_dims_are_declared(dims):
 
 def test_batch_dims_follow_the_shape_of_an_argument():
     x, y = torch.ones(5, 12, 4), torch.ones(12)
-    assert found({"x": x, "y": y}, y, batch_dims={"a": {"x": 1}, "b": None}) == (12, {"a['x']": 1, "a['y']": 0})
+    assert found({"x": x, "y": y}, y, batch_dims={"a": {"x": 1}, "b": None}) == (
+        12,
+        {"a['x']": 1, "a['y']": 0},
+    )
     assert found([x, x], batch_dims={"a": 1}) == (12, {"a[0]": 1})
 
 
@@ -192,31 +195,43 @@ def test_texts_of_refusals():
         return small.text(caught.value)
 
     x, y = small.data(12)
-    assert_expected_inline(said(model, x, y[:9]), """\
+    assert_expected_inline(
+        said(model, x, y[:9]),
+        """\
 accumcompile AC012: the batch dims disagree: x has 12 along dim 0, y has 9 along dim 0
-  test_decorator.py:N in test_texts_of_refusals.<locals>.said
+  test_decorator.py:N in said
       step(*args)
   why   every declared batch dim must have the same size
-  fix   correct batch_dims, or declare None for an input that is not split""")
-    assert_expected_inline(said(model, x[:0], y[:0]), """\
+  fix   correct batch_dims, or declare None for an input that is not split""",
+    )
+    assert_expected_inline(
+        said(model, x[:0], y[:0]),
+        """\
 accumcompile AC013: the batch is empty: x has size 0 along dim 0
-  test_decorator.py:N in test_texts_of_refusals.<locals>.said
+  test_decorator.py:N in said
       step(*args)
-  fix   skip the step for an empty batch""")
+  fix   skip the step for an empty batch""",
+    )
     step.settings.change(batch_dims=None)
-    assert_expected_inline(said(model, 1, 2), """\
+    assert_expected_inline(
+        said(model, 1, 2),
+        """\
 accumcompile AC011: no batch input found
-  test_decorator.py:N in test_texts_of_refusals.<locals>.said
+  test_decorator.py:N in said
       step(*args)
   why   no argument of plain holds a tensor with a batch dimension (a module's tensors are no batch)
-  fix   pass the batch as an argument of the step""")
+  fix   pass the batch as an argument of the step""",
+    )
     step.settings.change(batch_dims={"inputs": 0})
-    assert_expected_inline(said(model, x, y), """\
+    assert_expected_inline(
+        said(model, x, y),
+        """\
 accumcompile AC010: batch_dims does not fit 'inputs'
-  test_decorator.py:N in test_texts_of_refusals.<locals>.said
+  test_decorator.py:N in said
       step(*args)
   why   the step has no such argument; it has model, x, y
-  fix   use the names of the step's arguments""")
+  fix   use the names of the step's arguments""",
+    )
 
 
 def fixed(model, x, y):
@@ -227,21 +242,27 @@ def fixed(model, x, y):
 def test_a_size_that_user_code_fixed_is_an_error():
     with pytest.raises(AccumulateError) as caught:
         small.eager(fixed)(small.net(), *small.data(12))
-    assert_expected_inline(small.text(caught.value), """\
+    assert_expected_inline(
+        small.text(caught.value),
+        """\
 accumcompile AC015: the batch size became a constant
   test_decorator.py:N in fixed
       loss = F.cross_entropy(model(x.view(12, 4)), y.view(12))
   why   no input has a batch size left that may vary: this line fixes that of x to 12
-  fix   compute sizes from the tensor (x.shape[0]) instead of writing the number, or declare batch_dims""")
+  fix   compute sizes from the tensor (x.shape[0]) instead of writing the number, or declare batch_dims""",
+    )
     torch._dynamo.reset()
     with pytest.raises(AccumulateError) as caught:
         small.eager(fixed, batch_dims={"x": 0})(small.net(), *small.data(12))
-    assert_expected_inline(small.text(caught.value), """\
+    assert_expected_inline(
+        small.text(caught.value),
+        """\
 accumcompile AC014: the batch size became a constant
   test_decorator.py:N in fixed
       loss = F.cross_entropy(model(x.view(12, 4)), y.view(12))
   why   batch_dims declares dim 0 of x, and this line fixes its size to 12
-  fix   compute sizes from the tensor (x.shape[0]) instead of writing the number""")
+  fix   compute sizes from the tensor (x.shape[0]) instead of writing the number""",
+    )
 
 
 def test_a_leading_input_whose_size_was_fixed_is_a_warning():
@@ -253,12 +274,15 @@ def test_a_leading_input_whose_size_was_fixed_is_a_warning():
     decorated, model = small.eager(step), small.net()
     with pytest.warns(AccumulateWarning) as caught:
         small.assert_equal(decorated, model, *small.data(12))
-    assert_expected_inline(small.text(caught[0].message), """\
+    assert_expected_inline(
+        small.text(caught[0].message),
+        """\
 accumcompile AC016: the batch size of x became a constant
   test_decorator.py:N in step
       loss = model(x.view(12, 4)).sum() * y.double().mean()
   why   this line fixes the size 12 of its dim 0: it is no batch, and what depends on it runs whole
-  fix   compute sizes from the tensor (x.shape[0]) instead of writing the number, or declare batch_dims""")
+  fix   compute sizes from the tensor (x.shape[0]) instead of writing the number, or declare batch_dims""",
+    )
 
 
 def masked(model, x, y, mask, weight):
@@ -407,5 +431,7 @@ def test_sequence_lengths_cause_at_most_two_captures():
     step, model = small.eager(step), small.net()
     with step.settings.journal.recording() as recorded:
         for length in range(3, 13):
-            step(model, torch.ones(12, length, 4, dtype=torch.float64), torch.ones(12, 3, dtype=torch.float64))
+            step(
+                model, torch.ones(12, length, 4, dtype=torch.float64), torch.ones(12, 3, dtype=torch.float64)
+            )
     assert len(recorded) == 10 and len({id(run.plan) for run in recorded}) <= 2

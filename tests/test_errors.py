@@ -40,13 +40,16 @@ def test_layout():
         why="every row of the result reads every sample",
         path="z S(0) -> gather R -> cdist R",
     )
-    assert_expected_inline(text, """\
+    assert_expected_inline(
+        text,
+        """\
 accumcompile AC003: torch.cdist needs the whole batch
   model.py:23 in Net.forward
       d = torch.cdist(z, z)
   why   every row of the result reads every sample
   path  z S(0) -> gather R -> cdist R
-  fix   strict=False runs it on the whole batch""")
+  fix   strict=False runs it on the whole batch""",
+    )
 
 
 def test_a_bug_of_ours_has_a_class_of_its_own():
@@ -62,7 +65,9 @@ def test_warnings_are_said_once_for_each_line_and_raised_when_strict():
         warnings.simplefilter("always")
         for frame in (FRAME, FRAME, other):
             errors.warn("AC031", settings, frame, step="train_step")
-    assert [str(w.message).splitlines()[1] for w in caught] == [f"  {f.where} in Net.forward" for f in (FRAME, other)]
+    assert [str(w.message).splitlines()[1] for w in caught] == [
+        f"  {f.where} in Net.forward" for f in (FRAME, other)
+    ]
     assert {w.category for w in caught} == {AccumulateWarning}
     assert {w.filename for w in caught} == {__file__}
     with pytest.raises(AccumulateError, match="AC031"):
@@ -93,12 +98,12 @@ def test_a_user_sees_our_class_and_our_first_line(step):
 
 
 def test_user_frame():
-    trace = '''
+    trace = """
       File "/home/me/train.py", line 7, in torch_dynamo_resume_in_step_at_6
         loss = F.cross_entropy(model(x), y)
       File "/usr/lib/python3.11/site-packages/torch/nn/modules/module.py", line 1778, in _call_impl
         return forward_call(*args, **kwargs)
-    '''
+    """
     frame = where.user_frame(trace)
     assert (frame.where, frame.function) == ("/home/me/train.py:7", "step")
     assert frame.code == "loss = F.cross_entropy(model(x), y)"

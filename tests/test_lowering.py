@@ -90,16 +90,26 @@ def test_other_dynamic_sizes_stay_symbolic_and_guards_are_checked():
 
 @pytest.mark.inductor
 def test_a_guard_that_fails_compiles_again():
-    def body(rows, start, c, x):
-        return (aten.sum.dim_IntList(aten.mm.default(x, c), [0]),)
+    def body(rows, start, x):
+        return (aten.sum.dim_IntList(aten.slice.Tensor(x, 1, 0, 6), [0]),)
 
-    capture = Capture(s=12, t=5, u=5)  # the product needs t == u == 5
-    body = body_of(body, capture.tensor("u", 3), capture.tensor("s", "t"))
-    eager, compiled = both(program_of(body, 1, [0], ["sum"]))
-    for t in (5, 6):
-        check_equal(eager, compiled, Split(12, 4), torch.randn(t, 3), torch.randn(12, t))
-    with pytest.raises(Exception, match="reduction dim"):
-        compiled(Split(12, 4), torch.randn(6, 3), torch.randn(12, 7))
+    eager, compiled = both(program_of(body_of(body, Capture(s=12, t=5).tensor("s", "t")), 0, [0], ["sum"]))
+    for t, forms in ((5, 2), (4, 2), (8, 4), (9, 4), (5, 4)):
+        check_equal(eager, compiled, Split(12, 4), torch.randn(12, t))
+        assert compiled.loop_0.compiled == forms
+
+
+@pytest.mark.inductor
+def test_a_size_that_must_be_one_number_compiles_for_each():
+    def body(rows, start, x, y):
+        return (aten.sum.default(aten.mul.Tensor(x, y)),)
+
+    capture = Capture(s=12, t=5, u=5)  # broadcasting: t == u, or one of them is 1
+    body = body_of(body, capture.tensor("s", "t"), capture.tensor("s", "u"))
+    eager, compiled = both(program_of(body, 0, [0, 0], ["sum"]))
+    for t, u in ((5, 5), (7, 7), (7, 1), (1, 6)):
+        check_equal(eager, compiled, Split(12, 4), torch.randn(12, t), torch.randn(12, u))
+    assert compiled.loop_0.compiled == 6
 
 
 @pytest.mark.inductor

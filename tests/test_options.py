@@ -75,7 +75,16 @@ def test_accepted():
 
 @pytest.mark.parametrize(
     ("steps", "batch", "granule", "rows"),
-    [(8, 9, 1, 2), (8, 64, 1, 8), (8, 3, 1, 1), (1, 7, 1, 7), (3, 12, 4, 4), (4, 12, 4, 4), (5, 12, 8, 8), (9, 6, 4, 4)],
+    [
+        (8, 9, 1, 2),
+        (8, 64, 1, 8),
+        (8, 3, 1, 1),
+        (1, 7, 1, 7),
+        (3, 12, 4, 4),
+        (4, 12, 4, 4),
+        (5, 12, 8, 8),
+        (9, 6, 4, 4),
+    ],
 )
 def test_rows(steps, batch, granule, rows):
     assert Options(steps=steps).rows(batch, granule) == rows
@@ -98,30 +107,45 @@ def test_setting_one_clears_the_other():
 
 
 def test_texts():
-    assert_expected_inline(said(steps=0), """\
+    assert_expected_inline(
+        said(steps=0),
+        """\
 accumcompile AC001: steps=0 is not a positive int
-  tests/test_options.py:N in said
+  test_options.py:N in said
       accumulate(**options)
-  fix   give a positive int""")
-    assert_expected_inline(said(steps=2, micro_batch_size=2), """\
+  fix   give a positive int""",
+    )
+    assert_expected_inline(
+        said(steps=2, micro_batch_size=2),
+        """\
 accumcompile AC004: steps and micro_batch_size are both given
-  tests/test_options.py:N in said
+  test_options.py:N in said
       accumulate(**options)
   why   each of them decides the size of a micro-batch
-  fix   give one of them""")
-    assert_expected_inline(said(), """\
+  fix   give one of them""",
+    )
+    assert_expected_inline(
+        said(),
+        """\
 accumcompile AC005: neither steps nor micro_batch_size is given
-  tests/test_options.py:N in said
+  test_options.py:N in said
       accumulate(**options)
-  fix   give one of them, such as steps=8""")
-    assert_expected_inline(said(steps="auto"), """\
+  fix   give one of them, such as steps=8""",
+    )
+    assert_expected_inline(
+        said(steps="auto"),
+        """\
 accumcompile AC002: steps='auto' is not available yet
-  tests/test_options.py:N in said
+  test_options.py:N in said
       accumulate(**options)
-  fix   give a number of micro-batches, such as steps=8""")
-    assert_expected_inline(said(step=2), """\
+  fix   give a number of micro-batches, such as steps=8""",
+    )
+    assert_expected_inline(
+        said(step=2),
+        """\
 accumcompile AC006: there is no option step
-  tests/test_options.py:N in said
+  test_options.py:N in said
       accumulate(**options)
   why   the options are steps, micro_batch_size, batch_dims, memory_budget, checkpoint, accumulator_dtype, batch_norm, process_group, strict, lowering, inductor, dump
-  fix   correct the name or leave it out""")
+  fix   correct the name or leave it out""",
+    )

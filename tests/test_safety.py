@@ -118,7 +118,9 @@ def test_the_fix_is_split(step):
 def test_a_step_of_which_only_the_model_was_captured_is_a_warning_once(step):
     decorated, model = small.eager(step), small.net()
     (text,) = warned(decorated, model, *small.data(12))
-    assert text.startswith("accumcompile AC030: the loss was computed outside the captured graph of the model")
+    assert text.startswith(
+        "accumcompile AC030: the loss was computed outside the captured graph of the model"
+    )
     model.zero_grad()
     assert warned(decorated, model, *small.data(12)) == []
     strict = small.eager(step, strict=True)
@@ -127,10 +129,50 @@ def test_a_step_of_which_only_the_model_was_captured_is_a_warning_once(step):
 
 def test_texts_of_dropped_steps():
     model = small.sequential()
-    assert_expected_inline(refused(small.eager(in_for), model, *small.data(12)), """""")
-    assert_expected_inline(refused(small.eager(in_try), model, *small.data(12)), """""")
-    assert_expected_inline(refused(small.eager(in_context), model, *small.data(12)), """""")
-    assert_expected_inline(warned(small.eager(in_for), small.net(), *small.data(12))[0], """""")
+    assert_expected_inline(
+        refused(small.eager(in_for), model, *small.data(12)),
+        """\
+accumcompile AC020: the step ran on the full batch
+  test_safety.py:N in in_for
+      loss.backward()
+  why   Dynamo dropped in_for, because it cannot resume after a graph break at test_safety.py:N:
+        a graph break in a loop
+  cost  forward and backward kept the activations of all 12 samples
+  fix   put forward and loss into a function of their own, and call it from the step""",
+    )
+    assert_expected_inline(
+        refused(small.eager(in_try), model, *small.data(12)),
+        """\
+accumcompile AC020: the step ran on the full batch
+  test_safety.py:N in in_try
+      loss.backward()
+  why   Dynamo dropped in_try, because it cannot resume after a graph break at test_safety.py:N:
+        backward() inside a try, a loop or a context manager
+  cost  forward and backward kept the activations of all 12 samples
+  fix   put forward and loss into a function of their own, and call it from the step""",
+    )
+    assert_expected_inline(
+        refused(small.eager(in_context), model, *small.data(12)),
+        """\
+accumcompile AC020: the step ran on the full batch
+  test_safety.py:N in in_context
+      loss.backward()
+  why   Dynamo dropped in_context, because it cannot resume after a graph break at test_safety.py:N:
+        a graph break inside a context manager
+  cost  forward and backward kept the activations of all 12 samples
+  fix   put forward and loss into a function of their own, and call it from the step""",
+    )
+    assert_expected_inline(
+        warned(small.eager(in_for), small.net(), *small.data(12))[0],
+        """\
+accumcompile AC030: the loss was computed outside the captured graph of the model
+  test_safety.py:N in in_for
+      loss.backward()
+  why   Dynamo dropped in_for, because it cannot resume after a graph break at test_safety.py:N:
+        a graph break in a loop
+  cost  each micro-batch's forward runs twice, and the model's outputs are held for all 12 samples
+  fix   put forward and loss into a function of their own, and call it from the step""",
+    )
 
 
 def test_a_generator_context_manager():
@@ -183,7 +225,17 @@ def test_a_closure_that_dynamo_drops_is_refused():
 
     model = small.sequential()
     optimizer = torch.optim.LBFGS(model.parameters())
-    assert_expected_inline(refused(small.eager(step), model, optimizer, *small.data(12)), """""")
+    assert_expected_inline(
+        refused(small.eager(step), model, optimizer, *small.data(12)),
+        """\
+accumcompile AC020: the step ran on the full batch
+  test_safety.py:N in closure
+      loss.backward()
+  why   Dynamo dropped closure, because it cannot resume after a graph break at test_safety.py:N:
+        a graph break in a loop
+  cost  forward and backward kept the activations of all 12 samples
+  fix   put forward and loss into a function of their own, and call it from the step""",
+    )
 
 
 def hooked(model):
@@ -200,7 +252,17 @@ def plain_step(model, x, y):
 @pytest.mark.filterwarnings("ignore:Full backward hook")
 def test_a_module_backward_hook():
     (text,) = warned(small.eager(plain_step), hooked(small.net()), *small.data(12))
-    assert_expected_inline(text, """""")
+    assert_expected_inline(
+        text,
+        """\
+accumcompile AC021: a part of the step ran on the full batch: model.first.bias, model.first.weight
+  test_safety.py:N in plain_step
+      loss.backward()
+  why   Dynamo made a graph break at small.py:N:
+        a module's backward hook
+  cost  that part kept the activations of all 12 samples
+  fix   register the hook on parameters or tensors (p.register_hook), not on a module""",
+    )
     assert "AC021" in refused(small.eager(plain_step, strict=True), hooked(small.net()), *small.data(12))
 
 
@@ -216,7 +278,15 @@ def test_the_fix_of_a_module_backward_hook_is_split():
 def test_a_dispatch_mode_is_refused_before_dynamo_sees_it():
     step, model = small.eager(plain_step), small.net()
     with FlopCounterMode(display=False):
-        assert_expected_inline(refused(step, model, *small.data(12)), """""")
+        assert_expected_inline(
+            refused(step, model, *small.data(12)),
+            """\
+accumcompile AC022: a TorchDispatchMode is active: _FlopCounterMode
+  test_safety.py:N in refused
+      step(model, *args)
+  why   torch.compile captures nothing below such a mode, so the step would run on the full batch
+  fix   call the step outside the mode; explain() and verify() show what it does""",
+        )
     small.assert_equal(step, model, *small.data(12))  # the fix: outside of the mode
     assert small.runs(step, model, *small.data(12)) == [(12, 4)]
 
@@ -229,7 +299,14 @@ def test_a_step_that_never_calls_backward():
     model = small.net()
     with pytest.warns(AccumulateWarning) as caught:
         decorated(model, *small.data(12))
-    assert_expected_inline(small.text(caught[0].message), """""")
+    assert_expected_inline(
+        small.text(caught[0].message),
+        """\
+accumcompile AC031: step never called backward()
+  test_safety.py:N in step
+  why   gradients are what is accumulated: without them the step is only a forward pass
+  fix   call backward() inside the step, or run an evaluation under torch.no_grad()""",
+    )
     decorated(model, *small.data(12))
     assert "AC031" in refused(small.eager(step, strict=True), model, *small.data(12))
     with torch.no_grad():
@@ -245,7 +322,17 @@ def test_a_loss_outside_the_graph():
         return loss.detach()
 
     (text,) = warned(small.eager(step), small.net(), *small.data(12))
-    assert_expected_inline(text, """""")
+    assert_expected_inline(
+        text,
+        """\
+accumcompile AC030: the loss was computed outside the captured graph of the model
+  test_safety.py:N in step
+      loss.backward()
+  why   Dynamo made a graph break at test_safety.py:N:
+        a tensor becomes a Python number: item(), float(), print()
+  cost  each micro-batch's forward runs twice, and the model's outputs are held for all 12 samples
+  fix   move that line behind backward(), or out of the step""",
+    )
 
     def fixed(model, x, y):
         logits = model(x)
@@ -263,9 +350,19 @@ def test_a_model_that_is_already_compiled():
     model = torch.compile(small.net())
     with pytest.warns(AccumulateWarning) as caught:
         decorated(model, *small.data(12))
-    assert_expected_inline(small.text(caught[0].message), """""")
+    assert_expected_inline(
+        small.text(caught[0].message),
+        """\
+accumcompile AC032: model is already wrapped in torch.compile
+  test_safety.py:N in test_a_model_that_is_already_compiled
+      decorated(model, *small.data(12))
+  why   it is inlined into the step, and its own backend and options are ignored
+  fix   pass the plain module (._orig_mod of the wrapped one)""",
+    )
     decorated(model, *small.data(12))
-    assert "AC032" in refused(small.eager(plain_step, strict=True), torch.compile(small.net()), *small.data(12))
+    assert "AC032" in refused(
+        small.eager(plain_step, strict=True), torch.compile(small.net()), *small.data(12)
+    )
 
 
 def test_a_frame_that_is_captured_too_often():
@@ -278,27 +375,38 @@ def test_a_frame_that_is_captured_too_often():
     with torch._dynamo.config.patch(recompile_limit=2):
         for name in ("a", "ab"):
             decorated(model, *small.data(12), name)
-        assert_expected_inline(refused(decorated, model, *small.data(12), "abc"), """""")
+        assert_expected_inline(
+            refused(decorated, model, *small.data(12), "abc"),
+            """\
+accumcompile AC023: the step was captured anew too often (2 times)
+  test_safety.py:N in step
+  why   Dynamo would now run it on the full batch; it was last captured again because name == 'ab'
+  fix   keep that value the same between calls, or raise torch._dynamo.config.recompile_limit""",
+        )
         assert "AC023" in refused(decorated, model, *small.data(12), "abcd")
     decorated(model, *small.data(12), "abc")  # the fix
 
 
 def test_a_frame_without_the_batch_may_be_captured_too_often():
+    names = iter(("a", "ab", "abc", "abcd"))
+
     @torch._dynamo.disable(recursive=False)
-    def named(model, name):
-        return scaled(model.first.bias, name)
+    def prepare(model):
+        scaled(model.first.bias, next(names))
 
     def scaled(bias, name):
         return bias.detach() * len(name)
 
-    def step(model, x, y, name):
-        named(model, name)
-        return plain_step(model, x, y)
+    def step(model, x, y):
+        prepare(model)
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        return loss.detach()
 
     decorated, model = small.eager(step), small.net()
     with torch._dynamo.config.patch(recompile_limit=2):
-        for name in ("a", "ab", "abc", "abcd"):
-            decorated(model, *small.data(12), name)
+        for _ in range(4):
+            decorated(model, *small.data(12))
 
 
 def test_create_graph():
@@ -307,7 +415,15 @@ def test_create_graph():
         loss.backward(create_graph=True)
         return loss.detach()
 
-    assert_expected_inline(refused(small.eager(step), small.net(), *small.data(12)), """""")
+    assert_expected_inline(
+        refused(small.eager(step), small.net(), *small.data(12)),
+        """\
+accumcompile AC024: create_graph=True needs a second derivative
+  test_safety.py:N in step
+      loss.backward(create_graph=True)
+  why   the backward of a compiled step keeps no graph to differentiate again
+  fix   compute that derivative inside the step with torch.func.grad, or leave this step undecorated""",
+    )
 
 
 def test_a_penalty_without_the_batch_is_not_the_full_batch():
@@ -348,7 +464,17 @@ def test_some_parameters_on_the_full_batch():
         return loss.detach()
 
     (text,) = warned(small.eager(step), small.net(), *small.data(12))
-    assert_expected_inline(text, """""")
+    assert_expected_inline(
+        text,
+        """\
+accumcompile AC021: a part of the step ran on the full batch: model.second.bias, model.second.weight
+  test_safety.py:N in step
+      loss.backward()
+  why   Dynamo made a graph break at test_safety.py:N:
+        a function that torch.compiler.disable keeps from Dynamo
+  cost  that part kept the activations of all 12 samples
+  fix   let Dynamo see that function, or move the call behind backward()""",
+    )
 
 
 def test_the_hooks_are_taken_away():

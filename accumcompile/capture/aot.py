@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from ..compiler import compile_piece
 from ..operands import ancestors
 from ..options import Settings
-from . import aot_api
+from . import aot_api, naming
 from .frames import BatchSymbols
 from .reattach import reattached
 from .roads import Roads
@@ -20,6 +20,7 @@ from .roads import Roads
 
 def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, settings: Settings) -> Callable:
     """Compile one graph of a step, whose batch is named by ``batch.symbols``."""
+    naming.name_inputs(gm)
     sink = scalar_sink(gm)
     if sink is None:
         return capture(gm, example_inputs, batch, settings, fused=False)[0]
@@ -37,8 +38,10 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSy
 def capture(gm, example_inputs, batch: BatchSymbols, settings: Settings, fused: bool) -> tuple[Callable, Roads]:
     """Compile by AOTAutograd, along the fused road where that is asked for and proven."""
 
-    def piece(graph: GraphModule, road: str) -> Callable:
-        return compile_piece(graph, road, batch.symbols, settings)
+    names = naming.Names.of(gm)
+
+    def piece(graph: GraphModule, road: str, owned_from: int | None) -> Callable:
+        return compile_piece(graph, road, batch.symbols, settings, names, owned_from)
 
     roads = Roads(piece, settings.options.lowering == "inductor", fused)
     backend = aot_api.aot(roads.partition, roads.forward, roads.backward, roads.inference)
@@ -79,7 +82,7 @@ def detached(gm: GraphModule, outputs: list[Node]) -> GraphModule:
             return node
         with gm.graph.inserting_before(output):
             new = gm.graph.call_method("detach", (node,))
-        new.meta |= {"example_value": node.meta["example_value"].detach()}
+        new.meta |= {"example_value": node.meta["example_value"].detach(), naming.CALLED: node.name}
         return new
 
     output.args = torch.fx.map_arg(output.args, cut)

@@ -75,6 +75,15 @@ def user_outputs(gm: GraphModule) -> dict[int, Node]:
     return {d.idx: node for node, d in _described(gm) if isinstance(d, PlainAOTOutput) and isinstance(node, Node)}
 
 
+def descriptions(gm: GraphModule, outputs: Sequence[Any]) -> list[Any]:
+    """AOTAutograd's descriptions of each of ``outputs`` of a joint graph: one node can be several outputs."""
+    known: dict[Any, tuple[Any, ...]] = {}
+    for node, description in _described(gm):
+        if isinstance(node, Node):
+            known[node] = (*known.get(node, ()), description)
+    return [known.get(node, ()) if isinstance(node, Node) else () for node in outputs]
+
+
 def _described(gm: GraphModule) -> list[tuple[Any, Any]]:
     """Each output with AOTAutograd's description of it."""
     output = next(iter(gm.graph.find_nodes(op="output")))

@@ -18,7 +18,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from ..operands import ancestors, is_size
-from ..passes import canonical
+from ..passes import canonical, deduplicate
 from ..placement import Partial, R
 from ..propagate import propagate
 from ..rules.table import is_impure
@@ -26,7 +26,12 @@ from ..sizes import Batch
 from . import aot_api
 
 aten = torch.ops.aten
-Compile = Callable[[GraphModule, str], Callable]
+Compile = Callable[[GraphModule, str, int | None], Callable]
+
+
+def normal(gm: GraphModule, compiled: bool) -> GraphModule:
+    """A captured graph in the spelling that rules know, each value computed once."""
+    return deduplicate(canonical(aot_api.improve(gm, compiled)))
 
 
 class Roads:
@@ -41,7 +46,7 @@ class Roads:
 
     def partition(self, joint: GraphModule, inputs: Any, *, num_fwd_outputs: int, **_: Any) -> tuple[GraphModule, GraphModule]:
         """AOTAutograd's ``partition_fn``."""
-        joint = canonical(aot_api.improve(joint, self.compiled))
+        joint = normal(joint, self.compiled)
         self.mutated, self.joint = aot_api.mutated_inputs(joint), joint
         if self.wants_fused and is_fusable(joint, num_fwd_outputs):
             self.road = "fused"
@@ -61,15 +66,17 @@ class Roads:
 
     def forward(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
         """AOTAutograd's ``fw_compiler``."""
-        return self.compile_piece(gm, "fused" if self.road == "fused" else "forward")
+        if self.kept is not None:
+            return self.compile_piece(gm, "fused", len(self.kept.results))
+        return self.compile_piece(gm, "forward", None)
 
     def backward(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
         """AOTAutograd's ``bw_compiler``."""
-        return self.kept.scale() if self.kept is not None else self.compile_piece(gm, "backward")
+        return self.kept.scale() if self.kept is not None else self.compile_piece(gm, "backward", 0)
 
     def inference(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
         """AOTAutograd's ``inference_compiler``."""
-        return self.compile_piece(canonical(aot_api.improve(gm, self.compiled)), "inference")
+        return self.compile_piece(normal(gm, self.compiled), "inference", None)
 
 
 def is_fusable(joint: GraphModule, num_fwd_outputs: int) -> bool:
@@ -99,7 +106,8 @@ def outputs(gm: GraphModule) -> list[Any]:
 class Kept:
     """The two halves of the fused road: a forward that keeps gradients, and a backward that scales them.
 
-    The backward half is a boxed callable of ours, not a graph: it multiplies in place what no one else holds.
+    The backward half is a boxed callable of ours, not a graph: it multiplies in place, for the forward's kept
+    outputs own their memory (``Runner``).
     Otherwise gradients would need twice their memory.
     """
 
@@ -120,7 +128,8 @@ class Kept:
             elif node.op != "output":
                 new[node] = graph.node_copy(node, new.__getitem__)
         results = torch.fx.map_arg(self.results, new.__getitem__)
-        graph.output([*results, *(new[g] for g in self.distinct)])
+        output = graph.output([*results, *(new[g] for g in self.distinct)])
+        output.meta["desc"] = aot_api.descriptions(joint, [*self.results, *self.distinct])
         return GraphModule(joint, _placeholders_first(graph))
 
     def _backward(self) -> GraphModule:
@@ -140,7 +149,6 @@ class Kept:
         """The backward call: gradients times the tangent."""
         positions = [None if g is None else self.distinct.index(g) for g in self.gradients]
         last = {position: i for i, position in enumerate(positions)}
-        shared = {i for i, g in enumerate(self.distinct) if g in self.results or g.op == "placeholder"}
 
         def backward(arguments: list) -> list:
             *kept, tangent = arguments
@@ -150,7 +158,7 @@ class Kept:
             for i, position in enumerate(positions):
                 if position is None:
                     given.append(None)
-                elif in_place and last[position] == i and position not in shared:
+                elif in_place and last[position] == i:
                     given.append(kept[position].mul_(tangent))
                 else:
                     given.append(kept[position] * tangent)
@@ -185,7 +193,7 @@ def _kept_copy(joint: GraphModule, node: Node) -> Node:
     last = [n for n in joint.graph.find_nodes(op="placeholder")][-1]
     with joint.graph.inserting_after(last):
         copy = joint.graph.call_function(aten.clone.default, (node,))
-    copy.meta |= {k: v for k, v in node.meta.items() if k != "desc"}
+    copy.meta |= {k: v for k, v in node.meta.items() if k != "desc"} | {"copy_of": node.meta.get("desc")}
     node.replace_all_uses_with(copy, delete_user_cb=lambda user: user is not copy)
     return copy
 

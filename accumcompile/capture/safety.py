@@ -101,12 +101,12 @@ class Reached:
 
 def reached(roots: Sequence[torch.Tensor]) -> Reached:
     """Walk the autograd graph of a loss."""
-    result, seen, open_ = Reached(), set(), _grad_fns(roots)
+    result, seen, open_ = Reached(), {}, _grad_fns(roots)
     while open_:
         node = open_.pop()
         if id(node) in seen:
             continue
-        seen.add(id(node))
+        seen[id(node)] = node  # kept alive: the next node must not get the id of one that is gone
         free = is_ours(node) or _TAG in node.metadata
         for below, index in node.next_functions:
             if below is None:

@@ -97,7 +97,7 @@ class Schedule:
         self.numbers = [c for c in consts if not isinstance(c, torch.Tensor)]
         self.same = inductor_api.tensor_check([*(consts[i] for i in self.tensors), *xs])
         self.wide = owner.settings.options.accumulator_dtype
-        self.chosen: dict[tuple[str, int], Form] = {}
+        self.chosen: dict[tuple[str, int], tuple[Form, list[int]]] = {}
         rows = dict.fromkeys([split.rows, owner.granule, split.tail or split.rows])
         check_body(owner.body, list(rows), split.batch, consts, xs, x_dims, self.sizes)
         owner.progress.expect(1 + (len(split) > 1) + bool(split.tail and len(split) > 2))
@@ -119,11 +119,11 @@ class Schedule:
         slots: list[list[torch.Tensor]] = []
         for i, (_, rows) in enumerate(self.split):
             arguments = [rows, self.starts[i], *consts, *[p(i) for p in parts]]
-            form = self._form(i, rows, arguments, accs)
+            form, numbers = self._form(i, rows, arguments, accs)
             if i == 0:
                 wholes, slots = self._buffers(form)
             direct = [s[i] for s, b in zip(slots, self.buffers, strict=True) if b.direct]
-            outputs = form.call([*accs, *direct, *form.select(arguments)])
+            outputs = form.call([*accs, *direct, *numbers, *form.select(arguments)])
             if i == 0:
                 accs = form.contributions(outputs, arguments, len(self.plan.carry))
                 outputs = outputs[len(accs) :]
@@ -142,12 +142,12 @@ class Schedule:
         wholes = [b.make(values, rows, batch) for b in form.buffers]
         return wholes, [b.pieces(w, rows, batch) for b, w in zip(form.buffers, wholes, strict=True)]
 
-    def _form(self, i: int, rows: int, arguments: list, accs: list) -> Form:
+    def _form(self, i: int, rows: int, arguments: list, accs: list) -> tuple[Form, list[int]]:
         role = "first" if i == 0 else "later"
-        form = self.chosen.get((role, rows))
-        if form is None:
-            form = self.chosen[role, rows] = self._find(role, rows, arguments, accs)
-        return form
+        if (role, rows) not in self.chosen:
+            form = self._find(role, rows, arguments, accs)
+            self.chosen[role, rows] = form, list(form.values(self.sizes | {ROWS: rows}).values())
+        return self.chosen[role, rows]
 
     def _find(self, role: str, rows: int, arguments: list, accs: list) -> Form:
         owner = self.owner

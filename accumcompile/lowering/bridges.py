@@ -21,13 +21,14 @@ from .forms import Form, chooser, number
 from .inductor_api import signature
 from .progress import Progress
 from .specialise import specialise
-from .specs import bind_sizes, describe
+from .specs import Sizes, bind_sizes, describe
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
 # A compiled call costs 10 microseconds and its compilation seconds; an operator run as it stands costs 2 to
 # 4.
 LARGE = 4096  # elements from which on fusing two operators saves memory traffic
+REMEMBERED = 256  # kinds of arguments
 MANY = 16  # small operators that are worth a compilation
 
 
@@ -39,20 +40,21 @@ class CompiledSegment(torch.nn.Module):
         self.body, self.name, self.settings, self.progress = body, name, settings, progress
         self.holders = list(body.graph.find_nodes(op="placeholder"))
         self.forms: dict[Any, list[Form]] = {}
-        self._known: dict[Any, Form] = {}
+        self._known: dict[Any, tuple[Form, list[int]]] = {}
 
     def forward(self, *values: Any) -> Sequence[Any]:
         with torch.no_grad():
             key = tuple(map(signature, values))
-            form = self._known.get(key)
-            if form is None:
-                if len(self._known) >= 256:
+            if key not in self._known:
+                if len(self._known) >= REMEMBERED:
                     self._known.clear()
-                form = self._known[key] = self._find(values)
-            return form.call(list(form.select(values)))
+                sizes = bind_sizes(self.holders, values)
+                form = self._find(values, sizes)
+                self._known[key] = form, list(form.values(sizes).values())
+            form, numbers = self._known[key]
+            return form.call([*numbers, *form.select(values)])
 
-    def _find(self, values: Sequence[Any]) -> Form:
-        sizes = bind_sizes(self.holders, values)
+    def _find(self, values: Sequence[Any], sizes: Sizes) -> Form:
         specs = tuple(describe(h, v, sizes) for h, v in zip(self.holders, values, strict=True))
         known = self.forms.setdefault(specs, [])
         for form in known:

@@ -92,8 +92,7 @@ def evaluate(expr: Any, values: dict) -> int:
 
 @dataclass
 class Form:
-    """A compiled body. It is called with accumulators, slots, and the body's arguments that remain, in a
-    list."""
+    """A compiled body. It takes one list: accumulators, slots, the values of its symbols, other arguments."""
 
     call: inductor_api.Boxed
     select: Callable[[Sequence[Any]], tuple]  # which of (rows, start, consts, xs) remain

@@ -31,7 +31,7 @@ def slice_op(body: Any, node: Node, args: Sequence, kwargs: dict, offset: Node) 
     from ..propagate import shape_of
 
     placement, full = body.placement(node), shape_of(node)
-    local = body.local_shape(node)
+    local = body.shape(node)
     if placement.outer == 1:
         where = body.sizes(local), body.sizes(full), placement.dim, offset
         return body.call(SLICES[node.target], slice_args(node, args, where), like=node)
@@ -39,7 +39,7 @@ def slice_op(body: Any, node: Node, args: Sequence, kwargs: dict, offset: Node) 
     step = body.size(body.batch.local(full[dim]).subs(ROWS, 1))
     where = body.sizes(local), body.sizes(full), dim, body.call(torch.ops.aten.mul.Tensor, (body.start, step))
     drawn = body.call(SLICES[node.target], slice_args(node, args, where), like=node)
-    return body.call(torch.ops.aten.reshape.default, (drawn, body.sizes(body.local_shape(node))), like=node)
+    return body.call(torch.ops.aten.reshape.default, (drawn, body.sizes(body.shape(node))), like=node)
 
 
 def slice_args(node: Node, args: Sequence, where: tuple) -> tuple:

@@ -23,7 +23,11 @@ from .specs import SCALED, Array, Dim, Factor, Literal, Size, Sizes, Spec, evalu
 
 @dataclass
 class Specialised:
-    """A graph for one tuple of specs. ``kept`` are the positions of the arguments that remain arguments."""
+    """A graph for one tuple of specs.
+
+    Its arguments are the values of ``symbols``, then those of the original ones at the positions ``kept``.
+    (Every symbol is an argument, because Inductor's cache on disk checks guards only on those that are.)
+    """
 
     gm: GraphModule
     trace: Tracing
@@ -65,12 +69,17 @@ def specialise(graph: Graph, root: torch.nn.Module, specs: Sequence[Spec], sizes
     trace = Tracing()
     done = Specialised(GraphModule(root, Graph()), trace, _fresh_symbols(specs, sizes, trace), sizes)
     copy = _Copy(done, Graph(), root)
+    arguments = {
+        theirs: copy.argument(f"size_{theirs}", done.size(theirs)) for theirs in done.symbols.values()
+    }
     for position, (holder, spec) in enumerate(zip(graph.find_nodes(op="placeholder"), specs, strict=True)):
         if isinstance(spec, Literal):
             copy.env[holder] = spec.value
-        else:
+        elif isinstance(spec, Size) and spec.expr in arguments:
+            copy.env[holder] = arguments[spec.expr]
+        elif holder.users:
             done.kept.append(position)
-            copy.placeholder(holder, done.fake(spec))
+            copy.env[holder] = copy.argument(holder.name, done.fake(spec), holder.meta)
     with trace.running():
         for node in graph.nodes:
             copy.node(node)
@@ -100,10 +109,11 @@ class _Copy:
         self.done, self.graph, self.root = done, graph, root
         self.env: dict[Node, Any] = {}
 
-    def placeholder(self, node: Node, value: Any) -> None:
-        new = self.graph.placeholder(node.name)
-        new.meta |= node.meta | {"val": value}
-        self.env[node] = new
+    def argument(self, name: str, value: Any, meta: dict | None = None) -> Node:
+        """A new argument, with a stand-in for its value."""
+        new = self.graph.placeholder(name)
+        new.meta |= (meta or {}) | {"val": value}
+        return new
 
     def node(self, node: Node) -> None:
         if node.op == "call_function":

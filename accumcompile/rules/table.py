@@ -69,7 +69,7 @@ RULES: dict[torch._ops.OpOverload, Rule] = {
     aten.view.default: Rule(align=views.view, moves=True, shape_arg=1),
     aten.expand.default: Rule(align=views.expand, moves=True, shape_arg=1),
     aten.permute.default: Rule(align=views.permute, moves=True),
-    aten.slice.Tensor: Rule(align=views.slice_, moves=True, local=local.slice_),
+    aten.slice.Tensor: Rule(align=views.slice_, linear=({0},), moves=True, local=local.slice_),
     aten.select.int: Rule(align=views.select, moves=True),
     aten.cat.default: Rule(align=views.cat, moves=True),
     aten.flip.default: Rule(align=views.along_many(1), linear=({0},), moves=True),
@@ -79,6 +79,8 @@ RULES: dict[torch._ops.OpOverload, Rule] = {
     aten.select_scatter.default: Rule(align=indexing.select_scatter, linear=({0, 1},)),
     aten.split_with_sizes.default: Rule(align=views.along(2, default=0), linear=({0},)),
     aten.split.Tensor: Rule(align=views.along(2, default=0), linear=({0},)),
+    aten.diagonal.default: Rule(align=views.diagonal, linear=({0},)),
+    aten.diagonal_scatter.default: Rule(align=views.diagonal_scatter, linear=({0, 1},)),
     aten.unfold.default: Rule(align=views.unfold, linear=({0},)),
     # factories: free at any placement
     aten.full.default: Rule(align=views.factory, factory=True, shape_arg=0, fill=1),
@@ -159,6 +161,7 @@ RULES: dict[torch._ops.OpOverload, Rule] = {
 RULES |= {
     op: rule
     for name, rule in {
+        "prims.fma": Rule("... -> ...", linear=({0, 2}, {1, 2})),
         "prims._low_memory_max_pool_with_offsets": Rule("... _ _ -> ... _ _, ... _ _"),
         "prims._low_memory_max_pool_offsets_to_indices": Rule("... _ _ -> ... _ _"),
     }.items()

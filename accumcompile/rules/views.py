@@ -97,7 +97,7 @@ def _one_dim_opaque(facts: Facts, dim: int, results: int = 1) -> Alignment | Non
     names = [f"d{i}" for i in range(rank)]
     if rank:
         names[dim % rank] = "_"
-    return align_dims(facts, [names], [names] * results, linear=({0},))
+    return align_dims(facts, [names], [names] * results)
 
 
 def slice_(facts: Facts) -> Alignment | None:
@@ -214,3 +214,23 @@ def unfold(facts: Facts) -> Alignment | None:
     dim = facts.argument(1, "dimension") % rank
     names = ["_" if i == dim else f"d{i}" for i in range(rank)]
     return align_dims(facts, [names], [[*names, "_"]])
+
+
+def diagonal(facts: Facts) -> Alignment | None:
+    """The diagonal of two dimensions, as a last one; the others stay."""
+    left, kept = _off_diagonal(facts, 1)
+    return align_dims(facts, [left], [[*kept, "_"]], linear=({0},))
+
+
+def diagonal_scatter(facts: Facts) -> Alignment | None:
+    """A diagonal is replaced; the dimensions beside it line up."""
+    left, kept = _off_diagonal(facts, 2)
+    return align_dims(facts, [left, [*kept, "_"]], [left], linear=({0, 1},))
+
+
+def _off_diagonal(facts: Facts, position: int) -> tuple[list[str], list[str]]:
+    """Words for the operand, and for its dimensions beside the two that make the diagonal."""
+    rank = len(facts.shapes[0])
+    pair = {facts.argument(position + i, f"dim{i}", i - 1) % rank for i in (1, 2)}
+    words = ["_" if d in pair else f"d{d}" for d in range(rank)]
+    return words, [w for w in words if w != "_"]

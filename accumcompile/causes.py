@@ -1,0 +1,121 @@
+"""Why there is a barrier: the first operator that really needed the whole value, in words."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch.fx import Node
+
+from .called import Called, is_rearrangement, short
+from .operands import is_size, operands
+from .placement import Partial, Replicate
+from .plan import BarrierFact
+from .propagate import Need, Propagation
+from .stages import Schedule, size_sources, whole_operands
+
+FINISHED = {"sum": "sum", "max": "maximum", "min": "minimum", "moments": "mean and variance"}
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """A value that is assembled after a loop because a later one reads it, and the way to the operator that does."""
+
+    node: Node
+    stage: int
+    way: tuple[Node, ...]
+
+
+def barriers(plan: Schedule) -> Iterator[Barrier]:
+    """The reduces and gathers whose results a later loop is computed from."""
+    known = plan.propagation
+    read = read_between_loops(plan, (n for loop in plan.loops for n in loop.nodes))
+    inside = {n for loop in plan.loops for n in loop.nodes}
+    for loop in plan.loops:
+        for root in loop.roots:
+            if root in read and known.is_local(root):
+                yield Barrier(root, loop.stage, _way(known, root, inside, read))
+
+
+def read_between_loops(plan: Schedule, readers: Iterator[Node], outputs: bool = False) -> dict[Node, None]:
+    """Whole values that ``readers`` are computed from: what loops assembled, and what is made of it since."""
+    known, found = plan.propagation, {}
+    assembled = {n for loop in plan.loops for n in (*loop.roots, *loop.saved)}
+    stack = [w for n in readers for w in (*whole_operands(known, n), *size_sources(n))]
+    stack += [o for o in plan.outputs if outputs and isinstance(o, Node)]
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found[node] = None
+            if node not in assembled:
+                stack += [n for n in node.all_input_nodes if not is_size(n)]
+                stack += size_sources(node)
+    return found
+
+
+def _way(known: Propagation, root: Node, inside: set[Node], read: dict[Node, None]) -> tuple[Node, ...]:
+    """From a value to the first operator that needs it whole, looking through casts and views."""
+    seen, open_ = {root}, deque([(root,)])
+    through: tuple[Node, ...] = ()
+    while open_:
+        way = open_.popleft()
+        for user in way[-1].users:
+            counts = user in read or user in inside
+            if user in seen or not counts or not _takes_whole(known, user, way[-1], inside):
+                continue
+            seen.add(user)
+            if user in inside or not (known.is_local(user) or _looks_through(user)):
+                return (*way, user)
+            through = through or (*way, user)
+            open_.append((*way, user))
+    return through or (root,)
+
+
+def _takes_whole(known: Propagation, user: Node, value: Node, inside: set[Node]) -> bool:
+    """Whether a node reads the assembled value, rather than its own micro-batch's part."""
+    if is_size(user) or user not in inside or not known.is_local(value):
+        return True
+    return any(need.placement != known.values[value].placements[0] for need in _needs(known, user, value))
+
+
+def _needs(known: Propagation, user: Node, value: Node) -> list[Need]:
+    """How a node takes a value."""
+    needs = zip(operands(user), known.needs.get(user, ()), strict=False)
+    return [need for operand, need in needs if operand.node is value]
+
+
+def _looks_through(node: Node) -> bool:
+    """Whether a node only moves data or casts it: someone behind it is the reason."""
+    return is_size(node) or is_rearrangement(node)
+
+
+def fact(plan: Schedule, barrier: Barrier, called: Called, value) -> BarrierFact:
+    """The barrier for people; ``value`` is the fact of its value."""
+    known = plan.propagation
+    kind = "reduce" if isinstance(known.placement(barrier.node), Partial) else "gather"
+    path = [f"{value.name} {value.placement}", f"{kind} R"]
+    path += [f"{short(n)} {_placement(known, n)}" for n in barrier.way[1:]]
+    return BarrierFact(kind, value, barrier.stage, words(known, barrier, called), tuple(path))
+
+
+def _placement(known: Propagation, node: Node) -> str:
+    """Where the result of an operator that took a whole value is."""
+    value = known.values.get(node)
+    return str(value.placements[0]) if value is not None else "R"
+
+
+def words(known: Propagation, barrier: Barrier, called: Called) -> str:
+    """Why the whole value is needed."""
+    placement = known.placement(barrier.node)
+    if len(barrier.way) == 1:
+        return "a later loop reads it"
+    node, before = barrier.way[-1], barrier.way[-2]
+    name, needs = called.function(node), _needs(known, node, before)
+    if isinstance(placement, Partial):
+        return f"{name} needs the finished {FINISHED.get(placement.op, placement.op)}"
+    if known.is_local(node) and all(isinstance(need.placement, Replicate) for need in needs):
+        return f"every row of {name}'s result reads every sample"
+    if known.is_local(node):
+        return f"{name} reads it along another dimension than it was made"
+    return f"{name}: " + next((need.cause for need in needs if need.cause), "it takes its operands whole")

@@ -1,0 +1,58 @@
+"""Outputs that are held for the full batch: said once without being asked where they cost much."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import sympy
+import torch
+from torch.fx import GraphModule
+
+from . import errors
+from .capture.journal import Run
+from .loop import Split
+from .options import Settings
+from .plan import Plan, ValueFact
+from .report import Graph
+from .report_text import KEPT_FIX, human
+from .where import Frame
+
+MUCH = 10  # a tenth of the peak
+
+
+def first_run(plan: Plan, gm: GraphModule, settings: Settings) -> Run:
+    """The run for which a graph is compiled, with the sizes that its inputs have now."""
+    sizes = dict(_hints(gm))
+    batch = sizes[plan.batch]
+    return Run(plan, sizes, Split(batch, settings.options.rows(batch, plan.granule)))
+
+
+def _hints(gm: GraphModule) -> Iterator[tuple[sympy.Symbol, int]]:
+    """Each symbol that is an input's size, or an input, and the value it has now."""
+    for node in gm.graph.find_nodes(op="placeholder"):
+        value = node.meta.get("val")
+        for size in value.shape if isinstance(value, torch.Tensor) else (value,):
+            if isinstance(size, torch.SymInt) and isinstance(size.node.expr, sympy.Symbol):
+                yield size.node.expr, int(size.node.hint)
+
+
+def warn_of_kept(run: Run, settings: Settings) -> None:
+    """Say so if a training graph's outputs for the full batch are more than a tenth of its peak.
+
+    The outputs of other graphs are what those are for: a teacher's predictions, a model without its loss.
+    """
+    if run.plan.road != "fused" or not run.plan.kept:
+        return
+    graph = Graph.of(run, calls=1)
+    held = sum(value.bytes for value in graph.kept)
+    if held * MUCH > graph.estimated_bytes:
+        largest = max(run.plan.kept, key=lambda value: value.bytes(run.sizes))
+        names = ", ".join(dict.fromkeys(value.name for value in graph.kept))
+        facts = {"bytes": human(held), "peak": human(graph.estimated_bytes), "fix": KEPT_FIX}
+        errors.warn("AC033", settings, _line(largest), names=names, **facts)
+
+
+def _line(value: ValueFact) -> Frame | None:
+    """The user's line that made a value."""
+    file, _, line = value.where.rpartition(":")
+    return Frame(file, int(line), value.function, value.code) if file else None

@@ -1,0 +1,149 @@
+"""How much memory a piece of code needs: the values it makes, and how long each of them lives.
+
+Estimates from shapes, by one scan in program order. Inputs and parameters are not counted, nor is what a
+compiler saves by never making a value.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import sympy
+import torch
+from torch.fx import Node
+
+from .operands import is_size
+from .placement import Placement, Shard, Size
+from .sizes import expression
+
+Sizes = Mapping[sympy.Symbol, int]
+Key = tuple[Node, int]  # a node, and which of its results
+
+
+@dataclass(frozen=True)
+class Made:
+    """A tensor that a step makes. ``shape`` is the full batch's."""
+
+    shape: tuple[Size, ...]
+    itemsize: int
+    sharded: bool  # a micro-batch holds its share of it
+    last: int  # the step of its last use
+
+    def bytes(self, sizes: Sizes) -> int:
+        return count(self.shape, sizes) * self.itemsize
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node: what it makes, and the number of the loop that it runs, if it runs one."""
+
+    makes: tuple[Made, ...]
+    loop: int | None = None
+
+
+def number(size: Size, sizes: Sizes, unknown: int | None = None) -> int:
+    """A size in one call. One that depends on data is ``unknown``, or counts as the largest of ``sizes``."""
+    if not isinstance(size, sympy.Expr):
+        return int(size)
+    bound = size.xreplace(dict(sizes))
+    if not isinstance(bound, int) and bound.free_symbols:
+        if unknown is not None:
+            return unknown
+        bound = bound.xreplace(dict.fromkeys(bound.free_symbols, max(sizes.values(), default=1)))
+    return int(bound)
+
+
+def count(shape: Iterable[Size], sizes: Sizes) -> int:
+    """The elements of a shape."""
+    total = 1
+    for size in shape:
+        total *= number(size, sizes)
+    return total
+
+
+def peak(
+    steps: Sequence[Step], sizes: Sizes, share: tuple[int, int] = (1, 1), loops: Sequence[int] = ()
+) -> int:
+    """The most bytes that are alive at once.
+
+    Args:
+        steps: the code.
+        sizes: the symbols' values.
+        share: (samples of a micro-batch, samples of the batch), for what is sharded.
+        loops: the bytes that each loop needs while it runs.
+    """
+    freed = [0] * (len(steps) + 1)
+    alive = most = 0
+    for i, step in enumerate(steps):
+        for made in step.makes:
+            size = made.bytes(sizes)
+            size = -(-size * share[0] // share[1]) if made.sharded else size
+            alive += size
+            freed[made.last] += size
+        most = max(most, alive + (loops[step.loop] if step.loop is not None else 0))
+        alive -= freed[i]
+    return most
+
+
+def steps_of(
+    nodes: Sequence[Node],
+    stay: Iterable[Node],
+    placements: Callable[[Node], Sequence[Placement]] = lambda node: (),
+    loops: Mapping[Node, tuple[int, Sequence[Node]]] | None = None,
+) -> tuple[Step, ...]:
+    """The steps of ``nodes``.
+
+    Args:
+        nodes: the code, in order.
+        stay: what is still alive at the end.
+        placements: of each result of a node; left out, nothing is sharded.
+        loops: nodes that run a loop: its number, and nodes with the values that it yields.
+    """
+    loops = loops or {}
+    last: dict[Key, int] = {}
+    for i, node in enumerate(nodes):
+        if node.target is not operator.getitem:
+            last |= dict.fromkeys((owner(source) for source in node.all_input_nodes), i)
+    last |= dict.fromkeys((owner(node) for node in stay), len(nodes))
+    found = []
+    for i, node in enumerate(nodes):
+        number_of_loop, yielded = loops.get(node, (None, None))
+        makes = [
+            Made(shape, itemsize, sharded, last.get((node, k), i))
+            for k, shape, itemsize, sharded in _results(node, yielded, placements(node))
+        ]
+        found.append(Step(tuple(makes), number_of_loop))
+    return tuple(found)
+
+
+def _results(node: Node, yielded: Sequence[Node] | None, placements: Sequence[Placement]) -> Iterator[tuple]:
+    """(index, shape, itemsize, sharded) of each tensor that a node makes: none where it is a view."""
+    if is_size(node) or is_alias(node):
+        return
+    value = node.meta.get("val")
+    if yielded is not None:
+        value = [n.meta["val"] for n in yielded]
+    for k, tensor in enumerate(value if isinstance(value, (tuple, list)) else [value]):
+        if isinstance(tensor, torch.Tensor):
+            sharded = k < len(placements) and isinstance(placements[k], Shard)
+            yield k, tuple(expression(s) for s in tensor.shape), tensor.dtype.itemsize, sharded
+
+
+def owner(node: Node) -> Key:
+    """The node, and which of its results, whose memory a node's value lies in."""
+    if node.target is operator.getitem and not is_alias(node.args[0]):
+        return node.args[0], node.args[1]
+    if is_alias(node):
+        return owner(next(n for n in node.all_input_nodes if not is_size(n)))
+    return node, 0
+
+
+def is_alias(node: Node) -> bool:
+    """Whether a node's value is another's memory: it is one of several results, or a view."""
+    if node.target is operator.getitem:
+        return True
+    if not isinstance(node.target, torch._ops.OpOverload) or all(is_size(n) for n in node.all_input_nodes):
+        return False
+    return any(r.alias_info is not None and not r.alias_info.is_write for r in node.target._schema.returns)

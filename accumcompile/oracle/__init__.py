@@ -1,0 +1,1 @@
+"""The table's judge: every rule against what the operators do."""

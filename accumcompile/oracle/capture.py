@@ -1,0 +1,114 @@
+"""A function of tensors as the compiler sees it: a functional ATen graph in which chosen dimensions are the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._functorch.aot_autograd import aot_export_joint_simple
+from torch._inductor.decomposition import select_decomp_table
+from torch._subclasses import FakeTensorMode
+from torch.fx import GraphModule
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.fx.graph import CodeGen
+from torch.utils._pytree import tree_leaves
+
+from ..placement import Size
+from ..sizes import Batch, expression
+
+Tensors = Sequence[torch.Tensor]
+Choice = tuple[int | None, ...]  # for each tensor, the dimension that is the batch
+
+
+@dataclass
+class Captured:
+    """A graph whose inputs are ``tensors``, followed by one tangent for each differentiable output."""
+
+    gm: GraphModule
+    tensors: list[torch.Tensor]
+    batch: Batch | None  # None: no dimension was chosen, or its size turned out to be fixed
+    size: int = 0  # the batch's, in ``tensors``
+
+    @property
+    def outputs(self) -> list[Any]:
+        """Stand-ins for the results."""
+        return [o.meta["val"] for o in self.gm.graph.output_node().args[0] if o is not None]
+
+
+def capture(fn: Callable, tensors: Tensors, choice: Choice, joint: bool = False, decompose: bool = True) -> Captured:
+    """Trace ``fn(*tensors)``, with its backward where ``joint``, the chosen dimensions symbolic and of one size."""
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    fakes = [_fake(mode, x, dim, joint) for x, dim in zip(tensors, choice, strict=True)]
+    table = select_decomp_table() if decompose else {}
+    with mode, torch.enable_grad():
+        gm = aot_export_joint_simple(_flat(fn), tuple(fakes), trace_joint=joint, decompositions=table)
+    gm.graph._codegen = CodeGen()
+    gm.graph.output_node().args = (tree_leaves(gm.graph.output_node().args[0], is_leaf=lambda v: v is None),)
+    gm.recompile()
+    given = list(tensors)
+    for node in gm.graph.find_nodes(op="placeholder")[len(given) :]:
+        given.append(_tangent(node.meta["val"]))
+    return Captured(gm, given, *_batch(gm, given))
+
+
+def _fake(mode: FakeTensorMode, x: torch.Tensor, dim: int | None, joint: bool) -> torch.Tensor:
+    dims = [DimDynamic.DYNAMIC if d == dim else DimDynamic.STATIC for d in range(x.dim())]
+    source = x.detach().requires_grad_(joint and differentiable(x))
+    return mode.from_tensor(source, symbolic_context=StatelessSymbolicContext(dynamic_sizes=dims))
+
+
+def splittable(fn: Callable, tensors: Tensors, choice: Choice) -> bool:
+    """Whether a run with the chosen dimensions symbolic leaves them so: a quick look before tracing."""
+    env = ShapeEnv()
+    mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
+    fakes = [_fake(mode, x, dim, False) for x, dim in zip(tensors, choice, strict=True)]
+    try:
+        with mode, torch.no_grad():
+            fn(*fakes)
+    except Exception:  # tracing decides
+        return True
+    return any(not isinstance(expression(s), int) for x in fakes for s in x.shape)
+
+
+def differentiable(x: Any) -> bool:
+    """Whether a value can have a gradient."""
+    return isinstance(x, torch.Tensor) and (x.is_floating_point() or x.is_complex())
+
+
+def _flat(fn: Callable) -> Callable:
+    """Its results as a flat tuple, none of them an input or a view of one."""
+
+    def run(*tensors: torch.Tensor) -> tuple:
+        return tuple(v.clone() for v in tree_leaves(fn(*tensors)) if isinstance(v, torch.Tensor))
+
+    return run
+
+
+def _tangent(fake: torch.Tensor) -> torch.Tensor:
+    shape = [_hint(s) for s in fake.shape]
+    return torch.randn(shape, dtype=fake.dtype)
+
+
+def _hint(size: Any) -> int:
+    return size if isinstance(size, int) else int(size.node.hint)
+
+
+def _batch(gm: GraphModule, tensors: Tensors) -> tuple[Batch | None, int]:
+    """The batch that is left after tracing, and its size."""
+    found: dict[Any, int] = {}
+    for node, x in zip(gm.graph.find_nodes(op="placeholder"), tensors, strict=True):
+        for size, actual in zip(node.meta["val"].shape, x.shape, strict=True):
+            expr = expression(size)
+            if not isinstance(expr, int) and expr.is_Symbol:
+                found[expr] = actual
+    if not found:
+        return None, 0
+    sizes: list[Size] = [
+        expression(s)
+        for n in gm.graph.nodes
+        for v in tree_leaves(n.meta.get("val"))
+        for s in (v.shape if isinstance(v, torch.Tensor) else [v] if isinstance(v, torch.SymInt) else [])
+    ]
+    return Batch.of(found, sizes), next(iter(found.values()))

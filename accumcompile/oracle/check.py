@@ -1,0 +1,170 @@
+"""Run a graph whole and in uneven micro-batches, and a node on a whole and on the parts of a sum: they must agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+import torch
+from torch.fx import GraphModule, Node
+from torch.utils._pytree import tree_leaves
+
+from ..operands import operands, shape_of
+from ..passes import PIPELINE, form_loops
+from ..placement import Placement
+from ..propagate import Propagation, propagate
+from ..rules.rule import Alignment, Facts
+from ..rules.table import is_impure, rule_of
+from ..sizes import Batch
+from ..stages import schedule
+from ..testing import rel_diff
+from .capture import Captured, differentiable
+
+TOLERANCE = 1e-7
+NO_BATCH = Batch(sympy.Symbol("no_batch", integer=True, positive=True))
+PATTERN = (2, 1, 4)  # sizes of micro-batches, over and over
+
+
+@dataclass(frozen=True)
+class Uneven:
+    """A split into micro-batches of several sizes, each a multiple of ``granule``."""
+
+    batch: int
+    granule: int = 1
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        start, turn = 0, 0
+        while start < self.batch:
+            rows = min(PATTERN[turn % 3] * self.granule, self.batch - start)
+            yield start, rows
+            start, turn = start + rows, turn + 1
+
+    def at_once(self) -> Uneven:
+        """The whole batch as one micro-batch."""
+        return Uneven(self.batch, self.batch)
+
+
+@dataclass
+class Outcome:
+    """What a split run gave: the difference of each output from the whole run's, and where the outputs were."""
+
+    known: Propagation
+    outputs: list[Any]
+    differences: list[float]
+    placements: list[Placement]
+    gathers: int
+    loops: int
+
+
+def run_split(found: Captured, normalise: bool = True) -> Outcome:
+    """Both runs of a captured graph with a batch."""
+    assert found.batch is not None
+    gm = normal(found.gm, found.batch) if normalise else found.gm
+    known = propagate(gm.graph, found.batch)
+    plan = schedule(gm.graph, known)
+    program = form_loops(gm, plan)
+    expected = seeded(found.gm, found.tensors)
+    actual = seeded(lambda *xs: program(Uneven(found.size, known.granule), *xs), found.tensors)
+    differences = [rel_diff(a, b, scale_of(a)) for a, b in zip(expected, actual, strict=True)]
+    placements = [known.placement(o) for o in plan.outputs if isinstance(o, Node)]
+    return Outcome(known, plan.outputs, differences, placements, count_gathers(known), len(plan.loops))
+
+
+def normal(gm: GraphModule, batch: Batch) -> GraphModule:
+    """The graph as propagation sees it."""
+    for rewrite in PIPELINE:
+        gm = rewrite(gm, batch)
+    return gm
+
+
+def scale_of(x: Any) -> float | None:
+    """Differences are relative to the largest value, or to 1 where that is tiny."""
+    if not differentiable(x) or x.numel() == 0:
+        return None
+    finite = x.detach().abs()
+    finite = finite[finite.isfinite()]
+    return max(1e-3, finite.max().item()) if finite.numel() else 1.0
+
+
+def count_gathers(known: Propagation) -> int:
+    """Operands that some node takes in another placement than they have, and that are not free to make whole."""
+    count = 0
+    for node, needs in known.needs.items():
+        for operand, need in zip(operands(node), needs, strict=False):
+            value = known.values.get(operand.node) if operand.node is not None else None
+            if value is None or len(value.placements) > 1 or value.placement == need.placement:
+                continue
+            count += str(value.placement) != "R" and str(need.placement) == "R"
+    return count
+
+
+def seeded(run: Callable, tensors: Sequence[torch.Tensor]) -> list:
+    """The results of a run, its random numbers the same each time."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return tree_leaves(run(*[x.clone() for x in tensors]), is_leaf=lambda v: v is None)
+
+
+# --- sums
+
+
+def parts_of(x: torch.Tensor, count: int = 3) -> list[torch.Tensor]:
+    """Signed parts, not proportional to each other, whose sum is ``x``."""
+    draw = torch.randn_like if differentiable(x) else lambda x: torch.randint_like(x, -9, 9)
+    parts = [draw(x) * (i + 1) for i in range(count - 1)]
+    return [*parts, x - sum(parts)]
+
+
+def alignment_of(node: Node, batch: Batch = NO_BATCH) -> Alignment | None:
+    """The row of the table, worked out for a node."""
+    rule = rule_of(node.target)
+    if rule is None or is_impure(node) or not operands(node):
+        return None
+    value = node.meta.get("val")
+    results = [tuple(v.shape) if isinstance(v, torch.Tensor) else None for v in (value if isinstance(value, (list, tuple)) else [value])]
+    return rule.alignment(Facts(node, tuple(shape_of(o.node) for o in operands(node)), tuple(results), batch))
+
+
+def linear_differences(node: Node, args: tuple, kwargs: dict) -> dict[frozenset[int], float]:
+    """For each set of operands in which a node's rule is linear, how far the sum of the parts is from the whole."""
+    found = alignment_of(node)
+    taken = operands(node)
+    return {
+        group: _joint(node, args, kwargs, [taken[i].path for i in group if i < len(taken) and not taken[i].absent])
+        for group in (found.linear if found else ())
+        if group and all(i >= len(taken) or taken[i].absent or taken[i].node is not None for i in group)
+    }
+
+
+def _joint(node: Node, args: tuple, kwargs: dict, paths: list) -> float:
+    given = {path: _at(args, kwargs, path) for path in paths}
+    given = {path: x for path, x in given.items() if isinstance(x, torch.Tensor)}
+    if not given or any(x.dtype is torch.bool for x in given.values()):
+        return 0.0
+    whole = tree_leaves(node.target(*args, **kwargs))
+    parts = {path: parts_of(x) for path, x in given.items()}
+    runs = [tree_leaves(node.target(*_with(args, {p: v[k] for p, v in parts.items()}, "args"), **_with(kwargs, {p: v[k] for p, v in parts.items()}, "kwargs"))) for k in range(3)]
+    scale = max(scale_of(r) or 0.0 for run in (*runs, whole) for r in run if isinstance(r, torch.Tensor))
+    return max(rel_diff(w, sum(r), scale or 1.0) for w, *r in zip(whole, *runs, strict=True) if isinstance(w, torch.Tensor))
+
+
+def _at(args: tuple, kwargs: dict, path: tuple) -> Any:
+    kind, key, *rest = path
+    value = args[key] if kind == "args" else kwargs.get(key)
+    for step in rest:
+        value = value[step]
+    return value
+
+
+def _with(container: Any, changed: dict, kind: str) -> Any:
+    """A copy of the arguments in which some operands are others."""
+    copy = {k: (list(v) if isinstance(v, (list, tuple)) else v) for k, v in (enumerate(container) if kind == "args" else container.items())}
+    for (where, key, *rest), value in changed.items():
+        if where == kind:
+            if rest:
+                copy[key][rest[0]] = value
+            else:
+                copy[key] = value
+    return tuple(copy[i] for i in range(len(copy))) if kind == "args" else copy

@@ -1,0 +1,115 @@
+"""One row of the table against its operator: every claim that the row makes on a few samples, tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from ..operands import operands
+from ..placement import Partial
+from ..rules.rule import Rule
+from ..rules.table import RULES
+from ..testing import rel_diff
+from .capture import Captured, Choice, capture
+from .check import TOLERANCE, alignment_of, linear_differences, parts_of, run_split, scale_of, seeded
+from .samples import Sample, choices, sample_of
+
+
+def counterexamples(op: Any, rule: Rule, samples: Iterable[tuple]) -> Iterator[str]:
+    """Each way in which ``rule`` is wrong about ``op`` on ``samples``: see ``accumcompile.testing.check_rule``."""
+    covered = False
+    with registered(op, rule):
+        for sample in samples:
+            call = as_sample(op, sample)
+            static = capture(call.run, call.tensors, (None,) * len(call.tensors), decompose=False)
+            node = next((n for n in static.gm.graph.nodes if n.target is op), None)
+            if node is not None and alignment_of(node) is not None or not call.tensors:
+                covered = True
+            yield from _sums(node, static)
+            yield from _dims(op, call, _claimed(node, static) if node is not None else [])
+    if not covered:
+        yield f"{op}: the rule covers none of the samples"
+
+
+@contextmanager
+def registered(op: Any, rule: Rule) -> Iterator[None]:
+    """``rule`` as the row of ``op``, for a while."""
+    before = RULES.get(op)
+    RULES[op] = rule
+    try:
+        yield
+    finally:
+        if before is None:
+            del RULES[op]
+        else:
+            RULES[op] = before
+
+
+def as_sample(op: Callable, sample: tuple) -> Sample:
+    """A tuple of arguments, the last a dict of those with names; a function in front stands for the operator."""
+    fn, *args = sample if callable(sample[0]) and not isinstance(sample[0], torch.Tensor) else (op, *sample)
+    kwargs = args.pop() if args and isinstance(args[-1], dict) else {}
+    return sample_of(str(op), fn, tuple(args), kwargs)
+
+
+def _claimed(node: Node, static: Captured) -> Iterator[Choice]:
+    """For each factor, the dimensions that it leads in the operands."""
+    found = alignment_of(node)
+    holders = {n: i for i, n in enumerate(static.gm.graph.find_nodes(op="placeholder"))}
+    for factor in found.sizes if found else ():
+        choice: list[int | None] = [None] * len(holders)
+        for operand, dims in zip(operands(node), found.operands, strict=False):
+            if operand.node in holders:
+                leading = [d for d, dim in enumerate(dims) if dim[:1] == (factor,)]
+                choice[holders[operand.node]] = leading[0] if leading else None
+        yield tuple(choice)
+
+
+def _dims(op: Any, call: Sample, claimed: Iterable[Choice]) -> Iterator[str]:
+    for choice in dict.fromkeys([*claimed, *choices(call.tensors)]):
+        if len({x.shape[d] for x, d in zip(call.tensors, choice, strict=True) if d is not None} - {1}) != 1:
+            continue
+        try:
+            captured = capture(call.run, call.tensors, choice, decompose=False)
+        except Exception:  # not an operator that can be traced with this dimension symbolic
+            continue
+        if captured.batch is None:
+            continue
+        try:
+            outcome = run_split(captured, normalise=False)
+        except Exception as error:
+            yield f"{op} {call.key} batch {choice}: {type(error).__name__}: {error}"
+            continue
+        wrong = max([0.0, *outcome.differences])
+        if not wrong < TOLERANCE:
+            yield f"{op} {call.key} batch {choice}: off by {wrong:.1e}, {[str(p) for p in outcome.placements]}"
+
+
+def _sums(node: Node | None, static: Captured) -> Iterator[str]:
+    if node is None or not operands(node):
+        return
+    values: dict[Node, Any] = dict(zip(static.gm.graph.find_nodes(op="placeholder"), static.tensors, strict=True))
+    for other in static.gm.graph.nodes:
+        if other is node:
+            break
+        if other.op == "call_function":
+            values[other] = other.target(*torch.fx.map_arg(other.args, values.get), **torch.fx.map_arg(other.kwargs, values.get))
+    args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: values[n])
+    for group, difference in linear_differences(node, args, kwargs).items():
+        if not difference < TOLERANCE:
+            yield f"{node.target}: not linear in {sorted(group)}, off by {difference:.1e}"
+    if RULES[node.target].moves and alignment_of(node) is not None:
+        yield from _maxima(node.target, as_sample(node.target, (*args, dict(kwargs))))
+
+
+def _maxima(op: Any, call: Sample) -> Iterator[str]:
+    """What only moves data keeps the maximum of parts as it keeps their sum."""
+    parts = [parts_of(x) for x in call.tensors]
+    runs = [torch.stack([seeded(call.run, p)[0] for p in zip(*parts, strict=True)]).amax(0)]
+    whole = seeded(call.run, [torch.stack(p).amax(0) for p in parts])[0]
+    if not rel_diff(whole, runs[0], scale_of(whole)) < TOLERANCE:
+        yield f"{op}: does more than move data, {Partial('max')} does not pass"

@@ -1,0 +1,85 @@
+"""Samples of torch's own operator database, as functions of their tensors."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from .capture import Choice
+
+DTYPES = (torch.float64, torch.float32, torch.int64, torch.bool)
+
+
+@dataclass
+class Sample:
+    """``run(*tensors)`` is one call of an operator.
+
+    ``key`` is what besides the values makes the call; ``group`` is the same without the sizes.
+    """
+
+    name: str
+    run: Callable
+    tensors: list[torch.Tensor]
+    key: str
+    group: str = ""
+
+
+def sample_of(name: str, fn: Callable, args: tuple, kwargs: dict) -> Sample:
+    """A call as a function of its tensors."""
+    leaves, spec = tree_flatten((args, kwargs))
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+
+    def run(*tensors: torch.Tensor) -> object:
+        filled = list(leaves)
+        for place, x in zip(places, tensors, strict=True):
+            filled[place] = x
+        again, named = tree_unflatten(filled, spec)
+        return fn(*again, **named)
+
+    tensors = [leaves[i].detach().clone() for i in places]
+    shown = [(tuple(v.shape), str(v.dtype)) if isinstance(v, torch.Tensor) else repr(v) for v in leaves]
+    ranks = [(v.dim(), str(v.dtype)) if isinstance(v, torch.Tensor) else repr(v) for v in leaves]
+    return Sample(name, run, tensors, str(shown), str((ranks, str(spec))))
+
+
+def samples_of(op: object, seed: int = 0) -> Iterator[Sample]:
+    """The samples of an entry of ``op_db``, one for each way of calling it."""
+    dtype = next((d for d in DTYPES if op.supports_dtype(d, "cpu")), None)
+    if dtype is None:
+        return
+    torch.manual_seed(seed)
+    seen: set[str] = set()
+    name = f"{op.name}.{op.variant_test_name}".rstrip(".")
+    for sample in op.sample_inputs("cpu", dtype, requires_grad=False):
+        found = sample_of(name, op.op, (sample.input, *sample.args), sample.kwargs)
+        if found.key not in seen and all(_is_plain(x) for x in found.tensors):
+            seen.add(found.key)
+            yield found
+
+
+def _is_plain(x: torch.Tensor) -> bool:
+    return x.layout is torch.strided and not x.is_quantized and x.numel() > 0
+
+
+def spread(items: list, most: int) -> list:
+    """At most so many of the items, evenly spread."""
+    if len(items) <= most:
+        return items
+    return [items[i * len(items) // most] for i in range(most)]
+
+
+def choices(tensors: list[torch.Tensor], most: int = 8) -> list[Choice]:
+    """Ways of choosing the batch among the dimensions: everywhere where a size stands, fewest and most first."""
+    sizes = sorted({s for x in tensors for s in x.shape if s > 1})
+    found: list[Choice] = []
+    for size in sizes:
+        options = [[None, *(d for d, s in enumerate(x.shape) if s == size)] for x in tensors]
+        every = [c for c in itertools.islice(itertools.product(*options), 1000) if any(d is not None for d in c)]
+        every.sort(key=lambda c: sum(d is not None for d in c))
+        single, joint = [c for c in every if sum(d is not None for d in c) == 1], every[::-1]
+        found += dict.fromkeys([*single, *joint[:4]])
+    return spread(list(dict.fromkeys(found)), most)

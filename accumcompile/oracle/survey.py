@@ -1,0 +1,194 @@
+"""One operator of ``op_db`` judged: what the table claims wrongly, and what it could claim and does not."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch.fx import Interpreter, Node
+from torch.utils._pytree import tree_leaves
+
+from ..placement import Partial, Replicate
+from ..propagate import propagate
+from . import brute
+from .capture import Captured, Choice, capture, differentiable, splittable
+from .check import NO_BATCH, PATTERN, TOLERANCE, Uneven, linear_differences, normal, run_split
+from .samples import Sample, choices, samples_of, spread
+
+DRAWS = 3
+
+
+@dataclass
+class Verdict:
+    """What was found of one operator."""
+
+    name: str
+    samples: int = 0
+    placed: int = 0  # split runs that were compared
+    linear: int = 0  # linear claims that were compared
+    unsound: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)  # the compiler raised an error
+    possible: int = 0  # placements that hold
+    missing: list[str] = field(default_factory=list)  # those of them that the table does not give
+    fixed: int = 0  # placements whose size tracing fixes: no batch is left for the table
+
+
+def survey(op: object, most_samples: int = 6, most_choices: int = 6) -> Verdict:
+    """Judge the table by the samples of one entry of ``op_db``."""
+    return _Survey(op, most_choices).run(most_samples)
+
+
+class _Survey:
+    def __init__(self, op: object, most_choices: int):
+        self.op, self.most_choices = op, most_choices
+        self.draws = [{s.key: s for s in samples_of(op, seed)} for seed in range(DRAWS)]
+        self.seen: set = set()
+        self.tally: dict[tuple, list[tuple[bool, bool, str]]] = defaultdict(list)
+
+    def run(self, most_samples: int) -> Verdict:
+        self.verdict = Verdict(next(iter(self.draws[0].values())).name if self.draws[0] else self.op.name)
+        for sample in spread(list(self.draws[0].values()), most_samples):
+            self.verdict.samples += 1
+            self._sums(sample)
+            for choice in choices(sample.tensors, self.most_choices):
+                self._shards(sample, choice)
+        for entries in self.tally.values():
+            self._count(entries)
+        return self.verdict
+
+    def _count(self, entries: list[tuple[bool, bool, str]]) -> None:
+        """One placement on all samples with the same other arguments: it must hold on all to be possible."""
+        if all(holds for holds, _, _ in entries):
+            self.verdict.possible += 1
+            lacking = [text for _, given, text in entries if not given]
+            self.verdict.missing += lacking[:1]
+
+    def _capture(self, sample: Sample, choice: Choice) -> tuple[Captured, bool] | None:
+        """With the backward where there is one."""
+        if getattr(self.op, "supports_autograd", True) and any(map(differentiable, sample.tensors)):
+            try:
+                return capture(sample.run, sample.tensors, choice, joint=True), True
+            except Exception:  # not differentiable with these arguments, or an operator that tracing does not know
+                pass
+        try:
+            return capture(sample.run, sample.tensors, choice), False
+        except Exception:
+            return None
+
+    # --- dimensions
+
+    def _shards(self, sample: Sample, choice: Choice) -> None:
+        if not splittable(sample.run, sample.tensors, choice):
+            self.verdict.fixed += 1
+            return
+        captured = self._capture(sample, choice)
+        if captured is None or captured[0].batch is None:
+            self.verdict.fixed += 1
+            return
+        found, joint = captured
+        where = f"{sample.name} {sample.key} batch {choice}"
+        try:
+            outcome = run_split(found)
+        except Exception as error:
+            self.verdict.failed.append(f"{where}: {type(error).__name__}: {error}")
+            return
+        self.verdict.placed += 1
+        wrong = [d for d in outcome.differences if not d < TOLERANCE]
+        if wrong:
+            self.verdict.unsound.append(f"{where}: {max(wrong):.1e} {[str(p) for p in outcome.placements]}")
+        self._compare(sample, choice, found, outcome, joint)
+
+    def _compare(self, sample: Sample, choice: Choice, found: Captured, outcome, joint: bool) -> None:
+        pieces = list(Uneven(found.size))
+        drawn = [s.tensors for s in self._redraws(sample)]
+        held = brute.intersect([brute.sharded(sample.run, t, choice, pieces) for t in drawn])
+        results = [o for o in outcome.outputs if isinstance(o, Node)]
+        if held is None:
+            return
+        forward = results[: len(held)]
+        self._record(sample, ("S", choice), held, forward, outcome)
+        if joint and all(held):
+            self._backward(sample, choice, pieces, held, results[len(held) :], outcome, found)
+
+    def _backward(self, sample: Sample, choice: Choice, pieces: list, held, results, outcome, found: Captured) -> None:
+        count = len(sample.tensors)
+        tangents = [x for x in found.tensors[count:]]
+        differ = [h for h, x in zip(held, found.outputs, strict=False) if differentiable(x)]
+        dims = [next((p.dim for p in sorted(h, key=str) if hasattr(p, "dim") and p.outer == 1), None) for h in differ]
+        if len(dims) != len(tangents):
+            return
+        gradients = brute.backward(sample.run, count)
+        drawn = [[*s.tensors, *map(torch.randn_like, tangents)] for s in self._redraws(sample)]
+        back = brute.intersect([brute.sharded(gradients, t, (*choice, *dims), pieces) for t in drawn])
+        if back is not None and len(back) == len(results):
+            self._record(sample, ("backward", choice), back, results, outcome)
+
+    def _record(self, sample: Sample, kind: tuple, held: brute.Found, results: list[Node], outcome) -> None:
+        splits = [h - {Replicate()} for h in held]
+        if not all(held) or not any(splits) or len(results) != len(held):
+            return
+        given = all(
+            Replicate() in h or not isinstance(outcome.known.placement(r), Replicate)
+            for h, r in zip(held, results, strict=True)
+        )
+        text = f"{sample.name} {sample.key} {kind}: {[sorted(map(str, h)) for h in held]} and not {[str(outcome.known.placement(r)) for r in results]}"
+        self.tally[sample.group, *kind].append((True, given, text))
+
+    def _redraws(self, sample: Sample) -> Iterator[Sample]:
+        return (draw[sample.key] for draw in self.draws if sample.key in draw)
+
+    # --- sums
+
+    def _sums(self, sample: Sample) -> None:
+        captured = self._capture(sample, (None,) * len(sample.tensors))
+        if captured is None:
+            return
+        found, _ = captured
+        torch.manual_seed(0)
+        with torch.no_grad():
+            _Claims(found.gm, self.seen, self.verdict).run(*found.tensors)
+        floats = [i for i, x in enumerate(sample.tensors) if differentiable(x)]
+        for chosen in dict.fromkeys([*((i,) for i in floats), tuple(floats)]):
+            if chosen:
+                self._partial(sample, chosen, found)
+
+    def _partial(self, sample: Sample, chosen: tuple[int, ...], found: Captured) -> None:
+        held = brute.intersect([brute.partial(sample.run, s.tensors, chosen) for s in self._redraws(sample)])
+        if held is None or not all(Partial() in h or Replicate() in h for h in held) or not any(Partial() in h for h in held):
+            return
+        graph = normal(found.gm, NO_BATCH).graph
+        holders = graph.find_nodes(op="placeholder")
+        known = propagate(graph, NO_BATCH, {holders[i]: Partial() for i in chosen})
+        results = [o for o in graph.output_node().args[0] if isinstance(o, Node)][: len(held)]
+        given = all(Replicate() in h or known.placement(r) == Partial() for h, r in zip(held, results, strict=True))
+        self.tally[sample.group, "P", chosen].append((True, given, f"{sample.name} {sample.key} ('P', {chosen})"))
+
+
+class _Claims(Interpreter):
+    """Runs a graph, and holds every node's linear claims against the operator."""
+
+    MOST = 12  # calls of one operator
+
+    def __init__(self, gm: torch.fx.GraphModule, seen: set, verdict: Verdict):
+        super().__init__(gm)
+        self.seen, self.verdict = seen, verdict
+
+    def run_node(self, n: Node) -> object:
+        if n.op == "call_function" and isinstance(n.target, torch._ops.OpOverload):
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            shown = [(tuple(v.shape), v.dtype) if isinstance(v, torch.Tensor) else repr(v) for v in tree_leaves((args, kwargs))]
+            if (n.target, str(shown)) not in self.seen and sum(op is n.target for op, _ in self.seen) < self.MOST:
+                self.seen.add((n.target, str(shown)))
+                self._check(n, args, kwargs, shown)
+        return super().run_node(n)
+
+    def _check(self, node: Node, args: tuple, kwargs: dict, shown: list) -> None:
+        for group, difference in linear_differences(node, args, kwargs).items():
+            self.verdict.linear += 1
+            if not difference < TOLERANCE:
+                self.verdict.unsound.append(f"{node.target} linear in {sorted(group)} {shown}: {difference:.1e}")
+
+
+__all__ = ["PATTERN", "Verdict", "survey"]
