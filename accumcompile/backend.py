@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .capture import frames, safety
+from .capture import dynamo, frames, safety
 from .options import Options, Settings
 
 # torch.compile hands over the same dict for every graph of a step, and keeps it alive as long as the step.
@@ -44,6 +44,9 @@ def compile_graph(
 ) -> Callable[..., Any]:
     """Split a graph that holds the batch; a graph without one (clipping, an optimizer) runs as it is."""
     batch = frames.find_batch(gm, settings)
+    settings.state["differentiates"] = settings.state.get("differentiates", False) or dynamo.differentiates(
+        gm
+    )
     if batch is None:
         return safety.without_batch(gm.forward)
     if not batch.symbols:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,8 +13,11 @@ from torch.fx import Graph, Node
 from .capture.naming import Names
 from .operands import is_size
 from .placement import Replicate
+from .propagate import elements
 from .rules.table import rule_of
 from .stages import Schedule, local_operands
+
+_NUMBER = re.compile(r"_\d+$")  # what sets a variable apart from others of its name
 
 
 class Called:
@@ -43,12 +47,17 @@ class Called:
             return str(node.target)
         if node in self.outputs:
             return " and ".join(dict.fromkeys(self.outputs[node]))
-        if is_rearrangement(node) or node.target is operator.getitem:
-            return self.of(next(n for n in node.all_input_nodes if not is_size(n)))
+        if is_rearrangement(node):
+            source = next(n for n in node.all_input_nodes if not is_size(n))
+            return self.of(source) if elements(node) >= elements(source) else f"part of {self.of(source)}"
         if node in self.values:
             return self.values[node]
-        inside = self.variables.get(node) or self.functions.get(node)
-        return f"{short(node)} in {inside}" if inside else short(node)
+        if node.target is operator.getitem:
+            return self.of(node.args[0])
+        inside, name = self.variables.get(node) or self.functions.get(node), short(node)
+        if not inside:
+            return name
+        return inside if name in (inside.split()[-1], _NUMBER.sub("", inside)) else f"{name} in {inside}"
 
     def function(self, node: Node) -> str:
         """The function of the user's that a node is part of, or whose backward it is; else the operator."""

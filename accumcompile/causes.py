@@ -20,7 +20,7 @@ FINISHED = {"sum": "sum", "max": "maximum", "min": "minimum", "moments": "mean a
 
 @dataclass(frozen=True)
 class Barrier:
-    """A value that is assembled after a loop because a later one reads it, and the way to the operator that does."""
+    """A value that is assembled because a later loop reads it, and the way to the operator that does."""
 
     node: Node
     stage: int

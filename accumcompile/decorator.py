@@ -26,6 +26,7 @@ class AccumulatedStep:
         self._signature = inspect.signature(fn)
         self.settings.frame = where.of_code(code) if (code := getattr(fn, "__code__", None)) else None
 
+    @dynamo.untraced
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the step on the whole batch, split."""
         named = batches.arguments(self._signature, args, kwargs)

@@ -86,7 +86,7 @@ class GraphDump:
         return made
 
     def program(self, gm: GraphModule, run: Run, settings: Settings) -> None:
-        """The program, whose first input is a `Split`, as a Python file; and the report of its first `run`."""
+        """The program, whose first input is a `Split`, as a Python file, and a report of its first `run`."""
         self.dumper.put(f"{self.name}/program.py", lambda: program_source(gm, run.split, run.sizes))
         if self.dumper.wanted():
             self.dumper.report(Report.of_call([run], settings), self.name)

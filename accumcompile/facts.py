@@ -36,7 +36,7 @@ def plan_facts(road: str, graph: Graph, plan: Schedule, program: GraphModule, na
         tuple(facts.loop(meta) for meta in program.meta["loops"].values()),
         tuple(causes.fact(plan, b, facts.called, facts.value(b.node)) for b in causes.barriers(plan)),
         tuple(facts.value(node) for node in facts.kept()),
-        tuple(facts.value(node) for node in facts.whole()),
+        tuple(fact for node in facts.whole() for fact in facts.results(node)),
         program=_program_steps(program),
         unsplit=_unsplit_steps(graph, plan),
     )
@@ -61,9 +61,18 @@ class _Facts:
             str(taken or placement),
             frame.where if frame else "",
             frame.code if frame else "",
-            placement if taken is not None and str(taken) != placement else "",
+            _elsewhere(placement) if taken is not None and str(taken) != placement else "",
             frame.function if frame else "",
         )
+
+    def results(self, node: Node) -> Iterator[ValueFact]:
+        """A value that was computed whole: each of its results, where there are several."""
+        fact, value = replace(self.value(node), placement="R"), node.meta.get("val")
+        for tensor in value if isinstance(value, (tuple, list)) else ():
+            if isinstance(tensor, torch.Tensor):
+                yield replace(fact, shape=tuple(expression(s) for s in tensor.shape), dtype=tensor.dtype)
+        if isinstance(value, torch.Tensor):
+            yield fact
 
     def loop(self, meta: dict) -> LoopFact:
         """One loop, in scan's words."""
@@ -107,6 +116,11 @@ class _Facts:
         """The symbols that do not depend on data."""
         holders = self.graph.find_nodes(op="placeholder")
         return {symbol for n in holders for size in _symbolic_sizes(n) for symbol in size.free_symbols}
+
+
+def _elsewhere(placement: str) -> str:
+    """The placement outside of loops of what had ``placement`` in one: sums are finished by then."""
+    return "R" if placement.startswith("P") else placement
 
 
 def _symbolic_sizes(node: Node) -> list[sympy.Expr]:

@@ -54,9 +54,10 @@ class Options:
             value = getattr(self, name)
             if not accepts(value):
                 raise errors.error("AC001", where.here(), option=name, value=repr(value), wanted=wanted)
-        for name, is_later, what in LATER:
-            if is_later(getattr(self, name)):
-                raise errors.error("AC002", where.here(), option=name, value=repr(getattr(self, name)), instead=what)
+        for name, is_later, instead in LATER:
+            value = getattr(self, name)
+            if is_later(value):
+                raise errors.error("AC002", where.here(), option=name, value=repr(value), instead=instead)
         if (self.steps is None) == (self.micro_batch_size is None):
             raise errors.error("AC004" if self.steps is not None else "AC005", where.here())
 

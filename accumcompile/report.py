@@ -18,7 +18,7 @@ from accumcompile.plan import BarrierFact, LoopFact, ValueFact
 
 @dataclass(frozen=True)
 class Value:
-    """A value with the sizes it had in this call. `bytes` are the full batch's; a size of -1 depends on data."""
+    """A value with the sizes it had in this call. `bytes` are the full batch's; a size of -1 is data's."""
 
     name: str
     shape: tuple[int, ...]

@@ -12,10 +12,12 @@ from collections import Counter
 import networkx
 from torch.fx import Node
 
+from .operands import is_tensor
 from .placement import Partial, Replicate, Shard
 from .propagate import Propagation, elements
 
 _MOST = 2  # times that a value may be computed
+_UNSAVABLE = 1 << 62  # bytes: partial sums, and values of which none has been made before
 
 
 def choose_saved(known: Propagation, loops: list, order: dict[Node, int]) -> None:
@@ -40,24 +42,26 @@ def choose_saved(known: Propagation, loops: list, order: dict[Node, int]) -> Non
         whole |= {root for root in loop.roots if isinstance(known.values[root].placements[0], Shard)}
 
 
-def _smallest_cut(known: Propagation, needed: set[Node], roots: list[Node], forbidden: set[Node], maker: dict) -> set[Node]:
-    """The cheapest saved values that keep every forbidden one from being computed."""
+def _smallest_cut(
+    known: Propagation, needed: set[Node], roots: list[Node], forbidden: set[Node], maker: dict
+) -> set[Node]:
+    """The cheapest saved values that keep the forbidden ones from being computed, as far as values can be saved."""
     from .stages import local_operands
 
+    savable = {n for n in needed if n in maker and is_tensor(n) and isinstance(known.placement(n), Shard)}
     graph = networkx.DiGraph()
     for node in needed:
-        savable = node in maker and isinstance(known.values[node].placements[0], Shard) and len(known.values[node].placements) == 1
-        graph.add_edge((node, "in"), (node, "out"), **({"capacity": elements(node) * node.meta["val"].dtype.itemsize} if savable else {}))
+        cost = elements(node) * node.meta["val"].dtype.itemsize if node in savable else _UNSAVABLE
+        graph.add_edge((node, "in"), (node, "out"), capacity=cost)
         for operand in local_operands(known, node):
             if operand in needed:
                 graph.add_edge((operand, "out"), (node, "in"))
     for node in forbidden:
         graph.add_edge("source", (node, "in"))
-    for root in roots:
-        if root in needed:
-            graph.add_edge((root, "out"), "sink")
+    for root in needed.intersection(roots):
+        graph.add_edge((root, "out"), "sink")
     _, (reached, _) = networkx.minimum_cut(graph, "source", "sink")
-    return {node for node in needed if (node, "in") in reached and (node, "out") not in reached}
+    return {node for node in savable if (node, "in") in reached and (node, "out") not in reached}
 
 
 def _pinned(known: Propagation, needed: set[Node], maker: dict) -> set[Node]:

@@ -80,11 +80,15 @@ class Batch:
         return a == b or sympy.cancel(self.polynomial(a) - self.polynomial(b)) == 0
 
     def quotient(self, a: Size, b: Size) -> Size | None:
-        """a / b where b divides a for every batch size, else None. In the u of ``polynomial``."""
+        """a / b where b divides a for every batch size, else None."""
         ratio = sympy.cancel(sympy.sympify(self.polynomial(a)) / self.polynomial(b))
         numerator, denominator = sympy.fraction(ratio)
         whole = denominator == 1 and all(c.is_Integer for c in numerator.as_coefficients_dict().values())
-        return (int(ratio) if ratio.is_number else ratio) if whole else None
+        return (int(ratio) if ratio.is_number else self._from_polynomial(ratio)) if whole else None
+
+    def _from_polynomial(self, ratio: sympy.Expr) -> sympy.Expr:
+        """A polynomial's size, with the batch's symbol in the place of unit * u."""
+        return ratio.xreplace({_UNIT: self.symbol / sympy.Integer(self.unit)})
 
     def per_sample(self, size: Size, outer: Size = 1) -> sympy.Expr | None:
         """Rows of a dimension (outer rest) that one sample owns within one ``outer``; None if it owns no such thing.

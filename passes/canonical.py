@@ -57,6 +57,14 @@ def _as_view(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node | None:
         return None
 
 
+def _restrided(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node | None:
+    """``as_strided`` of something contiguous to something contiguous is a view."""
+    source, result = args[0].meta["val"], node.meta["val"]
+    if not (source.is_contiguous() and result.is_contiguous() and node.meta["val"].storage_offset() == 0):
+        return None
+    return _as_view(emit, node, args, kwargs) if source.numel() == result.numel() else None
+
+
 def _same_as_view(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
     return emit(aten.view.default, *args)
 
@@ -110,6 +118,7 @@ _TABLE = {
     aten.squeeze.dim: _as_view,
     aten.squeeze.dims: _as_view,
     aten.unsqueeze.default: _as_view,
+    aten.as_strided.default: _restrided,
     aten._unsafe_view.default: _same_as_view,
     aten.reshape.default: _same_as_view,
     aten._reshape_alias.default: lambda emit, node, args, kwargs: emit(aten.view.default, args[0], args[1]),
@@ -123,6 +132,7 @@ _TABLE = {
     aten.new_ones.default: _new(1, 1),
     aten.new_full.default: _new(1, None),
     aten.new_empty.default: _new(1, 0),
+    aten.new_empty_strided.default: _new(1, 0),
     aten.zeros.default: lambda emit, node, args, kwargs: emit(
         aten.full.default, args[0], 0, dtype=node.meta["val"].dtype, device=node.meta["val"].device
     ),

@@ -14,6 +14,9 @@ from torch.utils._pytree import tree_map_only
 
 from accumcompile.rules.table import is_impure
 
+# What a node's meta tells of where it comes from.
+ORIGIN = ("stack_trace", "seq_nr", "nn_module_stack", "original_aten", "from_node", "source_fn_stack")
+
 Emit = Callable[..., Any]
 Rewrite = Callable[[Emit, Node, tuple, dict], Any]
 
@@ -45,7 +48,7 @@ def _must_stay(node: Node) -> bool:
 def _emitter(graph: Graph, origin: Node) -> Emit:
     def emit(target: Any, *args: Any, **kwargs: Any) -> Node:
         node = graph.call_function(target, args, kwargs)
-        for key in ("stack_trace", "seq_nr", "nn_module_stack", "original_aten"):
+        for key in ORIGIN:
             if key in origin.meta:
                 node.meta[key] = origin.meta[key]
         values = tree_map_only(Node, lambda n: n.meta["val"], (args, kwargs))

@@ -4,8 +4,8 @@ import logging
 
 import torch
 
-# pytest captures every logger that does not propagate. With a handler on this one, torch would render each graph of
-# each test for a trace that nobody reads.
+# pytest captures every logger that does not propagate. With a handler on this one, torch would render each
+# graph of each test for a trace that nobody reads.
 logging.getLogger("torch.__trace").propagate = True
 
 # The tests' tensors are tiny: a second thread costs more than it brings, and xdist runs one worker a core.

@@ -29,11 +29,6 @@ def train(model, optimizer, x, y):
 
 
 def compiled(step, **options):
-    options = {"steps": 4, "lowering": "eager"} | options
-    return torch.compile(step, backend="accumcompile", options=options), backends.settings_of(options)
-
-
-def settings_of(step, **options):
     """The compiled step, and how its graphs were split in a call."""
     given = {"steps": 4, "lowering": "eager"} | options
     run = torch.compile(step, backend="accumcompile", options=given)
@@ -53,7 +48,7 @@ def test_found_by_name_without_an_import():
 
 
 def test_equals_the_full_batch_and_is_captured_once():
-    run, splits = settings_of(train)
+    run, splits = compiled(train)
     ours, plain = small.net(), small.net()
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (ours, plain)]
     for batch in (12, 7, 12):
@@ -68,7 +63,7 @@ def test_equals_the_full_batch_and_is_captured_once():
 
 
 def test_a_batch_of_one_runs_whole_and_a_later_one_is_split():
-    run, splits = settings_of(small.plain)
+    _, splits = compiled(small.plain)
     model = small.net()
     assert splits(model, *small.data(1)) == []
     assert splits(model, *small.data(12)) == [(12, 4)]
@@ -76,7 +71,7 @@ def test_a_batch_of_one_runs_whole_and_a_later_one_is_split():
 
 def test_dynamos_settings_are_put_back():
     before = torch._dynamo.config.get_config_copy()
-    run, _ = settings_of(small.plain)
+    run, _ = compiled(small.plain)
     x, y = small.data(12)
     run(small.net(), x, y)
     assert torch._dynamo.config.get_config_copy() == before
@@ -92,7 +87,7 @@ def test_frames_resumed_after_a_break_are_split():
         loss.backward()
         return loss.detach()
 
-    run, splits = settings_of(step)
+    run, splits = compiled(step)
     model, reference = small.net(), small.net()
     for batch in (12, 9):
         torch.testing.assert_close(run(model, *small.data(batch)), step(reference, *small.data(batch)))
@@ -100,8 +95,8 @@ def test_frames_resumed_after_a_break_are_split():
 
 
 def test_two_steps_keep_their_options_apart():
-    _, two = settings_of(small.plain, steps=2)
-    _, six = settings_of(small.plain, steps=6)
+    _, two = compiled(small.plain, steps=2)
+    _, six = compiled(small.plain, steps=6)
     model = small.net()
     for _ in range(2):
         assert two(model, *small.data(12)) == [(12, 2)]

@@ -56,6 +56,20 @@ def test_batches_are_any_pytree(kind):
     assert small.runs(decorated, model, make(*small.data(9))) == [(9, 3)]
 
 
+def test_a_batch_encoding():
+    encoding = pytest.importorskip("transformers").BatchEncoding
+    x, y = small.data(12)
+
+    def step(model, batch):
+        loss = F.cross_entropy(model(batch["input_ids"]), batch.labels)
+        loss.backward()
+        return loss.detach()
+
+    decorated, model = small.eager(step), small.net()
+    small.assert_equal(decorated, model, encoding({"input_ids": x, "labels": y}))
+    assert small.runs(decorated, model, encoding({"input_ids": x, "labels": y})) == [(12, 4)]
+
+
 def test_keyword_arguments_and_defaults():
     @accumulate(steps=4, lowering="eager")
     def step(model, *, scale=1.0, **batch):

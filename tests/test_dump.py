@@ -13,6 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, GraphModule
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
+from accumcompile import accumulate
+from accumcompile.capture.journal import Run
 from accumcompile.dump import Dumper, dumper_of, reported
 from accumcompile.loop import Split, accumulate_loop
 from accumcompile.options import Options, Settings
@@ -73,8 +75,10 @@ def namespace(source):
 
 
 def test_the_program_runs_as_a_file(tmp_path):
-    Dumper(tmp_path).program("train_step/0 fused", sum_of_products(), Split(6, 4))
-    done = run_file(tmp_path / "train_step_0_fused" / "program.py")
+    gm = sum_of_products()
+    settings = Settings(Options(steps=2), name="train_step")
+    Dumper(tmp_path).graph("fused").program(gm, Run(PLAN, {}, Split(6, 4)), settings)
+    done = run_file(tmp_path / "graph_1_fused" / "program.py")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "() torch.float32",
@@ -102,15 +106,16 @@ def test_sizes_may_be_chosen():
 
 def test_texts_are_numbered_by_graph(tmp_path):
     dumper = Dumper(tmp_path)
-    dumper.write("a", "captured", sum_of_products())
-    dumper.write("b", "captured", "text")
-    dumper.write("a", "form loops", "more text")
+    forward, backward = dumper.graph("forward"), dumper.graph("backward")
+    forward.write("captured", sum_of_products())
+    backward.write("captured", "text")
+    forward.write("form loops", "more text")
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.txt")) == [
-        "a/00_captured.txt",
-        "a/01_form_loops.txt",
-        "b/00_captured.txt",
+        "graph_1_forward/00_captured.txt",
+        "graph_1_forward/01_form_loops.txt",
+        "graph_2_backward/00_captured.txt",
     ]
-    text = (tmp_path / "a/00_captured.txt").read_text()
+    text = (tmp_path / "graph_1_forward/00_captured.txt").read_text()
     assert "accumulate_loop" in text
     assert "torch.ops.aten.mm.default" in text
 
@@ -127,14 +132,12 @@ def test_a_call_that_compiled_is_reported(tmp_path):
         pass
     assert not (tmp_path / "report.txt").exists()
     with reported(settings):
-        dumper_of(settings).write("graph", "captured", "text")
+        dumper_of(settings).graph("fused").write("captured", "text")
         settings.journal.ran(PLAN, {}, Split(4, 2))
     assert "train_step: steps=2 asked for; a batch of 4 ran as 2" in (tmp_path / "report.txt").read_text()
 
 
-def test_off_it_costs_nothing(monkeypatch):
-    monkeypatch.setattr(logging.getLogger("torch.__trace"), "handlers", [])  # pytest's own
-
+def test_off_it_costs_nothing():
     def never():
         raise AssertionError
 
@@ -145,13 +148,43 @@ def test_off_it_costs_nothing(monkeypatch):
 
 def test_the_log_gets_the_texts(caplog):
     with caplog.at_level(logging.DEBUG, logger="accumcompile"):
-        Dumper().write("graph", "captured", "the text")
-    assert "graph/00_captured.txt\nthe text" in caplog.text
+        Dumper().graph("fused").write("captured", "the text")
+    assert "graph_1_fused/00_captured.txt\nthe text" in caplog.text
+
+
+def test_a_pass_is_run_timed_and_written(tmp_path, caplog):
+    def halve(gm, by):
+        return f"{gm} / {by}"
+
+    with caplog.at_level(logging.INFO, logger="accumcompile"):
+        assert Dumper(tmp_path).graph("fused").after(halve, "text", 2) == "text / 2"
+    assert (tmp_path / "graph_1_fused/00_halve.txt").read_text() == "text / 2\n"
+    assert "graph_1_fused: halve took 0.0" in caplog.text
+
+
+def test_a_step_dumps_what_was_made_of_it(tmp_path):
+    @accumulate(steps=3, lowering="eager", dump=str(tmp_path))
+    def train_step(inputs, weight):
+        loss = (inputs @ weight).tanh().mean()
+        loss.backward()
+        return loss.detach()
+
+    train_step(torch.randn(12, 4), torch.ones(4, 2, requires_grad=True))
+    folder = tmp_path / "graph_1_fused"
+    assert (folder / "00_captured.txt").exists()
+    assert "accumulate_loop" in next(folder.glob("*_form_loops.txt")).read_text()
+    done = run_file(folder / "program.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "(4, 2) torch.float32"  # the gradient
+    for report in (tmp_path / "report.json", folder / "report.json"):
+        facts = json.loads(report.read_text())
+        assert facts["graphs"][0]["loops"][0]["carry"][1]["name"] == "grad of weight"
+        assert facts["steps"] == 3
 
 
 TRACED = """
 from accumcompile.dump import Dumper, dumper_of, reported
-Dumper().write("graph", "captured", "the text")
+Dumper().graph("fused").write("captured", "the text")
 """
 
 
@@ -167,5 +200,5 @@ def test_torchs_own_logs_get_the_texts(tmp_path, variable):
     )
     traces = "".join(p.read_text() for p in tmp_path.glob("*.log"))
     seen = traces if variable == "TORCH_TRACE" else done.stderr
-    assert "graph/00_captured.txt" in seen
+    assert "graph_1_fused/00_captured.txt" in seen
     assert "the text" in seen

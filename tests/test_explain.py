@@ -1,10 +1,12 @@
 """explain() and verify() on real steps: what they say is what ran, and nothing has changed afterwards."""
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from accumcompile import accumulate, explain, verify
+from accumcompile import AccumulateWarning, accumulate, explain, verify
 from accumcompile.loop import REDUCTIONS
 from accumcompile.testing import gradients, max_rel_diff, state
 
@@ -59,6 +61,99 @@ def test_explain_sees_past_the_break_at_backward():
     assert counted.where.startswith("tests/test_explain.py:")
     assert counted.bytes == 8
     assert "F.cross_entropy(logits" in str(report)
+
+
+def test_values_are_called_what_the_user_calls_them():
+    batch = batch_of(12)
+    report = Trainer().train_step.explain(batch)
+    graph = report.graphs[0]
+    kinds = ("consts", "xs", "carry")
+    names = {kind: {v.name for loop in graph.loops for v in getattr(loop, kind)} for kind in kinds}
+    assert names["xs"] >= {"batch['inputs']", "batch['labels']"}
+    assert names["consts"] >= {f"self.model.{n}" for n in ("0.weight", "1.weight", "3.weight", "3.bias")}
+    assert names["carry"] >= {
+        f"grad of self.model.{n}" for n in ("0.weight", "1.weight", "3.weight", "3.bias")
+    }
+    assert names["carry"] >= {"loss"}
+    assert not any("primals" in name or "tangents" in name for found in names.values() for name in found)
+
+
+def test_a_barrier_says_why():
+    report = Trainer().train_step.explain(batch_of(12))
+    whys = {barrier.cause for barrier in report.barriers}
+    assert whys >= {
+        "BatchNorm1d needs the finished mean and variance",
+        "cross_entropy needs the finished sum",
+    }
+    assert not any("aten" in barrier.cause or "prims" in barrier.cause for barrier in report.barriers)
+    (statistics,) = (b for b in report.barriers if b.cause.startswith("BatchNorm1d needs"))
+    assert statistics.path[1:3] == ("reduce R", "select R")
+
+
+@accumulate(steps=4, lowering="eager")
+def contrastive(x, y, weight):
+    z = F.normalize(x @ weight, dim=1)
+    order = z[:, 0].sort().values
+    scores = z @ y.T
+    other = z @ z.T
+    loss = scores.logsumexp(1).mean() + other.exp().sum() + (order * x[:, 0]).sum()
+    loss.backward()
+    return loss.detach()
+
+
+def vectors(batch):
+    return torch.randn(batch, 8), torch.randn(batch, 4), torch.randn(8, 4, requires_grad=True)
+
+
+def test_a_gather_says_why_and_what_runs_on_the_full_batch():
+    report = contrastive.explain(*vectors(16))
+    gathers = [barrier for barrier in report.barriers if barrier.kind == "gather"]
+    whys = {barrier.cause for barrier in gathers}
+    assert whys >= {
+        "every row of matmul's result reads every sample",
+        "sort: it mixes what the micro-batches hold",
+    }
+    assert gathers[0].path[0].endswith("S(0)")
+    assert gathers[0].path[1] == "gather R"
+    assert any("sort()" in value.code for value in report.whole)
+    assert "computed on the full batch" in str(report)
+
+
+@accumulate(steps=4, lowering="eager")
+def returns_logits(model, x):
+    logits = model(x)
+    loss = logits.square().mean()
+    loss.backward()
+    return loss.detach(), logits
+
+
+def test_live_outputs_are_said_once():
+    model, x = torch.nn.Linear(8, 32), torch.randn(16, 8)
+    with pytest.warns(AccumulateWarning, match="AC033: outputs are held for the full batch: logits") as said:
+        returns_logits(model, x)
+    assert "2.0 KiB of an estimated peak of" in str(said[0].message)
+    assert "logits = model(x)" in str(said[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AccumulateWarning)
+        report = returns_logits.explain(model, x)
+    (kept,) = report.kept
+    assert (kept.name, kept.bytes) == ("logits", 16 * 32 * 4)
+
+
+def test_more_steps_than_samples():
+    contrastive.steps = 40
+    try:
+        report = contrastive.explain(*vectors(5))
+    finally:
+        contrastive.steps = 4
+    assert str(report).startswith(
+        "contrastive: steps=40 asked for; a batch of 5 ran as 5 micro-batches of 1\n"
+    )
+
+
+def test_a_batch_of_one():
+    report = contrastive.explain(*vectors(1))
+    assert "A batch of one runs as it is." in str(report)
 
 
 def test_the_tail_is_counted():

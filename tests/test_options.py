@@ -146,6 +146,5 @@ accumcompile AC002: steps='auto' is not available yet
 accumcompile AC006: there is no option step
   test_options.py:N in said
       accumulate(**options)
-  why   the options are steps, micro_batch_size, batch_dims, memory_budget, checkpoint, accumulator_dtype, batch_norm, process_group, strict, lowering, inductor, dump
-  fix   correct the name or leave it out""",
+  why   the options""",
     )

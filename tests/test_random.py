@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.fx import Graph, GraphModule
 
+from accumcompile import accumulate
 from accumcompile.lowering import random
 from accumcompile.lowering.inductor_api import Tracing, compile_graph
 
@@ -76,3 +77,31 @@ def test_whole_draws_can_be_made_draws_by_index():
     gm = GraphModule(torch.nn.Module(), graph)
     assert [n.target for n in graph.nodes if n.target is random.random_slice]
     assert gm(torch.tensor(3))[0].shape == (2, 3)
+
+
+@pytest.mark.inductor
+def test_a_step_that_draws_is_the_same_for_any_number_of_micro_batches():
+    """Batch in the middle, folded with another dim, and alone; seeds, and a draw from the generator
+    itself."""
+
+    def step(w, x):
+        kept = x * w * (torch.rand_like(x) > 0.3)
+        noisy = kept.reshape(-1, 6) * torch.randn(x.shape[0] * x.shape[1], 6)
+        choice = torch.randint(0, 6, (x.shape[1],))
+        chosen = kept.sum(0).gather(1, choice[:, None]).squeeze(1) * torch.bernoulli(
+            torch.full((x.shape[1],), 0.5)
+        )
+        loss = (noisy**2).sum() + chosen.sum()
+        loss.backward()
+        return loss.detach(), choice
+
+    x, w = torch.randn(4, 12, 6), torch.randn(6, requires_grad=True)
+    decorated = accumulate(steps=1, batch_dims={"x": 1, "w": None})(step)
+    results = []
+    for steps in (1, 3, 5):
+        decorated.steps, w.grad = steps, None
+        torch.manual_seed(5)
+        results.append((*decorated(w, x), w.grad, torch.rand(1)))
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            torch.testing.assert_close(a, b)

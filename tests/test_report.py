@@ -8,11 +8,13 @@ import torch
 
 from accumcompile.capture.journal import Journal
 from accumcompile.loop import Split
+from accumcompile.memory import Made, Step
 from accumcompile.plan import BarrierFact, LoopFact, Plan, ValueFact
 from accumcompile.report import Report
 from accumcompile.report_text import described, human
 
 B = sympy.Symbol("s0", integer=True, positive=True)
+u = sympy.Symbol("u0", integer=True)
 
 
 def value(name, shape, placement, dtype=torch.float32, **at):
@@ -27,23 +29,33 @@ token_mean = Plan(
     batch=B,
     granule=2,
     loops=(
-        LoopFact(0, (), (value("labels", (B,), "S(0)", torch.int64),), (count,), (), nodes=2),
+        LoopFact(0, (), (value("labels", (B,), "S(0)", torch.int64),), (count,), (), nodes=2, at_once=True),
         LoopFact(
             1,
             (*weights, value("1 / count", (), "R")),
-            (value("inputs", (B, 64), "S(0)"), value("labels", (B,), "S(0)", torch.int64)),
+            (
+                value("inputs", (B, 64), "S(0)"),
+                value("mask", (B,), "S(0)", torch.int64, sliced_from="R"),
+            ),
             (
                 value("loss", (), "P(sum)"),
-                *(value(f"grad model.{i}.weight", (64, 64), "P(sum)") for i in range(2)),
+                *(value(f"grad of model.{i}.weight", (64, 64), "P(sum)") for i in range(2)),
             ),
             (logits,),
             nodes=41,
+            body=(Step((Made((B, 4096), 4, True, 1),)), Step((Made((64, 64), 4, False, 2),))),
         ),
     ),
     barriers=(
         BarrierFact("reduce", count, 0, "div needs the finished sum", ("count P(sum)", "reduce R", "div R")),
     ),
     kept=(logits,),
+    whole=(
+        value("mask", (B,), "R", torch.int64, where="train.py:3", code="mask = torch.sort(labels)"),
+        value("sort", (B, u), "R", torch.int64, where="train.py:3", code="mask = torch.sort(labels)"),
+    ),
+    program=(Step((Made((B, 4096), 4, False, 1),), loop=1),),
+    unsplit=(Step((Made((B, 8192), 4, False, 1),)),),
     notes=("labels: 1 candidate was no batch",),
 )
 teacher = Plan("inference", B, 1, (LoopFact(0, weights[:1], (logits,), (), (logits,), nodes=1),), ())
@@ -65,33 +77,39 @@ class TestReport(expecttest.TestCase):
             str(report_of(steps=8)),
             """\
 train_step: steps=8 asked for; a batch of 9 ran as 5 micro-batches: 4 of 2 and 1 of 1
+estimated peak of what it makes: 192 KiB; the full batch at once: 288 KiB
 
 graph 1 of 2  inference: a graph without a backward of its own; ran 2 times
-  loop 0  5 micro-batches of 2, 1 operator
+  loop 0  5 micro-batches of 2, 1 operator, 0 B at a time
     consts  1   16 KiB  model.0.weight R
     xs      1  144 KiB  logits S(0)
     ys      1  144 KiB  logits S(0)
 
 graph 2 of 2  fused: forward and backward of a micro-batch together
   granule 2: 2 samples stay together
-  loop 0  5 micro-batches of 2, 2 operators
+  loop 0  1 micro-batch of 9, 2 operators, 0 B at a time
     xs     1  72 B  labels S(0)
     carry  1   8 B  count P(sum)
   reduce  count, 8 B
     line  train.py:8  loss = F.cross_entropy(x, y)
     why   div needs the finished sum
     path  count P(sum) -> reduce R -> div R
-  loop 1  5 micro-batches of 2, 41 operators
+  loop 1  5 micro-batches of 2, 41 operators, 48 KiB at a time
     consts  7   96 KiB  model.0.weight R, model.1.weight R, model.2.weight R, model.3.weight R, 3
                         more
-    xs      2  2.3 KiB  inputs S(0), labels S(0)
-    carry   3   32 KiB  grad model.0.weight P(sum), grad model.1.weight P(sum), loss P(sum)
+    xs      2  2.3 KiB  inputs S(0), mask S(0) of R
+    carry   3   32 KiB  grad of model.0.weight P(sum), grad of model.1.weight P(sum), loss P(sum)
     ys      1  144 KiB  logits S(0)
 
+computed on the full batch
+  720 B  train.py:3  mask = torch.sort(labels)
+         sort, mask
+
 kept for the full batch
-  logits  144 KiB  train.py:7  out = model(batch)
+  144 KiB  train.py:7  out = model(batch)
+           logits
   fix  drop the name before backward() (del, or take what you need in the same line), and it is
-  never made
+  never made; if the step returns it, return less of it
 
 notes
   labels: 1 candidate was no batch""",
@@ -102,15 +120,15 @@ notes
             str(Report.of([], steps=2)),
             """\
 step: steps=2 asked for
-No graph with a batch ran: nothing was split.""",
+No graph with a batch ran: nothing was split. (A batch of one runs as it is.)""",
         )
 
 
 def test_both_numbers():
     report = report_of(steps=8)
     assert report.steps == 8
-    assert [loop.micro_batches for loop in report.loops] == [5, 5, 5]
-    assert [loop.micro_batch_size for loop in report.loops] == [2, 2, 2]
+    assert [loop.micro_batches for loop in report.loops] == [5, 1, 5]  # the second takes the batch at once
+    assert [loop.micro_batch_size for loop in report.loops] == [2, 9, 2]
     assert report.graphs[1].micro_batches == (2, 2, 2, 2, 1)
     assert report_of(micro_batch_size=3, rows=3).steps is None
 
@@ -128,6 +146,21 @@ def test_facts_have_the_sizes_of_this_call():
     (kept,) = report.kept
     assert (kept.where, kept.bytes) == ("train.py:7", 9 * 4096 * 4)
     assert report.notes == ("labels: 1 candidate was no batch",)
+
+
+def test_bytes_are_estimated():
+    report = report_of(batch=9, rows=2)
+    loop = report.loops[2]
+    assert loop.full_batch_bytes == 9 * 4096 * 4 + 64 * 64 * 4
+    assert loop.estimated_bytes == 2 * 4096 * 4 + 64 * 64 * 4
+    assert report.estimated_bytes == loop.ys[0].bytes + loop.estimated_bytes
+    assert report.full_batch_bytes == 9 * 8192 * 4
+
+
+def test_a_size_that_depends_on_data_is_not_known():
+    _, found = report_of(batch=9).whole
+    assert found.shape == (9, -1)
+    assert found.bytes == 9 * 9 * 8  # counted as the batch's
 
 
 def test_json_holds_everything():

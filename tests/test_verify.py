@@ -7,6 +7,7 @@ import sympy
 import torch
 import torch.nn.functional as F
 
+from accumcompile.errors import AccumulateError
 from accumcompile.loop import Split
 from accumcompile.options import Options, Settings
 from accumcompile.plan import Plan
@@ -202,7 +203,7 @@ def test_explain_reports_what_ran():
 
 
 def test_a_plain_function_is_refused():
-    with pytest.raises(TypeError, match="decorate it"):
+    with pytest.raises(AccumulateError, match="AC007: step is not an accumulated step"):
         verify(step, *make())
 
 

@@ -18,7 +18,9 @@ from .reattach import reattached
 from .roads import Roads
 
 
-def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, settings: Settings) -> Callable:
+def compile_graph(
+    gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, settings: Settings
+) -> Callable:
     """Compile one graph of a step, whose batch is named by ``batch.symbols``."""
     naming.name_inputs(gm)
     sink = scalar_sink(gm)
@@ -31,11 +33,16 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSy
     if roads.road != "fused":
         return capture(gm, example_inputs, batch, settings, fused=False)[0]
     positions = [results(gm).index(o) for o in others]
-    later = aot_api.later(lambda: capture(returning(gm, others), example_inputs, batch, settings, fused=False)[0])
-    return reattached(fused, later, positions, roads.mutated, roads.behind(positions))
+    beside = aot_api.later(
+        lambda inputs: capture(returning(gm, others), inputs, batch, settings, fused=False)[0],
+        example_inputs,
+    )
+    return reattached(fused, beside, positions, roads.mutated, roads.behind(positions))
 
 
-def capture(gm, example_inputs, batch: BatchSymbols, settings: Settings, fused: bool) -> tuple[Callable, Roads]:
+def capture(
+    gm, example_inputs, batch: BatchSymbols, settings: Settings, fused: bool
+) -> tuple[Callable, Roads]:
     """Compile by AOTAutograd, along the fused road where that is asked for and proven."""
 
     names = naming.Names.of(gm)

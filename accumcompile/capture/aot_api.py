@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.utils import to_fake_tensor
 from torch._functorch._aot_autograd.descriptors import InputMutationAOTOutput, PlainAOTOutput
 from torch._functorch.compile_utils import fx_graph_cse
 from torch._functorch.partitioners import _extract_fwd_bwd_modules
@@ -34,16 +35,21 @@ def aot(partition: Callable, forward: Compile, backward: Compile, inference: Com
     )
 
 
-def later(capture: Callable[[], Callable]) -> Callable:
-    """A callable that is captured when it is first called, in the context of the capture that is under way now."""
+def later(capture: Callable[[Sequence[Any]], Callable], inputs: Sequence[Any]) -> Callable:
+    """A callable that is captured when it is first called, in the context of the capture that is under way now.
+
+    What is kept until then are stand-ins for ``inputs``, with this capture's sizes: the context forgets which
+    size is which symbol when the capture is over.
+    """
     context = TracingContext.get()
+    stand_ins = [to_fake_tensor(x, context.fake_mode) if isinstance(x, torch.Tensor) else x for x in inputs]
     made: list[Callable] = []
 
-    def run(*inputs: Any) -> Any:
+    def run(*given: Any) -> Any:
         if not made:
             with tracing(context), torch.enable_grad():
-                made.append(capture())
-        return made[0](*inputs)
+                made.append(capture(stand_ins))
+        return made[0](*given)
 
     return run
 
@@ -72,7 +78,9 @@ def mutated_inputs(gm: GraphModule) -> list[int]:
 
 def user_outputs(gm: GraphModule) -> dict[int, Node]:
     """The outputs of a joint graph that are the user's, by their position among the user's outputs."""
-    return {d.idx: node for node, d in _described(gm) if isinstance(d, PlainAOTOutput) and isinstance(node, Node)}
+    return {
+        d.idx: node for node, d in _described(gm) if isinstance(d, PlainAOTOutput) and isinstance(node, Node)
+    }
 
 
 def descriptions(gm: GraphModule, outputs: Sequence[Any]) -> list[Any]:
@@ -90,7 +98,9 @@ def _described(gm: GraphModule) -> list[tuple[Any, Any]]:
     return list(zip(output.args[0], output.meta["desc"], strict=True))
 
 
-def extract(joint: GraphModule, saved: list[Node], sizes: list[Node], outputs: int) -> tuple[GraphModule, GraphModule]:
+def extract(
+    joint: GraphModule, saved: list[Node], sizes: list[Node], outputs: int
+) -> tuple[GraphModule, GraphModule]:
     """Cut a joint graph into forward and backward, which hand over ``saved`` and ``sizes`` and nothing else."""
     return _extract_fwd_bwd_modules(joint, saved, sizes, num_fwd_outputs=outputs)
 

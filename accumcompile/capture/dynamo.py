@@ -18,7 +18,7 @@ import sympy
 import torch
 from torch import fx
 from torch._dynamo import config, decorators, eval_frame, exc
-from torch._guards import CompileContext
+from torch._guards import CompileContext, TracingContext
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .. import where
@@ -49,17 +49,16 @@ def _capture_patcher(ignored: frozenset[Callable[..., Any]]) -> Callable[[], Cal
     return _patcher(CAPTURE | {"ignore_logging_functions": set(ignored)})
 
 
-@lru_cache(1)
-def _said_once(names: int) -> frozenset[Callable[..., Any]]:
-    """The methods of Logger that say something once; ``names`` is how many it has, for the cache."""
-    return frozenset(v for k, v in vars(logging.Logger).items() if k.endswith(_SAID_ONCE) and callable(v))
+def _said_once() -> set[Callable[..., Any]]:
+    """The methods of Logger that say something once."""
+    return {v for k, v in vars(logging.Logger).items() if k.endswith(_SAID_ONCE) and callable(v)}
 
 
 @contextmanager
 def capture_settings() -> Iterator[None]:
     """Dynamo's settings for the capture of a step."""
-    ignored = _said_once(len(vars(logging.Logger))).union(config.ignore_logging_functions)
-    put_back = _capture_patcher(ignored)()
+    ignored = _said_once() | config.ignore_logging_functions
+    put_back = _capture_patcher(frozenset(ignored))()
     try:
         yield
     finally:
@@ -72,6 +71,16 @@ def compiled(fn: Callable[..., Any], backend: Callable[..., Any]) -> Callable[..
     if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
         extra["isolate_recompiles"] = True
     return torch.compile(fn, backend=backend, **extra)
+
+
+def is_tracing() -> bool:
+    """Whether a graph is being traced now: AOTAutograd, too, runs backwards then."""
+    return TracingContext.try_get() is not None
+
+
+def untraced(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """``fn`` is never captured, whoever's Dynamo comes upon it: it runs as it is."""
+    return torch._dynamo.disable(fn, reason="accumcompile captures the step itself")
 
 
 def call_closure(closure: Callable[[], Any]) -> Any:
@@ -131,7 +140,7 @@ def marked(dims: Iterable[tuple[torch.Tensor, int]]) -> Iterator[None]:
 
 
 class _Restart(exc.TensorifyScalarRestartAnalysis, exc.UnspecializeRestartAnalysis):
-    """The first is the restart that a backend may raise; the second has Dynamo forget the path it took before."""
+    """The first is the restart that a backend may raise; the second makes Dynamo forget its path so far."""
 
 
 @dataclass
@@ -251,6 +260,11 @@ def is_owned(source: Any) -> bool:
     return any(
         type(s).__name__ in _OWNED or getattr(s, "member", None) in _OWNED_MEMBERS for s in _chain(source)
     )
+
+
+def differentiates(gm: fx.GraphModule) -> bool:
+    """Whether the graph holds a derivative of its own: torch.func.grad, or a traced torch.autograd.grad."""
+    return any("grad_increment_nesting" in getattr(node.target, "__name__", "") for node in gm.graph.nodes)
 
 
 def is_argument(source: Any) -> bool:

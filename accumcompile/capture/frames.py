@@ -219,7 +219,7 @@ def _became_constant(carrier: Carrier, gm: fx.GraphModule, settings: Settings, a
     facts = {"name": carrier.name, "dim": carrier.dim, "size": carrier.hint}
     if carrier.kind == DECLARED:
         raise errors.error("AC014", line, **facts)
-    if not _trains(gm):
+    if carrier.kind == GUESSED or not _trains(gm):
         return
     if carrier.kind in PRIMARY:
         if alone:

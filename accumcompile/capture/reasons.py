@@ -39,7 +39,7 @@ FIXES: tuple[tuple[str, str], ...] = (
     ("backwards hooks", "register the hook on parameters or tensors (p.register_hook), not on a module"),
     ("torch.compiler.disable", "let Dynamo see that function, or move the call behind backward()"),
 )
-AFTER_BACKWARD = "move that line behind backward(), or out of the step"
+AFTER_BACKWARD = "keep that out of forward and loss: move it behind backward(), or out of the step"
 
 
 def is_expected(reason: Reason) -> bool:

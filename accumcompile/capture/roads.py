@@ -44,7 +44,9 @@ class Roads:
         self.joint: GraphModule | None = None
         self.kept: Kept | None = None
 
-    def partition(self, joint: GraphModule, inputs: Any, *, num_fwd_outputs: int, **_: Any) -> tuple[GraphModule, GraphModule]:
+    def partition(
+        self, joint: GraphModule, inputs: Any, *, num_fwd_outputs: int, **_: Any
+    ) -> tuple[GraphModule, GraphModule]:
         """AOTAutograd's ``partition_fn``."""
         joint = normal(joint, self.compiled)
         self.mutated, self.joint = aot_api.mutated_inputs(joint), joint
@@ -123,7 +125,9 @@ class Kept:
         for node in joint.graph.nodes:
             if node is self.tangent:
                 value = node.meta["val"]
-                new[node] = graph.call_function(aten.full.default, ([], 1), {"dtype": value.dtype, "device": value.device})
+                new[node] = graph.call_function(
+                    aten.full.default, ([], 1), {"dtype": value.dtype, "device": value.device}
+                )
                 new[node].meta["val"] = value
             elif node.op != "output":
                 new[node] = graph.node_copy(node, new.__getitem__)
@@ -138,7 +142,9 @@ class Kept:
         for node in (*self.distinct, self.tangent):
             new[node] = graph.placeholder(node.name)
             new[node].meta["val"] = node.meta["val"]
-        products = [g and graph.call_function(aten.mul.Tensor, (new[g], new[self.tangent])) for g in self.gradients]
+        products = [
+            g and graph.call_function(aten.mul.Tensor, (new[g], new[self.tangent])) for g in self.gradients
+        ]
         for node, product in zip(self.gradients, products, strict=True):
             if product is not None:
                 product.meta["val"] = node.meta["val"]
@@ -200,7 +206,11 @@ def _kept_copy(joint: GraphModule, node: Node) -> Node:
 
 def _drawn(joint: GraphModule) -> list[Node]:
     """Values that may be computed only once."""
-    return [n for n in joint.graph.nodes if n.op == "call_function" and is_impure(n) and isinstance(n.meta.get("val"), torch.Tensor)]
+    return [
+        n
+        for n in joint.graph.nodes
+        if n.op == "call_function" and is_impure(n) and isinstance(n.meta.get("val"), torch.Tensor)
+    ]
 
 
 def _is_before(node: Node, tangents: set[Node]) -> bool:

@@ -18,7 +18,7 @@ import torch
 from torch.autograd.function import BackwardCFunction
 
 from .. import errors, where
-from . import dynamo_hooks, frames
+from . import dynamo, dynamo_hooks, frames
 from .dynamo_hooks import Watch
 from .reasons import explained
 
@@ -134,6 +134,7 @@ class Net:
     call: frames.Call
     watch: Watch
     modules: Callable[[], dict[str, torch.nn.Module]]
+    nested: bool = False  # within a call of another decorated step
     backwards: int = 0
 
     def check(self, roots: Sequence[torch.Tensor], create_graph: bool) -> None:
@@ -186,11 +187,17 @@ class Net:
         settings = self.call.settings
         if self.must_look:
             self.warn_of_compiled_modules()
-            if not self.backwards and torch.is_grad_enabled():
+            if self.is_forward_only:
                 errors.warn("AC031", settings, settings.frame, step=settings.name)
         if self.watch.dropped:
             settings.state["dropped"] = True
         settings.state["clean"] = dynamo_hooks.frames_seen()
+
+    @property
+    def is_forward_only(self) -> bool:
+        """Whether nothing was differentiated, here or by a step that this one is a part of."""
+        differentiated = self.backwards or self.call.settings.state.get("differentiates")
+        return torch.is_grad_enabled() and not differentiated and not self.nested
 
     def warn_of_compiled_modules(self) -> None:
         """Modules that the user compiled are inlined: say so."""
@@ -220,7 +227,7 @@ def _watched_engine(
 ) -> Any:
     net, _nets.now = _nets.now, None  # a backward inside a backward (checkpointing) is not looked at
     try:
-        if net is not None:
+        if net is not None and not dynamo.is_tracing():
             net.check([r for r in roots if isinstance(r, torch.Tensor)], create_graph)
         return _engine(roots, gradients, retain_graph, create_graph, *args, **kw)
     finally:
@@ -230,7 +237,7 @@ def _watched_engine(
 @contextmanager
 def net(call: frames.Call, watch: Watch, modules: Callable[[], dict[str, torch.nn.Module]]) -> Iterator[Net]:
     """Look at every backward until the block ends."""
-    outer, mine = _nets.now, Net(call, watch, modules)
+    outer, mine = _nets.now, Net(call, watch, modules, nested=_nets.now is not None)
     _nets.now = mine
     _hook(+1)
     try:

@@ -41,7 +41,7 @@ class CompiledBody(torch.nn.Module):
         self._schedules: dict[Any, Schedule] = {}
         self._last: Schedule | None = None
 
-    def run(self, split, consts, xs, x_dims, carry, y_dims) -> list[torch.Tensor]:  # type: ignore[no-untyped-def]
+    def run(self, split, consts, xs, x_dims, carry, y_dims) -> list[torch.Tensor]:
         """The loop: see ``accumcompile.loop``."""
         with torch.no_grad():
             schedule = self._last
@@ -49,7 +49,7 @@ class CompiledBody(torch.nn.Module):
                 schedule = self._last = self._schedule(split, consts, xs, x_dims, carry, y_dims)
             return schedule.run(consts, xs)
 
-    def _schedule(self, split, consts, xs, x_dims, carry, y_dims):  # type: ignore[no-untyped-def]
+    def _schedule(self, split, consts, xs, x_dims, carry, y_dims):
         wide = self.settings.options.accumulator_dtype
         key = split, wide, tuple(map(signature, consts)), tuple(map(signature, xs))
         if key not in self._schedules:
@@ -68,10 +68,10 @@ class CompiledBody(torch.nn.Module):
             if form.serves(sizes):
                 return form
         with self.progress.compiling(f"{self.name}, {what}"):
-            known.append(build(self.body, plan, specs, sizes, accumulators, buffers, self.compile))
+            known.append(build(self.body, plan, specs, sizes, accumulators, buffers, self.compile_graph))
         return known[-1]
 
-    def compile(
+    def compile_graph(
         self, gm: GraphModule, inputs: Sequence[Any], trace: inductor_api.Tracing
     ) -> inductor_api.Boxed:
         """Inductor, with the user's options."""
@@ -86,7 +86,7 @@ class CompiledBody(torch.nn.Module):
 class Schedule:
     """How a loop runs for arguments of one signature."""
 
-    def __init__(self, owner: CompiledBody, plan: Plan, split: Split, consts, xs, x_dims):  # type: ignore[no-untyped-def]
+    def __init__(self, owner: CompiledBody, plan: Plan, split: Split, consts, xs, x_dims):
         self.owner, self.plan, self.split = owner, plan, split
         holders = owner.holders
         self.sizes = bind_sizes(holders[2:], [*consts, *xs])

@@ -173,6 +173,7 @@ def replace_by_call(program: GraphModule, members: Sequence[Node], name: str, wr
         with program.graph.inserting_after(call):
             item = program.graph.call_function(operator.getitem, (call, i))
         item.meta |= node.meta
-        node.replace_all_uses_with(item, delete_user_cb=lambda user, inside=inside: user not in inside)
+        for user in [u for u in node.users if u not in inside]:
+            user.replace_input_with(node, item)
     for node in reversed(members):
         program.graph.erase_node(node)

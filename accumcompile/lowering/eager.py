@@ -20,7 +20,7 @@ class CheckedBody(torch.nn.Module):
         self.body, self.granule = body, granule
         self.seen: set[Any] = set()
 
-    def run(self, split, consts, xs, x_dims, carry, y_dims) -> list[torch.Tensor]:  # type: ignore[no-untyped-def]
+    def run(self, split, consts, xs, x_dims, carry, y_dims) -> list[torch.Tensor]:
         """The loop: see ``accumcompile.loop``."""
         if split not in self.seen:
             holders = self.body.graph.find_nodes(op="placeholder")[2:]

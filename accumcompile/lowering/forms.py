@@ -146,7 +146,8 @@ def build(
 ) -> Form:
     """Compile ``body`` for such arguments; ``accumulators`` is None for the first micro-batch."""
     done = specialise(body.graph, body, specs, sizes)
-    values = [n.meta["val"] for n in done.gm.graph.output_node().args[0]]
+    outputs: Any = done.gm.graph.output_node().args[0]
+    values = [n.meta["val"] for n in outputs]
     parts, pieces = values[: len(plan.carry)], values[len(plan.carry) :]
     made = (
         [Buffer.of(p, d) for p, d in zip(pieces, plan.y_dims, strict=True)]
@@ -154,7 +155,7 @@ def build(
         else list(buffers)
     )
     slots = [slot(done, b, p) if b.direct else None for b, p in zip(made, pieces, strict=True)]
-    accs = [plan.dtype(op, p) for op, p in zip(plan.carry, parts, strict=True)]
+    accs: list[Any] = [plan.dtype(op, p) for op, p in zip(plan.carry, parts, strict=True)]
     if accumulators is not None:
         accs = [stand_in(done, real, part) for real, part in zip(accumulators, parts, strict=True)]
     gm = fuse_accumulation(done.gm, plan.carry, accs, slots)

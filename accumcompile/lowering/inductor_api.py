@@ -64,7 +64,7 @@ class Tracing:
         """A check of what was assumed about the symbols, given their values in order; None if nothing was."""
         if not self.symbols:
             return None
-        sizes = [self.env.create_symintnode(s, hint=hints[s]) for s in self.symbols]
+        sizes: list[Any] = [self.env.create_symintnode(s, hint=hints[s]) for s in self.symbols]
         text = self.env.produce_guards_expression(sizes, ignore_static=False)
         if text is None:
             return None
@@ -83,7 +83,8 @@ def compile_graph(
 
     if any(isinstance(x, torch.Tensor) and x.is_cuda for x in inputs):
         draw_by_index(gm.graph)
-    gm.graph.output_node().meta["user_visible_output_idxs"] = range(len(gm.graph.output_node().args[0]))
+    output: Any = gm.graph.output_node()
+    output.meta["user_visible_output_idxs"] = range(len(output.args[0]))
     with tracing(TracingContext(trace.mode)), config.patch({**defaults(inputs), **options}):
         compiled = compile_fx_inner(gm, inputs, cpp_wrapper=config.cpp_wrapper)
     return getattr(compiled, "current_callable", None) or compiled

@@ -56,7 +56,8 @@ def _register() -> bool:
 
     class InPlaceProduct(ir.ExternKernel):
         def codegen(self, wrapper: Any) -> None:
-            acc, a, b = (t.codegen_reference() for t in self.inputs)
+            operands: Any = self.inputs
+            acc, a, b = (t.codegen_reference() for t in operands)
             wrapper.writeline(f"extern_kernels.addmm({acc}, {a}, {b}, out={acc})")
 
         def should_allocate(self) -> bool:

@@ -30,7 +30,7 @@ def slice_op(body: Any, node: Node, args: Sequence, kwargs: dict, offset: Node) 
     from ..emit import unfolded
     from ..propagate import shape_of
 
-    placement, full = body.placement(node), shape_of(node)
+    placement, full = body.placement(node), shape_of(node) or ()
     local = body.shape(node)
     if placement.outer == 1:
         where = body.sizes(local), body.sizes(full), placement.dim, offset
@@ -79,7 +79,7 @@ def draw_seeds(count: int, device: torch.device) -> torch.Tensor:
 # --- lowerings: what Inductor makes of the operators
 
 
-def _position(size, full_size, dim, start):  # type: ignore[no-untyped-def]
+def _position(size, full_size, dim, start):
     """A function from a local index to the index in the full tensor, as Inductor's own draw counts it."""
     from torch._inductor.ir import FlexibleLayout
     from torch._inductor.virtualized import ops
@@ -88,7 +88,7 @@ def _position(size, full_size, dim, start):  # type: ignore[no-untyped-def]
     step = strides[dim] if strides else 0
     load = start.make_loader()
 
-    def position(index):  # type: ignore[no-untyped-def]
+    def position(index):
         local = sum(i * s for i, s in zip(index, strides, strict=True))
         shift = ops.mul(load([]), ops.index_expr(step, torch.int64))
         return ops.to_dtype(ops.add(ops.index_expr(local, torch.int64), shift), torch.int32)
@@ -96,7 +96,7 @@ def _position(size, full_size, dim, start):  # type: ignore[no-untyped-def]
     return position
 
 
-def _lower_random(size, full_size, dim, start, seed, mode):  # type: ignore[no-untyped-def]
+def _lower_random(size, full_size, dim, start, seed, mode):
     from torch._inductor.ir import Pointwise
     from torch._inductor.virtualized import ops
 
@@ -111,13 +111,13 @@ def _lower_random(size, full_size, dim, start, seed, mode):  # type: ignore[no-u
     return result
 
 
-def _lower_randint(low, high, size, full_size, dim, start, seed):  # type: ignore[no-untyped-def]
+def _lower_randint(low, high, size, full_size, dim, start, seed):
     from torch._inductor.ir import Pointwise
     from torch._inductor.virtualized import ops
 
     position, load = _position(size, full_size, dim, start), seed.make_loader()
 
-    def inner(index):  # type: ignore[no-untyped-def]
+    def inner(index):
         bounds = ops.index_expr(low, torch.int64), ops.index_expr(high, torch.int64)
         return ops.randint64(load([]), position(index), *bounds)
 
@@ -127,7 +127,7 @@ def _lower_randint(low, high, size, full_size, dim, start, seed):  # type: ignor
 # --- operators
 
 
-def _eager_random(size, full_size, dim, start, seed, mode):  # type: ignore[no-untyped-def]
+def _eager_random(size, full_size, dim, start, seed, mode):
     generator = torch.Generator(seed.device).manual_seed(int(seed))
     whole = getattr(torch, mode)(
         list(full_size), generator=generator, device=seed.device, dtype=torch.float32
@@ -135,7 +135,7 @@ def _eager_random(size, full_size, dim, start, seed, mode):  # type: ignore[no-u
     return whole.narrow(dim, int(start), size[dim]).clone()
 
 
-def _eager_randint(low, high, size, full_size, dim, start, seed):  # type: ignore[no-untyped-def]
+def _eager_randint(low, high, size, full_size, dim, start, seed):
     generator = torch.Generator(seed.device).manual_seed(int(seed))
     whole = torch.randint(low, high, list(full_size), generator=generator, device=seed.device)
     return whole.narrow(dim, int(start), size[dim]).clone()
@@ -143,7 +143,7 @@ def _eager_randint(low, high, size, full_size, dim, start, seed):  # type: ignor
 
 def _source_hash() -> str:
     """Inductor's cache on disk does not see lowerings of ours, but it does see the names of operators."""
-    parts = (_position, _lower_random, _lower_randint)
+    parts: tuple[Any, ...] = (_position, _lower_random, _lower_randint)
     return hashlib.sha256("".join(map(inspect.getsource, parts)).encode()).hexdigest()[:12]
 
 
@@ -177,7 +177,7 @@ randint_slice = _define(
     2,
 )
 
-SLICES = {
+SLICES: dict[Any, Any] = {
     prims.inductor_random.default: random_slice,
     prims.inductor_randint.default: randint_slice,
 }

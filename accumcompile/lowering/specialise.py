@@ -121,13 +121,14 @@ class _Copy:
         elif node.op == "get_attr":
             self.env[node] = self._get_attr(node)
         elif node.op == "output":
-            outputs = map_arg(node.args[0], self.env.__getitem__)
+            outputs: Any = map_arg(node.args[0], self.env.__getitem__)
             self.graph.output(tuple(outputs)).meta |= node.meta
         else:
             errors.check(node.op == "placeholder", f"a {node.op} node in a graph", str(node.target))
 
     def _call(self, node: Node) -> Any:
-        target, (args, kwargs) = node.target, map_arg((node.args, node.kwargs), self.env.__getitem__)
+        target: Any = node.target
+        args, kwargs = map_arg((node.args, node.kwargs), self.env.__getitem__)
         if target in SCALED and any(_is_zero_dim_factor(a) for a in args):
             target = SCALED[target]
         errors.check(not _mutates(target), "a loop's body changes a tensor in place", str(node.format_node()))
@@ -141,7 +142,7 @@ class _Copy:
         return new
 
     def _get_attr(self, node: Node) -> Node:
-        new = self.graph.get_attr(node.target)
+        new = self.graph.get_attr(str(node.target))
         value = getattr(self.root, str(node.target))
         new.meta |= node.meta
         new.meta["val"] = (

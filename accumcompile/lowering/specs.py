@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import sympy
 import torch
@@ -19,7 +19,7 @@ from .. import errors
 from ..sizes import expression
 
 aten = torch.ops.aten
-Dim = int | sympy.Expr
+Dim: TypeAlias = int | sympy.Expr
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Array:
     device: torch.device
 
 
-Spec = Literal | Size | Factor | Array
-Sizes = dict[sympy.Expr, int]
+Spec: TypeAlias = Literal | Size | Factor | Array
+Sizes: TypeAlias = dict[sympy.Expr, int]
 
 
 def bind_sizes(holders: Sequence[Node], values: Sequence[Any]) -> Sizes:
@@ -100,8 +100,9 @@ def describe(holder: Node, value: Any, sizes: Sizes, shape: Sequence[Dim] | None
 
 def _shape(holder: Node, value: torch.Tensor) -> Sequence[Dim]:
     meta = holder.meta.get("val")
-    same = isinstance(meta, torch.Tensor) and meta.dim() == value.dim()
-    return [expression(d) for d in meta.shape] if same else value.shape
+    if isinstance(meta, torch.Tensor) and meta.dim() == value.dim():
+        return [expression(d) for d in meta.shape]
+    return value.shape
 
 
 def describe_tensor(value: torch.Tensor, shape: Sequence[Dim], sizes: Sizes) -> Array:
@@ -120,8 +121,9 @@ def small_folded(dim: Dim | None, sizes: Sizes) -> Dim | None:
     """``dim`` with sizes that are 0 or 1 now written as numbers: compilers treat those specially."""
     if not isinstance(dim, sympy.Expr):
         return dim
-    dim = dim.xreplace({s: sympy.Integer(n) for s, n in sizes.items() if n in (0, 1)})
-    return int(dim) if dim.is_number else (n if (n := evaluate(dim, sizes)) in (0, 1) else dim)
+    folded = dim.xreplace({s: sympy.Integer(n) for s, n in sizes.items() if n in (0, 1)})
+    number = evaluate(folded, sizes)
+    return number if number in (0, 1) or not folded.free_symbols else folded
 
 
 def evaluate(dim: Dim, sizes: Mapping[Any, int]) -> int | None:

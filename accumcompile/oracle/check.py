@@ -11,13 +11,13 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
-from ..operands import operands, shape_of
+from ..operands import is_data_dependent, operands, shape_of
 from ..passes import PIPELINE, form_loops
-from ..placement import Placement
+from ..placement import Placement, Size
 from ..propagate import Propagation, propagate
 from ..rules.rule import Alignment, Facts
 from ..rules.table import is_impure, rule_of
-from ..sizes import Batch
+from ..sizes import Batch, expression
 from ..stages import schedule
 from ..testing import rel_diff
 from .capture import Captured, differentiable
@@ -123,8 +123,15 @@ def alignment_of(node: Node, batch: Batch = NO_BATCH) -> Alignment | None:
     if rule is None or is_impure(node) or not operands(node):
         return None
     value = node.meta.get("val")
-    results = [tuple(v.shape) if isinstance(v, torch.Tensor) else None for v in (value if isinstance(value, (list, tuple)) else [value])]
-    return rule.alignment(Facts(node, tuple(shape_of(o.node) for o in operands(node)), tuple(results), batch))
+    results = tuple(shape(v) for v in (value if isinstance(value, (list, tuple)) else [value]))
+    if any(isinstance(s, sympy.Expr) and is_data_dependent(s) for r in results for s in r or ()):
+        return None
+    return rule.alignment(Facts(node, tuple(shape_of(o.node) for o in operands(node)), results, batch))
+
+
+def shape(value: Any) -> tuple[Size, ...] | None:
+    """The shape of a fake value; None for what is no tensor."""
+    return tuple(expression(s) for s in value.shape) if isinstance(value, torch.Tensor) else None
 
 
 def linear_differences(node: Node, args: tuple, kwargs: dict) -> dict[frozenset[int], float]:

@@ -149,7 +149,7 @@ class _Survey:
         torch.manual_seed(0)
         with torch.no_grad():
             _Claims(found.gm, self.seen, self.verdict).run(*found.tensors)
-        floats = [i for i, x in enumerate(sample.tensors) if differentiable(x)]
+        floats = [i for i, x in enumerate(sample.tensors) if differentiable(x) and min(x.shape, default=1) > 1]
         for chosen in dict.fromkeys([*((i,) for i in floats), tuple(floats)]):
             if chosen:
                 self._partial(sample, chosen, found)

@@ -32,6 +32,12 @@ def scatter(*operands: str, linear: tuple = ()):
     return align
 
 
+def scatter_reduce(facts: Facts) -> Alignment | None:
+    """``scatter_reduce(self, dim, index, src, reduce)`` is linear where it adds; the index is held fixed."""
+    adds = facts.argument(4, "reduce") == "sum"
+    return scatter("self", "index", "src", linear=({0, 2},) if adds else (set(),))(facts)
+
+
 def index_select(facts: Facts) -> Alignment | None:
     """``index_select(x, dim, index)``: ``dim`` becomes the index's dimension."""
     dim = facts.argument(1, "dim") % max(len(facts.shapes[0]), 1)
@@ -58,12 +64,15 @@ def masked_index(facts: Facts) -> Alignment | None:
 
 
 def index_put(facts: Facts) -> Alignment | None:
-    """``x[i, :, j] += values``: jointly linear in x and the values, and contracts the indices' dimensions."""
-    if not facts.argument(3, "accumulate", False):
-        return None
+    """``x[i, :, j] += values``: jointly linear in x and the values, and contracts the indices' dimensions.
+
+    Without the sum a later index overwrites an earlier one: no dimension of the indices may be split.
+    """
     words = _advanced(facts, facts.argument(1, "indices"), before=1)
     if words is None:
         return None
+    if not facts.argument(3, "accumulate", False):
+        words = words.opaque()
     values = words.inside_of(facts.shapes[-1])
     last = len(facts.shapes) - 1
     return align_dims(facts, [words.outside, *words.indices, values], [words.outside], linear=({0, last},))
@@ -86,6 +95,12 @@ class _Words:
     outside: list[str]
     inside: list[str]
     indices: list[list[str]]
+
+    def opaque(self) -> _Words:
+        """The same where no dimension of an index may be split."""
+        taken = {w for index in self.indices for w in index}
+        inside = ["_" if w in taken else w for w in self.inside]
+        return _Words(self.outside, inside, [["_"] * len(index) for index in self.indices])
 
     def inside_of(self, shape: Shape) -> list[str]:
         """Words for something that broadcasts against what is looked up."""
@@ -116,3 +131,25 @@ def select_scatter(facts: Facts) -> Alignment | None:
     names = [f"d{i}" for i in range(rank)]
     whole = [*names[:dim], "_", *names[dim + 1 :]]
     return align_dims(facts, [whole, names[:dim] + names[dim + 1 :]], [whole])
+
+
+def beside(position: int):
+    """Only dimensions other than ``dim`` line up, in every operand that has them all."""
+
+    def align(facts: Facts) -> Alignment | None:
+        rank = len(facts.shapes[0])
+        dim = facts.argument(position, "dim") % max(rank, 1)
+        names = ["_" if d == dim else f"d{d}" for d in range(rank)]
+        words = [names if len(shape or ()) == rank and i != 1 else ["_"] * len(shape or ()) for i, shape in enumerate(facts.shapes)]
+        return align_dims(facts, words, [names])
+
+    return align
+
+
+def searchsorted(facts: Facts) -> Alignment | None:
+    """One sorted sequence for all values, or one for each row of them."""
+    rows = [f"d{d}" for d in range(len(facts.shapes[1]) - 1)]
+    if len(facts.shapes[0]) == 1:
+        values = [f"d{d}" for d in range(len(facts.shapes[1]))]
+        return align_dims(facts, [["_"], values, ["_"]], [values])
+    return align_dims(facts, [[*rows, "_"], [*rows, "n"], [*rows, "_"]], [[*rows, "n"]])

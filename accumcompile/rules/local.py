@@ -34,6 +34,27 @@ def baddbmm(facts: Facts) -> Alignment | None:
     return _biased(facts, ["b", "m", "n"], ["b", "m", "k"], ["b", "k", "n"])
 
 
+def addbmm(facts: Facts) -> Alignment | None:
+    """The same with the batch contracted."""
+    return _biased(facts, ["m", "n"], ["b", "m", "k"], ["b", "k", "n"])
+
+
+def solve_triangular(facts: Facts) -> Alignment | None:
+    """With the matrix on the left the right-hand sides are columns, else rows."""
+    outer = [f"d{i}" for i in range(len(facts.results[0]) - 2)]
+    sides = ["_", "n"] if facts.argument(5, "left", True) else ["n", "_"]
+    return align_dims(facts, [[*outer, "_", "_"], [*outer, *sides]], [[*outer, *sides]])
+
+
+def trilinear(facts: Facts) -> Alignment | None:
+    """The product of three operands, each with new dimensions, summed over some."""
+    new = [set(facts.argument(3 + i, f"expand{i + 1}")) for i in range(3)]
+    gone = facts.argument(6, "sumdim")
+    names = [f"d{i}" for i in range(len(facts.shapes[0]) + len(new[0]))]
+    words = [[name for i, name in enumerate(names) if i not in extra] for extra in new]
+    return align_dims(facts, words, [[name for i, name in enumerate(names) if i not in gone]])
+
+
 def _biased(facts: Facts, out: list[str], a: list[str], b: list[str]) -> Alignment | None:
     bias = out[len(out) - len(facts.shapes[0]) :]
     return align_dims(facts, [bias, a, b], [out])

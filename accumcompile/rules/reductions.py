@@ -22,11 +22,11 @@ def over(position: int = 1, name: str = "dim", keepdim: int = 2):
     return align
 
 
-def whole_over(position: int = 1, name: str = "dim", keepdim: int = 2):
+def whole_over(position: int = 1, name: str = "dim", keepdim: int = 2, default: int | None = None):
     """A reduction that needs every reduced dimension whole: a mean, a variance, an argmax."""
 
     def align(facts: Facts) -> Alignment | None:
-        dims = facts.argument(position, name)
+        dims = facts.argument(position, name, default)
         dims = [dims] if isinstance(dims, int) else dims
         return _reduced(facts, dims, bool(facts.argument(keepdim, "keepdim", False)), True)
 

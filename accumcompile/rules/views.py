@@ -216,6 +216,31 @@ def unfold(facts: Facts) -> Alignment | None:
     return align_dims(facts, [names], [[*names, "_"]])
 
 
+def unbind(facts: Facts) -> Alignment | None:
+    """Every index of a dimension, each a result; the other dimensions stay."""
+    rank = len(facts.shapes[0])
+    dim = facts.argument(1, "dim", 0) % rank
+    names = [f"d{i}" for i in range(rank)]
+    kept = names[:dim] + names[dim + 1 :]
+    return align_dims(facts, [[*names[:dim], "_", *names[dim + 1 :]]], [kept] * len(facts.results))
+
+
+def repeat(facts: Facts) -> Alignment | None:
+    """A dimension repeated k times is (k n); one repeated as often as the batch is large is nobody's."""
+    (source,), (target,) = facts.shapes[:1], facts.results
+    new = len(target) - len(source)
+    sizes = {f"d{i}": size for i, size in enumerate(source, new)}
+    right: list[Dim] = []
+    for i, size in enumerate(target):
+        count = facts.batch.quotient(size, source[i - new]) if i >= new else size
+        if count is None or facts.batch.in_size(count):
+            return None
+        sizes[f"k{i}"] = count
+        right.append((f"k{i}", f"d{i}") if i >= new else (f"k{i}",))
+    left = tuple((f"d{i}",) for i in range(new, len(target)))
+    return Alignment((left,), (tuple(right),), sizes, (frozenset({0}),))
+
+
 def diagonal(facts: Facts) -> Alignment | None:
     """The diagonal of two dimensions, as a last one; the others stay."""
     left, kept = _off_diagonal(facts, 1)
