@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import operator
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch.fx import Graph, Node
 
-from .capture.naming import Names
+from .capture.naming import Names, of_module, of_value
+from .locality import local_operands
 from .operands import is_size
 from .placement import Replicate
 from .propagate import elements
 from .rules.table import rule_of
-from .stages import Schedule, local_operands
-
-_NUMBER = re.compile(r"_\d+$")  # what sets a variable apart from others of its name
+from .stages import Schedule
 
 
 class Called:
     """The names of one graph's nodes.
 
     An input has the user's name for it, and what ends up as an output that has a name (a gradient, the loss)
-    has the output's. Another value is called after the variable that it is computed for: ``logits`` if it is
-    that variable's value, ``amax in loss`` if it is something in between.
+    has the output's. Another is called after the variable or the module whose value it is (``logits``,
+    ``model.0's output``), or after the function that it is computed in (``amax in cross_entropy``).
     """
 
     def __init__(self, graph: Graph, plan: Schedule, names: Names):
         self.plan, self.names = plan, names
         self.assembled = {n for loop in plan.loops for n in (*loop.roots, *loop.saved)}
-        self.variables = dict(_variables(graph))
-        self.functions = dict(_functions(graph))
-        self.values = {node: variable for variable, node in _last_of(self.variables).items()}
+        self.functions = dict(_with_backward(graph, _function))
+        self.places = dict(_with_backward(graph, _place))
+        self.values = {node: name for name, node in _last_of(graph).items()}
         self.outputs: dict[Node, list[str]] = {}
         for node, description in described(graph):
             if isinstance(node, Node) and (name := names.of_described(description)):
@@ -54,10 +52,10 @@ class Called:
             return self.values[node]
         if node.target is operator.getitem:
             return self.of(node.args[0])
-        inside, name = self.variables.get(node) or self.functions.get(node), short(node)
+        inside, name = self.places.get(node), short(node)
         if not inside:
             return name
-        return inside if name in (inside.split()[-1], _NUMBER.sub("", inside)) else f"{name} in {inside}"
+        return inside if name == inside.split()[-1] else f"{name} in {inside}"
 
     def function(self, node: Node) -> str:
         """The function of the user's that a node is part of, or whose backward it is; else the operator."""
@@ -97,26 +95,35 @@ def short(node: Node) -> str:
     return getattr(packet or node.target, "__name__", str(node.target))
 
 
-def _variables(graph: Graph) -> Iterable[tuple[Node, str]]:
-    """The variable in whose computation each node stands, from torch's record of where a node comes from."""
-    for node in graph.nodes:
-        origins = node.meta.get("from_node")
-        if node.op == "call_function" and origins and not is_size(node):
-            yield node, origins[0].name
+def _last_of(graph: Graph) -> dict[str, Node]:
+    """What is the value of a variable or module: the last node that was computed for it."""
+    return {name: node for node in graph.nodes if node.op == "call_function" and (name := _holder(node))}
 
 
-def _last_of(variables: dict[Node, str]) -> dict[str, Node]:
-    """The node that is a variable's value: the last one in its computation."""
-    return {variable: node for node, variable in variables.items()}
+def _holder(node: Node) -> str:
+    """The variable or module that a node is computed for, from torch's record of where a node comes from."""
+    origins = node.meta.get("from_node")
+    return of_value(origins[0].name, node.meta) if origins and not is_size(node) else ""
 
 
-def _functions(graph: Graph) -> Iterable[tuple[Node, str]]:
-    """The user's function that each node is part of: autograd numbers a function and its backward alike."""
+def _place(node: Node) -> str:
+    """The module or function that a node is a part of."""
+    function = _function(node)
+    return function and (of_module(node.meta) or function)
+
+
+def _function(node: Node) -> str:
+    """The function of the user's that a node is part of."""
+    stack = node.meta.get("source_fn_stack")
+    return getattr(stack[-1][1], "__name__", str(stack[-1][1])) if stack else ""
+
+
+def _with_backward(graph: Graph, name_of: Callable[[Node], str]) -> Iterable[tuple[Node, str]]:
+    """The names of nodes, and of their backward: autograd numbers an operator and its backward alike."""
     numbered: dict[int, str] = {}
     for node in graph.nodes:
-        stack, number = node.meta.get("source_fn_stack"), node.meta.get("seq_nr", -1)
-        if stack:
-            name = getattr(stack[-1][1], "__name__", str(stack[-1][1]))
+        name, number = name_of(node), node.meta.get("seq_nr", -1)
+        if name:
             numbered.setdefault(number, name)
             yield node, name
         elif number in numbered and number >= 0:

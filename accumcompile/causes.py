@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from torch.fx import Node
 
 from .called import Called, is_rearrangement, short
+from .locality import size_sources, whole_operands
 from .operands import is_size, operands
 from .placement import Partial, Replicate
 from .plan import BarrierFact
 from .propagate import Need, Propagation
-from .stages import Schedule, size_sources, whole_operands
+from .stages import Schedule
 
 FINISHED = {"sum": "sum", "max": "maximum", "min": "minimum", "moments": "mean and variance"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+
 import sympy
 import torch
 from torch.fx import GraphModule, Node

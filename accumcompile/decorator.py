@@ -60,7 +60,7 @@ class AccumulatedStep:
             stack.callback(dynamo.end_retrace)
             stack.enter_context(dynamo.capture_settings())
             stack.enter_context(dump.reported(self.settings))
-            stack.enter_context(dynamo.marked((leaf.tensor, leaf.dim) for leaf in batch.split))
+            stack.enter_context(dynamo.marked(batch.split))
             watch = stack.enter_context(dynamo_hooks.watching(call.on_recompile_limit, self._run_closure))
             net = stack.enter_context(safety.net(call, watch, lambda: batches.modules(self.fn, named)))
             result = self._compiled(*args, **kwargs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import textwrap
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from . import where
 from .where import Frame
@@ -147,7 +147,7 @@ MESSAGES: dict[str, Message] = {
 _PARTS = ("why", "path", "cost", "fix")
 
 
-def render(code: str, frame: Frame | None = None, *, path: str = "", **facts: object) -> str:
+def render(code: str, frame: Frame | None = None, *, path: str = "", **facts: Any) -> str:
     """The text of a message: the user's line, then why, path, cost and fix, each where there is one."""
     message = MESSAGES[code]
     lines = [f"accumcompile {code}: {message.title.format(**facts)}"]
@@ -173,7 +173,7 @@ class AccumulateError(_Passes):
     def __str__(self) -> str:
         return self.text  # Dynamo appends advice to an exception's args; ours needs none
 
-    def remove_dynamo_frames(self) -> AccumulateError:
+    def remove_dynamo_frames(self) -> Self:
         """What Dynamo calls on its way out: only the user's line matters, and the text names it."""
         return self.with_traceback(None)
 
@@ -181,7 +181,7 @@ class AccumulateError(_Passes):
 class BuildError(AccumulateError):
     """A check of the compiler on its own work failed: a bug of ours, never the user's."""
 
-    def remove_dynamo_frames(self) -> AccumulateError:
+    def remove_dynamo_frames(self) -> Self:
         """Our own frames matter here."""
         return self
 
@@ -195,13 +195,13 @@ class AccumulateWarning(UserWarning):
         self.frame = frame
 
 
-def error(code: str, frame: Frame | None = None, **facts: object) -> AccumulateError:
+def error(code: str, frame: Frame | None = None, **facts: Any) -> AccumulateError:
     """The exception for ``code``; the caller raises it."""
     kind = BuildError if code.startswith("AC9") else AccumulateError
     return kind(render(code, frame, **facts), code, frame)
 
 
-def warn(code: str, settings: Settings, frame: Frame | None = None, **facts: object) -> None:
+def warn(code: str, settings: Settings, frame: Frame | None = None, **facts: Any) -> None:
     """Say it once for each step and line, or raise it where the step is strict."""
     if settings.options.strict:
         raise error(code, frame, **facts)

@@ -13,6 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 from . import causes
 from .called import Called, described
 from .capture.naming import Names, is_users
+from .locality import whole_operands
 from .loop import accumulate_loop
 from .memory import is_alias, owner, steps_of
 from .operands import is_size, is_tensor, operands
@@ -21,7 +22,7 @@ from .plan import LoopFact, Plan, ValueFact
 from .propagate import Propagation, shape_of
 from .rules.table import rule_of
 from .sizes import expression
-from .stages import Loop, Schedule, whole_operands
+from .stages import Loop, Schedule
 from .where import user_frame
 
 

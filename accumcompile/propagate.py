@@ -140,7 +140,7 @@ class _Placer:
         rule = rule_of(self.node.target)
         if rule is None:
             return self._universal("it has no rule")
-        if self._unbacked():
+        if self._is_split() and self._unbacked():
             return self._universal("its size depends on data")
         alignment = rule.alignment(Facts(self.node, self.shapes, self.results, self.batch))
         if alignment is None:
@@ -313,6 +313,9 @@ class _Placer:
         if rule.moves:
             return bool(self.values) and all(v is not None and v.zero for v in self.values)
         return rule.fill is not None and self.node.args[rule.fill] == 0
+
+    def _is_split(self) -> bool:
+        return any(v is not None and isinstance(v.placement, Shard) for v in self.values)
 
     def _unbacked(self) -> bool:
         return any(

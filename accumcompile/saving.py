@@ -12,9 +12,11 @@ from collections import Counter
 import networkx
 from torch.fx import Node
 
+from .locality import closure, is_remade, local_operands, whole_operands
 from .operands import is_tensor
-from .placement import Partial, Replicate, Shard
+from .placement import Partial, Shard
 from .propagate import Propagation, elements
+from .rules.table import rule_of
 
 _MOST = 2  # times that a value may be computed
 _UNSAVABLE = 1 << 62  # bytes: partial sums, and values of which none has been made before
@@ -22,8 +24,6 @@ _UNSAVABLE = 1 << 62  # bytes: partial sums, and values of which none has been m
 
 def choose_saved(known: Propagation, loops: list, order: dict[Node, int]) -> None:
     """Fill in ``nodes`` and ``saved`` of each loop."""
-    from .stages import closure
-
     computed: Counter[Node] = Counter()
     maker: dict[Node, object] = {}  # the last loop that computed a value
     whole: set[Node] = set()  # S values that exist for the full batch
@@ -46,8 +46,6 @@ def _smallest_cut(
     known: Propagation, needed: set[Node], roots: list[Node], forbidden: set[Node], maker: dict
 ) -> set[Node]:
     """The cheapest saved values that keep the forbidden ones from being computed, as far as values can be saved."""
-    from .stages import local_operands
-
     savable = {n for n in needed if n in maker and is_tensor(n) and isinstance(known.placement(n), Shard)}
     graph = networkx.DiGraph()
     for node in needed:
@@ -69,9 +67,6 @@ def _pinned(known: Propagation, needed: set[Node], maker: dict) -> set[Node]:
 
     Computed again, they may round differently, and then equal nothing.
     """
-    from .rules.table import rule_of
-    from .stages import closure, whole_operands
-
     pinned: set[Node] = set()
     for node in needed:
         rule = rule_of(node.target)
@@ -94,7 +89,7 @@ def _barriers(known: Propagation, value: Node) -> set[Node]:
             continue
         seen.add(node)
         placement = known.values[node].placements[0]
-        if isinstance(placement, Replicate) or known.values[node].whole_stage is not None:
+        if is_remade(known, node):
             stack += node.all_input_nodes
         elif isinstance(placement, Shard) or placement in (Partial("max"), Partial("min")):
             found.add(node)

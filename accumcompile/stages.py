@@ -8,13 +8,14 @@ saved by the earlier one or computed again by the later one (``saving``).
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torch.fx import Graph, Node
 
-from .operands import is_size, is_tensor, operands, reads_sizes
-from .placement import Partial, Replicate, Shard
+from .locality import closure, is_remade, size_sources, whole_operands
+from .operands import is_tensor, operands
+from .placement import Replicate
 from .propagate import Propagation, elements
 from .rules.table import rule_of
 from .saving import choose_saved
@@ -40,67 +41,6 @@ class Schedule:
     propagation: Propagation
     loops: list[Loop]
     outputs: list[object]
-
-    def made_whole(self, node: Node) -> bool:
-        """Whether a local value is assembled after some loop."""
-        return any(node in loop.roots or node in loop.saved for loop in self.loops)
-
-
-def local_operands(known: Propagation, node: Node) -> Iterator[Node]:
-    """Operands that ``node`` takes from its own micro-batch: S as S, P as P."""
-    for operand, need in zip(operands(node), known.needs.get(node, ()), strict=False):
-        if operand.node is None or is_size(node) or isinstance(need.placement, Replicate):
-            continue
-        if known.values[operand.node].placements[0] == need.placement or is_result_of_many(known, operand.node):
-            yield operand.node
-
-
-def is_result_of_many(known: Propagation, node: Node) -> bool:
-    """Whether a node yields several values, which only ``getitem`` reads."""
-    return len(known.values[node].placements) > 1
-
-
-def whole_operands(known: Propagation, node: Node) -> Iterator[Node]:
-    """Operands that ``node`` takes whole: as constants, or to be sliced."""
-    if is_size(node) and reads_sizes(node):
-        return
-    local = set(local_operands(known, node))
-    taken = [(o.node, n) for o, n in zip(operands(node), known.needs.get(node, ()), strict=False) if o.node is not None]
-    for value, need in taken:
-        if value not in local or isinstance(need.placement, Replicate):
-            yield value
-
-
-def is_remade(known: Propagation, node: Node) -> bool:
-    """Whether the whole value is computed from whole operands, and not assembled by a loop."""
-    value = known.values[node]
-    return isinstance(value.placements[0], Replicate) or value.whole_stage is not None or _moves_behind(known, node)
-
-
-def _moves_behind(known: Propagation, node: Node) -> bool:
-    """Data movement that makes nothing smaller is done once, after its operand is assembled."""
-    rule, sources = rule_of(node.target), list(local_operands(known, node))
-    if rule is None or not rule.moves or len(sources) != 1 or len(node.all_input_nodes) > 1 + _sizes(node):
-        return False
-    return elements(sources[0]) <= elements(node)
-
-
-def _sizes(node: Node) -> int:
-    return sum(is_size(n) for n in node.all_input_nodes)
-
-
-def size_sources(node: Node) -> Iterator[Node]:
-    """Tensors whose data (not their sizes) the sizes in a node's arguments come from."""
-    for source in node.all_input_nodes:
-        if is_size(source):
-            yield from _data_behind(source)
-
-
-def _data_behind(size: Node) -> Iterator[Node]:
-    if size.op == "placeholder" or reads_sizes(size):
-        return
-    for source in size.all_input_nodes:
-        yield from _data_behind(source) if is_size(source) else (source,)
 
 
 def schedule(graph: Graph, known: Propagation) -> Schedule:
@@ -199,18 +139,3 @@ class _Deadlines:
                 best = min(extra, key=lambda k: (extra[k], -k))
                 self.deadline[node] = best
         self.settle()
-
-
-def closure(known: Propagation, roots: Iterable[Node], stop: Iterable[Node] = ()) -> set[Node]:
-    """The roots and every local value they are computed from, not going past ``stop``."""
-    stop, seen, stack = set(stop), set(), [r for r in roots]
-    while stack:
-        node = stack.pop()
-        if node in seen or node in stop or node.op != "call_function":
-            continue
-        seen.add(node)
-        stack += local_operands(known, node)
-    return seen
-
-
-__all__ = ["Loop", "Partial", "Schedule", "Shard", "closure", "local_operands", "schedule", "whole_operands"]

@@ -57,12 +57,34 @@ def _as_view(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node | None:
         return None
 
 
-def _restrided(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node | None:
-    """``as_strided`` of something contiguous to something contiguous is a view."""
+def _strided(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
+    """``as_strided`` of something contiguous to something contiguous is a view; else it reads the traced layout."""
     source, result = args[0].meta["val"], node.meta["val"]
-    if not (source.is_contiguous() and result.is_contiguous() and node.meta["val"].storage_offset() == 0):
-        return None
-    return _as_view(emit, node, args, kwargs) if source.numel() == result.numel() else None
+    plain = source.is_contiguous() and result.is_contiguous() and result.storage_offset() == 0
+    if plain and source.numel() == result.numel() and (found := _as_view(emit, node, args, kwargs)) is not None:
+        return found
+    return emit(node.target, _laid_out(emit, args[0]), *args[1:], **kwargs)
+
+
+def _by_layout(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
+    """An operator whose result depends on the strides of its operand gets those that were traced."""
+    return emit(node.target, _laid_out(emit, args[0]), *args[1:], **kwargs)
+
+
+def _laid_out(emit: Emit, x: Node) -> Node:
+    """A copy of ``x`` with the order of dimensions in memory that was traced."""
+    value = x.meta["val"]
+    order = sorted(range(value.dim()), key=lambda d: -_hint(value.stride(d)))
+    if order == list(range(value.dim())):
+        return emit(aten.clone.default, x, memory_format=torch.contiguous_format)
+    outermost_first = emit(aten.permute.default, x, order)
+    copy = emit(aten.clone.default, outermost_first, memory_format=torch.contiguous_format)
+    return emit(aten.permute.default, copy, [order.index(d) for d in range(value.dim())])
+
+
+def _hint(stride: Any) -> int:
+    """A number to compare strides by."""
+    return stride if isinstance(stride, int) else stride.node.hint
 
 
 def _same_as_view(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
@@ -118,7 +140,9 @@ _TABLE = {
     aten.squeeze.dim: _as_view,
     aten.squeeze.dims: _as_view,
     aten.unsqueeze.default: _as_view,
-    aten.as_strided.default: _restrided,
+    aten.as_strided.default: _strided,
+    aten._linalg_det.default: _by_layout,
+    aten._linalg_slogdet.default: _by_layout,
     aten._unsafe_view.default: _same_as_view,
     aten.reshape.default: _same_as_view,
     aten._reshape_alias.default: lambda emit, node, args, kwargs: emit(aten.view.default, args[0], args[1]),

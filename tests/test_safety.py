@@ -390,8 +390,7 @@ accumcompile AC030: the loss was computed outside the captured graph of the mode
         print(logits.sum().item())
         return loss.detach()
 
-    decorated = small.eager(fixed, strict=True)
-    small.assert_equal(decorated, small.net(), *small.data(12))
+    assert warned(small.eager(fixed), small.net(), *small.data(12)) == []
 
 
 def test_a_model_that_is_already_compiled():

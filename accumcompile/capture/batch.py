@@ -37,6 +37,11 @@ class Leaf:
     declared: bool = False
     leading: bool = False  # the one whose size is the batch size, where nothing was declared
 
+    @property
+    def size(self) -> int:
+        """The size of the batch's dim."""
+        return self.tensor.shape[self.dim or 0]
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -46,9 +51,9 @@ class Batch:
     leaves: tuple[Leaf, ...]
 
     @property
-    def split(self) -> tuple[Leaf, ...]:
-        """The leaves that carry the batch."""
-        return tuple(leaf for leaf in self.leaves if leaf.dim is not None)
+    def split(self) -> list[tuple[torch.Tensor, int]]:
+        """The tensors that carry the batch, and along which dim."""
+        return [(leaf.tensor, leaf.dim) for leaf in self.leaves if leaf.dim is not None]
 
 
 _INFER = object()  # the batch_dims of what was left undeclared
@@ -175,18 +180,16 @@ def _inferred(
 
 
 def _size(sure: Sequence[Leaf]) -> int:
-    sizes = {leaf.tensor.shape[leaf.dim] for leaf in sure}
-    if len(sizes) > 1:
-        listed = ", ".join(
-            f"{leaf.name} has {leaf.tensor.shape[leaf.dim]} along dim {leaf.dim}" for leaf in sure
-        )
+    sizes = {leaf.name: (leaf.size, leaf.dim) for leaf in sure}
+    if len({size for size, _ in sizes.values()}) > 1:
+        listed = ", ".join(f"{name} has {size} along dim {dim}" for name, (size, dim) in sizes.items())
         raise errors.error("AC012", where.here(), sizes=listed)
-    return sizes.pop()
+    return sure[0].size
 
 
 def _check_not_empty(leaves: Iterable[Leaf]) -> None:
     for leaf in leaves:
-        if leaf.dim is not None and leaf.tensor.shape[leaf.dim] == 0:
+        if leaf.dim is not None and leaf.size == 0:
             raise errors.error("AC013", where.here(), name=leaf.name, dim=leaf.dim)
 
 

@@ -67,7 +67,7 @@ def capture_settings() -> Iterator[None]:
 
 def compiled(fn: Callable[..., Any], backend: Callable[..., Any]) -> Callable[..., Any]:
     """``torch.compile(fn, backend=backend)``, its recompilations counted apart from any other of ``fn``."""
-    extra = {}
+    extra: dict[str, Any] = {}
     if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
         extra["isolate_recompiles"] = True
     return torch.compile(fn, backend=backend, **extra)

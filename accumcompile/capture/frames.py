@@ -106,7 +106,7 @@ def remembering(run: Callable[..., Any], gm: fx.GraphModule, batch: BatchSymbols
 
 def _output_dims(gm: fx.GraphModule, batch: BatchSymbols) -> Iterator[tuple[int, int]]:
     """(index, dim) of the outputs that carry the batch."""
-    (returned,) = gm.graph.output_node().args
+    returned: Any = gm.graph.output_node().args[0]
     for i, node in enumerate(returned):
         value = node.meta.get("example_value") if isinstance(node, fx.Node) else None
         for dim, size in enumerate(value.shape if isinstance(value, torch.Tensor) else ()):

@@ -9,14 +9,16 @@ Checked in torch 2.11, 2.13 and 2.15.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch.fx import GraphModule, Node
 
+from ..where import user_frame
 from . import dynamo
 
+_NUMBER = re.compile(r"_\d+$")  # sets a variable apart from others of its name
 CALLED = "called"  # in the meta of a node of Dynamo's graph: what the user calls it
 
 _SPELLINGS = (
@@ -41,7 +43,26 @@ def name_inputs(gm: GraphModule) -> None:
 
 def called(node: Any) -> str:
     """What the user calls a node of Dynamo's graph."""
-    return node.meta.get(CALLED, node.name) if isinstance(node, Node) else ""
+    return node.meta.get(CALLED) or of_value(node.name, node.meta) if isinstance(node, Node) else ""
+
+
+def of_value(variable: str, meta: Mapping[str, Any]) -> str:
+    """The variable that Dynamo named a node after, if it is the user's; else the module whose value it is.
+
+    A variable inside an installed package, such as the ``input`` of ``nn.Sequential``, is none of the user's:
+    it does not stand in the user's line.
+    """
+    frame = user_frame(meta.get("stack_trace"))
+    if frame is not None and re.search(rf"\b{re.escape(_NUMBER.sub('', variable))}\b", frame.code):
+        return variable
+    module = of_module(meta)
+    return f"{module}'s output" if module else variable
+
+
+def of_module(meta: Mapping[str, Any]) -> str:
+    """The innermost module in whose ``forward`` a node stands."""
+    stack = meta.get("nn_module_stack")
+    return of_source(list(stack.values())[-1][0]) if stack else ""
 
 
 @dataclass(frozen=True)

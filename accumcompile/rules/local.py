@@ -8,7 +8,6 @@ import torch
 
 from ..operands import shape_of
 from ..placement import R
-
 from .rule import Alignment, Facts, align_dims
 from .views import bounds, takes_all
 

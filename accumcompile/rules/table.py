@@ -228,7 +228,6 @@ RULES: dict[torch._ops.OpOverload, Rule] = {
     aten.cholesky_solve.default: Rule("... _ n, ... _ _ -> ... _ n", linear=({0},)),
     aten.linalg_cholesky_ex.default: Rule("... _ _ -> ... _ _, ..."),
     aten.linalg_inv_ex.default: Rule("... _ _ -> ... _ _, ..."),
-    aten.linalg_matrix_exp.default: MATRIX,
     aten.linalg_pinv.atol_rtol_tensor: Rule("... _ _, ..., ... -> ... _ _"),
     aten._linalg_svd.default: Rule("... _ _ -> ... _ _, ... _, ... _ _"),
     aten._linalg_eigh.default: Rule("... _ _ -> ... _, ... _ _"),

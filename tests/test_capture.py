@@ -1,0 +1,293 @@
+"""What a captured step may look like: breaks, several models, several batches, and how it is reached."""
+
+import pytest
+import small
+import torch
+from capturing import by_name, decorated, frames, same, sgd
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+WAYS = pytest.mark.parametrize("by", [decorated, by_name], ids=["decorator", "backend"])
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    torch._dynamo.reset()
+
+
+# Frames resumed after a break
+
+
+@pytest.mark.parametrize("breaks", [lambda loss: print(end=""), lambda loss: loss.item()], ids=["print", "item"])
+@WAYS
+def test_a_loss_that_is_read_before_its_backward(breaks, by):
+    """``print`` or ``loss.item()`` for the log: the graph ends there, with the loss, and is fused."""
+
+    def step(model, optimizer, x, y):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        breaks(loss.detach())
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    model = small.net()
+    ran = same(step, model, sgd(model), by=by)
+    assert set(ran.roads) == {"fused"} and ran.plans == 1
+
+
+def test_a_break_within_the_model():
+    """A model that prints: the frames around the break split the batch, each by itself."""
+
+    class Talking(small.Net):
+        def forward(self, x):
+            hidden = torch.relu(self.first(x))
+            print(end="")
+            return self.second(hidden)
+
+    torch.manual_seed(0)
+    with pytest.warns(match="AC030"):
+        ran = same(small.plain, Talking())
+    assert {"forward", "backward"} <= set(ran.roads)
+    assert {run.split.batch for run in ran.runs} == {12, 7} and not ran.gathered
+
+
+def test_a_loss_in_a_function_of_its_own():
+    """A frame that Dynamo compiles by itself, called from one that it cannot capture."""
+
+    def loss_of(model, x, y):
+        return F.cross_entropy(model(x), y)
+
+    def step(model, x, y):
+        for _ in range(2):
+            loss_of(model, x, y).backward()
+        return loss_of(model, x, y).detach()
+
+    ran = same(step, small.net())
+    assert "fused" in ran.roads
+
+
+# Several of everything
+
+
+@WAYS
+def test_two_models_two_optimizers_two_backward_calls(by):
+    """A GAN: the critic's update first, then the generator's through the new critic."""
+
+    def step(generator, critic, first, second, x, y):
+        second.zero_grad()
+        fake = generator(x)
+        loss = F.softplus(critic(fake.detach())).mean() + F.softplus(-critic(x[:, :3])).mean()
+        loss.backward()
+        second.step()
+        first.zero_grad()
+        cheated = F.softplus(-critic(generator(x))).mean()
+        cheated.backward()
+        first.step()
+        return loss.detach(), cheated.detach()
+
+    torch.manual_seed(0)
+    generator = small.net()
+    critic = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    ran = same(step, generator, critic, sgd(generator), sgd(critic), by=by)
+    assert ran.roads.count("fused") == 4 and not ran.gathered
+
+
+def test_several_tensors_of_the_batch_marked_one_by_one():
+    """Dynamo gives each marked tensor a symbol of its own: one batch all the same, in one loop."""
+
+    def step(model, a, b, c):
+        loss = (model(a) * model(b) + c.unsqueeze(1)).square().mean()
+        loss.backward()
+        return loss.detach()
+
+    def batch(size, seed):
+        (a, _), (b, c) = small.data(size, seed), small.data(size, seed + 10)
+        for tensor in (a, b, c):
+            torch._dynamo.mark_dynamic(tensor, 0)
+        return a, b, c
+
+    ran = same(step, small.net(), sizes=(12, 7, 9), data=batch)
+    assert ran.roads == ["fused"] * 3 and ran.plans == 1 and not ran.gathered
+
+
+@WAYS
+def test_a_sequence_length_that_varies(by):
+    """Ten lengths cause at most two captures, and each length equals the full batch."""
+
+    def step(model, x, y):
+        loss = F.cross_entropy(model(x).transpose(1, 2), y)
+        loss.backward()
+        return loss.detach()
+
+    def batch(size, seed):
+        torch.manual_seed(seed)
+        length = 3 + seed
+        return torch.randn(size, length, 4, dtype=torch.float64), torch.randint(0, 3, (size, length))
+
+    ran = same(step, small.net(), sizes=(12,) * 10, data=batch, by=by)
+    assert ran.roads == ["fused"] * 10 and ran.plans <= 2
+
+
+@WAYS
+def test_a_batch_of_one_first(by):
+    """A batch of one runs whole; larger ones later are split, by one capture."""
+    ran = same(small.plain, small.net(), sizes=(1, 12, 7), by=by)
+    assert [run.split.batch for run in ran.runs if run.split.batch > 1] == [12, 7]
+    assert len({id(run.plan) for run in ran.runs if run.split.batch > 1}) == 1
+
+
+# Parts without gradients
+
+
+def test_a_teacher_and_an_evaluation_in_the_step():
+    """``no_grad`` parts before and after the backward are split with the rest, or by themselves."""
+
+    def step(model, teacher, x, y):
+        with torch.no_grad():
+            expected = teacher(x).softmax(-1)
+        loss = F.cross_entropy(model(x), expected)
+        loss.backward()
+        with torch.no_grad():
+            model.eval()
+            right = (model(x).argmax(-1) == y).double().mean()
+            model.train()
+        return loss.detach(), right
+
+    teacher = small.net().requires_grad_(False)
+    ran = same(step, small.net(), teacher)
+    assert ran.roads == ["fused", "inference"] * 2 and not ran.gathered
+
+
+def test_evaluation_mode():
+    """BatchNorm in eval mode uses its running statistics: no barrier, and they stay."""
+
+    def step(model, x, y):
+        model.eval()
+        return small.plain(model, x, y)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).double()
+    ran = same(step, model)
+    assert ran.given[0][1].num_batches_tracked == 0
+    assert not any(b for run in ran.runs for b in run.plan.barriers if "cross_entropy" not in b.value.code)
+
+
+def test_a_step_without_gradients():
+    """A decorated evaluation under ``no_grad``: one loop, no gradients."""
+
+    @torch.no_grad()
+    def step(model, x, y):
+        return F.cross_entropy(model(x), y), model(x)
+
+    with torch.no_grad():
+        ran = same(step, small.net())
+    assert set(ran.roads) == {"inference"}
+    assert all(p.grad is None for p in ran.given[0].parameters())
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_layers(reentrant):
+    """``torch.utils.checkpoint`` in the model."""
+
+    class Checkpointed(small.Net):
+        def forward(self, x):
+            hidden = checkpoint(self.first, x, use_reentrant=reentrant)
+            return self.second(torch.relu(hidden))
+
+    torch.manual_seed(0)
+    assert same(small.plain, Checkpointed()).roads == ["fused", "fused"]
+
+
+def test_labels_edited_in_place():
+    """The caller's labels are edited exactly once, and the loss counts those that are left."""
+
+    def step(model, x, y):
+        y[y == 0] = -100
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        return loss.detach(), y
+
+    assert same(step, small.net()).roads == ["fused", "fused"]
+
+
+# What is captured once
+
+
+def test_ten_steps_are_captured_once():
+    """``.grad`` is None, then a tensor; a scheduler moves the learning rate: one capture for all ten steps."""
+
+    def step(model, optimizer, scheduler, x, y):
+        optimizer.zero_grad()
+        loss = small.plain(model, x, y)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        return loss
+
+    model = small.net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    ours, settings = decorated(step)
+    ours(model, optimizer, scheduler, *small.data(12))
+    before = frames()
+    with settings.journal.recording() as runs:
+        for seed in range(9):
+            ours(model, optimizer, scheduler, *small.data(12, seed))
+    assert frames() == before and len({id(run.plan) for run in runs}) == 1
+
+
+@pytest.mark.inductor
+def test_a_new_batch_size_compiles_nothing(monkeypatch):
+    """Micro-batches and tails of the same sizes run the same compiled bodies, whatever the batch."""
+    from accumcompile.lowering import forms
+
+    compiled = []
+    compile_graph = forms.compile_graph
+    monkeypatch.setattr(forms, "compile_graph", lambda *a: compiled.append(a) or compile_graph(*a))
+    ours, _ = decorated(small.plain, steps=None, micro_batch_size=4, lowering="inductor")
+    model, reference = small.net(), small.net()
+    counts = []
+    for size in (10, 14, 18, 10, 22):
+        small.plain(reference, *small.data(size))
+        ours(model, *small.data(size))
+        counts.append((len(compiled), frames()))
+    assert len(set(counts)) == 1
+    for a, b in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+# Where the model comes from
+
+MODEL = small.net()
+
+
+def uses_a_global(x, y):
+    return small.plain(MODEL, x, y)
+
+
+class Holder:
+    def __init__(self):
+        self.model = small.net()
+
+    def step(self, x, y):
+        return small.plain(self.model, x, y)
+
+
+def closure():
+    model = small.net()
+    return lambda x, y: small.plain(model, x, y)
+
+
+@pytest.mark.parametrize("step", [uses_a_global, Holder().step, closure()], ids=["global", "self", "closure"])
+@WAYS
+def test_where_the_model_comes_from(step, by):
+    """A global, an attribute of self, a closure: the batch is what the step is called with."""
+    ours, settings = by(step)
+    reference = small.net()
+    for size in (12, 7):
+        expected = small.plain(reference, *small.data(size))
+        with settings.journal.recording() as runs:
+            torch.testing.assert_close(ours(*small.data(size)), expected)
+        assert [(run.plan.road, run.split.batch) for run in runs] == [("fused", size)]
