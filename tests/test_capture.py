@@ -8,6 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from accumcompile.lowering import inductor_api
+
 WAYS = pytest.mark.parametrize("by", [decorated, by_name], ids=["decorator", "backend"])
 
 
@@ -155,8 +157,8 @@ def test_a_teacher_and_an_evaluation_in_the_step():
             model.train()
         return loss.detach(), right
 
-    teacher = small.net().requires_grad_(False)
-    ran = same(step, small.net(), teacher)
+    model, teacher = small.net(), small.Net().requires_grad_(False)
+    ran = same(step, model, teacher)
     assert ran.roads == ["fused", "inference"] * 2 and not ran.gathered
 
 
@@ -189,12 +191,11 @@ def test_a_step_without_gradients():
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointed_layers(reentrant):
-    """``torch.utils.checkpoint`` in the model."""
+    """``torch.utils.checkpoint`` in the model: the step stays one loop."""
 
     class Checkpointed(small.Net):
         def forward(self, x):
-            hidden = checkpoint(self.first, x, use_reentrant=reentrant)
-            return self.second(torch.relu(hidden))
+            return checkpoint(lambda h: self.second(torch.relu(h)), self.first(x), use_reentrant=reentrant)
 
     torch.manual_seed(0)
     assert same(small.plain, Checkpointed()).roads == ["fused", "fused"]
@@ -241,16 +242,20 @@ def test_ten_steps_are_captured_once():
 @pytest.mark.inductor
 def test_a_new_batch_size_compiles_nothing(monkeypatch):
     """Micro-batches and tails of the same sizes run the same compiled bodies, whatever the batch."""
-    from accumcompile.lowering import forms
-
     compiled = []
-    compile_graph = forms.compile_graph
-    monkeypatch.setattr(forms, "compile_graph", lambda *a: compiled.append(a) or compile_graph(*a))
-    ours, _ = decorated(small.plain, steps=None, micro_batch_size=4, lowering="inductor")
+    compile_graph = inductor_api.compile_graph
+    monkeypatch.setattr(inductor_api, "compile_graph", lambda *a: compiled.append(a) or compile_graph(*a))
+
+    def step(model, x, y):
+        loss = (model(x) - y.unsqueeze(1)).square().mean()
+        loss.backward()
+        return loss.detach()
+
+    ours, _ = decorated(step, steps=None, micro_batch_size=4, lowering="inductor")
     model, reference = small.net(), small.net()
     counts = []
     for size in (10, 14, 18, 10, 22):
-        small.plain(reference, *small.data(size))
+        step(reference, *small.data(size))
         ours(model, *small.data(size))
         counts.append((len(compiled), frames()))
     assert len(set(counts)) == 1

@@ -27,7 +27,7 @@ def counterexamples(op: Any, rule: Rule, samples: Iterable[tuple]) -> Iterator[s
             call = as_sample(op, sample)
             static = capture(call.run, call.tensors, (None,) * len(call.tensors), decompose=False)
             node = next((n for n in static.gm.graph.nodes if n.target is op), None)
-            if node is not None and alignment_of(node) is not None or not call.tensors:
+            if node is not None and (rule.factory or alignment_of(node) is not None):
                 covered = True
             yield from _sums(node, static)
             yield from _dims(op, call, _claimed(node, static) if node is not None else [])

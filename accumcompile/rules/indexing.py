@@ -50,7 +50,9 @@ def index_select(facts: Facts) -> Alignment | None:
 def index(facts: Facts) -> Alignment | None:
     """``x[i, :, j]``: the indices broadcast together; their dimensions stand where the first of them stood."""
     words = _advanced(facts, facts.argument(1, "indices"), before=1)
-    return words and align_dims(facts, [words.outside, *words.indices], [words.inside], linear=({0},))
+    if words is None:
+        return _unsplit(facts, {0})
+    return align_dims(facts, [words.outside, *words.indices], [words.inside], linear=({0},))
 
 
 def masked_index(facts: Facts) -> Alignment | None:
@@ -70,7 +72,7 @@ def index_put(facts: Facts) -> Alignment | None:
     """
     words = _advanced(facts, facts.argument(1, "indices"), before=1)
     if words is None:
-        return None
+        return _unsplit(facts, {0, len(facts.shapes) - 1})
     if not facts.argument(3, "accumulate", False):
         words = words.opaque()
     values = words.inside_of(facts.shapes[-1])
@@ -86,6 +88,12 @@ def masked_index_put(facts: Facts) -> Alignment | None:
     mask, values = words.inside_of(facts.shapes[1]), words.inside_of(facts.shapes[-1])
     last = len(facts.shapes) - 1
     return align_dims(facts, [words.outside, mask, *words.indices, values], [words.outside], linear=({0, last},))
+
+
+def _unsplit(facts: Facts, linear: set[int]) -> Alignment | None:
+    """No dimension lines up, but the lookup is linear all the same: by a mask, whose result's size depends on data."""
+    operands, results = (["_" for _ in shape or ()] for shape in facts.shapes), ["_" for _ in facts.results[0]]
+    return align_dims(facts, list(operands), [results], linear=(linear,))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,70 @@
+"""Wrong rules, made from right ones: what the judge is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations
+
+from ..rules.rule import Alignment, Facts, Rule
+
+
+def flips(rule: Rule, operands: int) -> Iterator[tuple[str, Rule]]:
+    """Each way to make one claim of ``rule`` wrong, with a name; some are right all the same."""
+    if rule.whole:
+        yield "whole dropped", replace(rule, whole="")
+    yield from _linear(rule, operands)
+    yield from _words(rule)
+    if rule.reduce is not None:
+        yield from ((f"reduces by {op}", _reducing(rule, op)) for op in {"sum", "max", "min"} - {rule.reduce})
+    if not rule.moves and not rule.factory:
+        yield "moves data only", replace(rule, moves=True)
+
+
+def _linear(rule: Rule, operands: int) -> Iterator[tuple[str, Rule]]:
+    """Linear in one more operand, or in all together."""
+    groups = [{i} for i in range(operands)] + ([set(range(operands))] if operands > 1 else [])
+    for group in groups:
+        if group not in rule.linear:
+            yield f"linear in {sorted(group)}", _claiming(rule, frozenset(group))
+
+
+def _claiming(rule: Rule, group: frozenset[int]) -> Rule:
+    if rule.align is None:
+        return replace(rule, linear=(*rule.linear, set(group)))
+    return replace(rule, align=_after(rule, lambda a: replace(a, linear=(*a.linear, group))), linear=())
+
+
+def _reducing(rule: Rule, op: str) -> Rule:
+    if rule.align is None:
+        return replace(rule, reduce=op)
+    return replace(rule, align=_after(rule, lambda a: replace(a, reduce=a.reduce and op)), reduce=op)
+
+
+def _after(rule: Rule, change):
+    """The rule's alignment, changed."""
+
+    def align(facts: Facts) -> Alignment | None:
+        found = rule.alignment(facts)
+        return found and change(found)
+
+    return align
+
+
+def _words(rule: Rule) -> Iterator[tuple[str, Rule]]:
+    """Two factors of a result exchanged; a dimension that may not be split given a name."""
+    left, _, right = rule.dims.partition("->")
+    first, *others = right.split(",")
+    names = [w for w in first.split() if w[0] not in "._"]
+    for a, b in combinations(dict.fromkeys(names), 2):
+        swapped = " ".join({a: b, b: a}.get(w, w) for w in first.split())
+        yield f"{a} and {b} exchanged", replace(rule, dims=f"{left}->{','.join([swapped, *others])}")
+    if "_" in left.split() + [w for o in left.split(",") for w in o.split()] and "_" in first.split():
+        named = [_named(term) for term in left.split(",")], [_named(term) for term in right.split(",")]
+        yield "a whole dimension split", replace(rule, dims=f"{','.join(named[0])}->{','.join(named[1])}")
+
+
+def _named(term: str) -> str:
+    """The first ``_`` of a term, named."""
+    words = term.split()
+    return " ".join("z" if w == "_" and i == words.index("_") else w for i, w in enumerate(words))
