@@ -10,10 +10,10 @@ KEY   := $(shell (cat pyproject.toml; echo '$(TORCH)') | cksum | tr ' ' '-')
 READY := .venv/.ready-$(KEY)
 PIP   := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-full bench lint wheel clean
+.PHONY: help demo test test-full bench oracle lint wheel clean
 
 help:
-	@echo "make demo | test | test-full | bench | lint | wheel | clean     (TORCH='$(TORCH)' PYTHON='$(PYTHON)')"
+	@echo "make demo | test | test-full | bench | oracle | lint | wheel | clean     (TORCH='$(TORCH)' PYTHON='$(PYTHON)')"
 
 # The stamp's name holds a checksum of pyproject.toml and TORCH, so a change of either installs again.
 $(READY):
@@ -35,6 +35,9 @@ test-full: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
+
+oracle: $(READY)
+	$(BIN)/python -m accumcompile.oracle --write docs/coverage_ops.md
 
 # Types are checked on an installed copy, the only place where passes/ is accumcompile.passes.
 lint: $(READY)

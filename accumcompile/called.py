@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from .capture.naming import Names, of_module, of_value
+from .capture.naming import Names, of_module
 from .locality import local_operands
 from .operands import is_size
 from .placement import Replicate
 from .propagate import elements
 from .rules.table import rule_of
 from .stages import Schedule
+
+_BACKWARD = "the backward of "
 
 
 class Called:
@@ -31,7 +33,7 @@ class Called:
         self.assembled = {n for loop in plan.loops for n in (*loop.roots, *loop.saved)}
         self.functions = dict(_with_backward(graph, _function))
         self.places = dict(_with_backward(graph, _place))
-        self.values = {node: name for name, node in _last_of(graph).items()}
+        self.values = {node: names.values.get(name, name) for name, node in _last_of(graph).items()}
         self.outputs: dict[Node, list[str]] = {}
         for node, description in described(graph):
             if isinstance(node, Node) and (name := names.of_described(description)):
@@ -59,7 +61,11 @@ class Called:
 
     def function(self, node: Node) -> str:
         """The function of the user's that a node is part of, or whose backward it is; else the operator."""
-        return self.functions.get(node) or short(node)
+        function = self.functions.get(node) or short(node)
+        gathers = short(node) == "add" and function.startswith(
+            _BACKWARD
+        )  # two gradients of one value, perhaps
+        return "the backward" if gathers else function
 
     def _name_output(self, node: Node, name: str) -> None:
         """Name an output, and what it is a mere rearrangement or multiple of."""
@@ -96,14 +102,9 @@ def short(node: Node) -> str:
 
 
 def _last_of(graph: Graph) -> dict[str, Node]:
-    """What is the value of a variable or module: the last node that was computed for it."""
-    return {name: node for node in graph.nodes if node.op == "call_function" and (name := _holder(node))}
-
-
-def _holder(node: Node) -> str:
-    """The variable or module that a node is computed for, from torch's record of where a node comes from."""
-    origins = node.meta.get("from_node")
-    return of_value(origins[0].name, node.meta) if origins and not is_size(node) else ""
+    """The value of each node of Dynamo's graph, by its name: the last of the nodes that come from it."""
+    made = (n for n in graph.nodes if n.op == "call_function" and n.meta.get("from_node") and not is_size(n))
+    return {node.meta["from_node"][0].name: node for node in made}
 
 
 def _place(node: Node) -> str:
@@ -127,4 +128,4 @@ def _with_backward(graph: Graph, name_of: Callable[[Node], str]) -> Iterable[tup
             numbered.setdefault(number, name)
             yield node, name
         elif number in numbered and number >= 0:
-            yield node, f"the backward of {numbered[number]}"
+            yield node, _BACKWARD + numbered[number]

@@ -115,7 +115,7 @@ def words(known: Propagation, barrier: Barrier, called: Called) -> str:
     name, needs = called.function(node), _needs(known, node, before)
     if isinstance(placement, Partial):
         return f"{name} needs the finished {FINISHED.get(placement.op, placement.op)}"
-    if known.is_local(node) and all(isinstance(need.placement, Replicate) for need in needs):
+    if known.is_local(node) and any(isinstance(need.placement, Replicate) for need in needs):
         return f"every row of {name}'s result reads every sample"
     if known.is_local(node):
         return f"{name} reads it along another dimension than it was made"

@@ -6,12 +6,9 @@ them stands for the operator where an argument holds a size.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 import torch._inductor.inductor_prims
 
-import accumcompile.rules.ops
 from accumcompile.rules.table import RULES
 
 aten, prims = torch.ops.aten, torch.ops.prims
@@ -73,10 +70,10 @@ SAMPLES: dict = {
     # pointwise
     **dict.fromkeys([aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor], pair),
     **dict.fromkeys([aten.mul.Scalar, aten.div.Scalar], scalar),
-    **dict.fromkeys([getattr(aten, o).Tensor for o in ("eq", "ne", "ge", "gt", "le", "lt")], pair),
-    **dict.fromkeys([getattr(aten, o).Scalar for o in ("eq", "ne", "ge", "gt", "le", "lt")], scalar),
+    **dict.fromkeys([getattr(aten, o).Tensor for o in ("eq", "ne", "ge", "gt", "le", "lt")], [(n(3, 4, 3).double(), n(3, 4, 3).double())]),
+    **dict.fromkeys([getattr(aten, o).Scalar for o in ("eq", "ne", "ge", "gt", "le", "lt")], [(n(3, 4, 3).double(), 1)]),
     **dict.fromkeys([getattr(aten, o).default for o in ("neg", "floor", "ceil", "round", "trunc", "sign")], one),
-    **dict.fromkeys([getattr(aten, o).default for o in ("clone", "alias", "detach", "lift_fresh_copy")], one),
+    **dict.fromkeys([getattr(aten, o).default for o in ("clone", "alias", "detach")], one),
     aten.heaviside.default: pair,
     aten.where.self: [(b(4, 3), f(4, 3), f(4, 3)), (b(4, 1), f(4, 3), f(3))],
     prims.convert_element_type.default: [(f(4, 3), torch.float32), (f(4, 3), torch.int64)],
@@ -122,17 +119,19 @@ SAMPLES: dict = {
         (lambda x, step: x + prims.iota.default(x.shape[0], start=2, step=step, dtype=torch.int64, device="cpu", requires_grad=False), f(5), 3)
     ],
     # reductions
-    **dict.fromkeys([getattr(aten, o).default for o in ("sum", "max", "min", "any", "all")], one),
+    **dict.fromkeys([getattr(aten, o).default for o in ("sum", "max", "min")], one),
+    **dict.fromkeys([aten.any.default, aten.all.default], [(torch.eye(4, 3).bool(),), (torch.arange(4) > 2,), (torch.arange(4) < 2,)]),
     **dict.fromkeys([aten.sum.dim_IntList, aten.mean.dim], [(f(4, 3), [1]), (f(4, 3), [0], True), (f(4, 3, 2), [0, 2])]),
-    **dict.fromkeys([aten.amax.default, aten.amin.default, aten.any.dims], [(f(4, 3), [1]), (f(4, 3), [0], True)]),
+    **dict.fromkeys([aten.amax.default, aten.amin.default], [(f(4, 3), [1]), (f(4, 3), [0], True)]),
+    aten.any.dims: [(b(4, 3), [1]), (torch.eye(4, 3).bool(), [0], True)],
     **dict.fromkeys(
-        [aten.prod.dim_int, aten.any.dim, aten.all.dim, aten.max.dim, aten.min.dim, aten.median.dim, aten.nanmedian.dim]
+        [aten.prod.dim_int, aten.max.dim, aten.min.dim, aten.median.dim, aten.nanmedian.dim]
         + [aten.mode.default, aten.argmax.default, aten.argmin.default],
         [(f(4, 3), 1), (f(4, 3), 0, True)],
     ),
+    **dict.fromkeys([aten.any.dim, aten.all.dim], [(b(4, 3), 1), (torch.eye(4, 3).bool(), 0, True)]),
     aten.kthvalue.default: [(f(4, 3), 2), (f(4, 3), 2, 0, True)],
     **dict.fromkeys([aten.var.correction, aten.var_mean.correction], [(f(4, 3), [1], {"correction": 1})]),
-    accumcompile.rules.ops.moments: [(f(4, 3), [0]), (f(4, 3, 2), [0, 2])],
     # along one dimension
     **dict.fromkeys(
         [aten.cumsum.default, aten.cumprod.default, aten.logcumsumexp.default, aten.cummax.default, aten.cummin.default]
@@ -211,7 +210,6 @@ SAMPLES: dict = {
     aten.fractional_max_pool2d_backward.default: [(f(4, 3, 3, 3), image, [2, 2], [3, 3], fraction[1])],
     aten.fractional_max_pool3d.default: [(volume, [2] * 3, [2] * 3, torch.rand(3, 2, 3, dtype=torch.float64))],
     aten.fractional_max_pool3d_backward.default: [(f(3, 2, 2, 2, 2), volume, [2] * 3, [2] * 3, fraction3[1])],
-    aten.upsample_bilinear2d.vec: [(image, [8, 8], False, None)],
     aten.grid_sampler_2d.default: [(image, f(4, 5, 4, 2) / 3, 0, 0, False)],
     aten.grid_sampler_2d_backward.default: [(f(4, 3, 5, 4), image, f(4, 5, 4, 2) / 3, 0, 0, False, [True, True])],
     aten.grid_sampler_3d.default: [(volume, f(3, 2, 3, 4, 3) / 3, 0, 0, False)],
@@ -274,4 +272,3 @@ SAMPLES: dict = {
 }
 
 SAMPLES = {op: calls for op, calls in SAMPLES.items() if op in RULES}
-__all__ = ["SAMPLES", "partial"]

@@ -91,6 +91,24 @@ def test_a_barrier_says_why():
 
 
 @accumulate(steps=4, lowering="eager")
+def by_name(model, batch):
+    hidden = model[0](batch["x"])
+    scores = model[1:](hidden)
+    loss = (scores / scores.logsumexp(0)).mean() + torch.cdist(hidden, hidden).sum()
+    loss.backward()
+    return loss.detach(), scores
+
+
+def test_variables_and_modules_name_values():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+    report = by_name.explain(model, {"x": torch.randn(12, 4)})
+    values = {value.name for loop in report.loops for value in (*loop.carry, *loop.ys)}
+    assert values >= {"hidden", "scores", "moments in model.2", "grad of model.0.weight"}
+    assert [value.name for value in report.kept] == ["scores"]
+    assert {b.cause for b in report.barriers} >= {"BatchNorm1d needs the finished mean and variance"}
+
+
+@accumulate(steps=4, lowering="eager")
 def contrastive(x, y, weight):
     z = F.normalize(x @ weight, dim=1)
     order = z[:, 0].sort().values

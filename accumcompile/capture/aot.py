@@ -22,7 +22,7 @@ def compile_graph(
     gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, settings: Settings
 ) -> Callable:
     """Compile one graph of a step, whose batch is named by ``batch.symbols``."""
-    naming.name_inputs(gm)
+    naming.name_nodes(gm)
     sink = scalar_sink(gm)
     if sink is None:
         return capture(gm, example_inputs, batch, settings, fused=False)[0]
@@ -89,7 +89,7 @@ def detached(gm: GraphModule, outputs: list[Node]) -> GraphModule:
             return node
         with gm.graph.inserting_before(output):
             new = gm.graph.call_method("detach", (node,))
-        new.meta |= {"example_value": node.meta["example_value"].detach(), naming.CALLED: node.name}
+        new.meta |= {"example_value": node.meta["example_value"].detach(), naming.CALLED: naming.called(node)}
         return new
 
     output.args = torch.fx.map_arg(output.args, cut)

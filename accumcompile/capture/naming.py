@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch.fx import GraphModule, Node
@@ -18,7 +18,7 @@ from torch.fx import GraphModule, Node
 from ..where import user_frame
 from . import dynamo
 
-_NUMBER = re.compile(r"_\d+$")  # sets a variable apart from others of its name
+_ASSIGNED = re.compile(r"(\w+)\s*(?::[^=]+)?=[^=]")  # a line that assigns one variable
 CALLED = "called"  # in the meta of a node of Dynamo's graph: what the user calls it
 
 _SPELLINGS = (
@@ -35,28 +35,24 @@ def of_source(expression: str) -> str:
     return expression
 
 
-def name_inputs(gm: GraphModule) -> None:
-    """Write down the names of a graph's inputs, whose sources Dynamo forgets after the capture."""
+def name_nodes(gm: GraphModule) -> None:
+    """Write down what the user calls the nodes, while Dynamo still knows where the inputs come from."""
     for given in dynamo.inputs(gm):
         given.node.meta[CALLED] = of_source(given.name)
+    frames = {n: user_frame(n.meta.get("stack_trace")) for n in gm.graph.nodes if n.op != "placeholder"}
+    last_of_line = {(f.file, f.line): n for n, f in frames.items() if f is not None and n.op != "output"}
+    for node in last_of_line.values():
+        assigned = _ASSIGNED.match(frames[node].code)
+        if assigned is not None:
+            node.meta[CALLED] = assigned[1]
 
 
 def called(node: Any) -> str:
-    """What the user calls a node of Dynamo's graph."""
-    return node.meta.get(CALLED) or of_value(node.name, node.meta) if isinstance(node, Node) else ""
-
-
-def of_value(variable: str, meta: Mapping[str, Any]) -> str:
-    """The variable that Dynamo named a node after, if it is the user's; else the module whose value it is.
-
-    A variable inside an installed package, such as the ``input`` of ``nn.Sequential``, is none of the user's:
-    it does not stand in the user's line.
-    """
-    frame = user_frame(meta.get("stack_trace"))
-    if frame is not None and re.search(rf"\b{re.escape(_NUMBER.sub('', variable))}\b", frame.code):
-        return variable
-    module = of_module(meta)
-    return f"{module}'s output" if module else variable
+    """What the user calls a node of Dynamo's graph: as it is assigned, or the module whose value it is."""
+    if not isinstance(node, Node):
+        return ""
+    module = of_module(node.meta) if node.op != "placeholder" else ""
+    return node.meta.get(CALLED) or (f"{module}'s output" if module else node.name)
 
 
 def of_module(meta: Mapping[str, Any]) -> str:
@@ -67,16 +63,18 @@ def of_module(meta: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Names:
-    """The names of the inputs and outputs of one graph from Dynamo."""
+    """The names of the values of one graph from Dynamo."""
 
     inputs: Sequence[str] = ()
     outputs: Sequence[str] = ()
+    values: Mapping[str, str] = field(default_factory=dict)  # by the name of Dynamo's node
 
     @classmethod
     def of(cls, gm: GraphModule) -> Names:
-        """The names in a graph whose inputs have been named."""
-        given = gm.graph.find_nodes(op="placeholder")
-        return cls([called(n) for n in given], [called(o) for o in gm.graph.output_node().args[0]])
+        """The names in a graph whose nodes have been named."""
+        given, results = gm.graph.find_nodes(op="placeholder"), gm.graph.output_node().args[0]
+        values = {node.name: called(node) for node in gm.graph.nodes}
+        return cls([called(n) for n in given], [called(o) for o in results], values)
 
     def of_described(self, description: Any) -> str:
         """What AOTAutograd's description of an input or output means; "" where that is nothing to a user.

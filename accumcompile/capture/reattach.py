@@ -87,7 +87,7 @@ class _Reattach(torch.autograd.Function):
         ctx.task, ctx.outputs, ctx.tensors = task, len(outputs), tensors
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*task.release())
-        return tuple(o.view_as(o) for o in outputs)
+        return tuple(o.detach() for o in outputs)  # no views: they may be edited in place
 
     @staticmethod
     def backward(ctx, *gradients):

@@ -19,7 +19,7 @@ from ..placement import Size
 from ..sizes import Batch, expression
 
 Tensors = Sequence[torch.Tensor]
-Choice = tuple[int | None, ...]  # for each tensor, the dimension that is the batch
+Choice = tuple[int | tuple[int, ...] | None, ...]  # for each tensor, its dimensions of batch size
 
 
 @dataclass
@@ -53,8 +53,13 @@ def capture(fn: Callable, tensors: Tensors, choice: Choice, joint: bool = False,
     return Captured(gm, given, *_batch(gm, given))
 
 
-def _fake(mode: FakeTensorMode, x: torch.Tensor, dim: int | None, joint: bool) -> torch.Tensor:
-    dims = [DimDynamic.DYNAMIC if d == dim else DimDynamic.STATIC for d in range(x.dim())]
+def chosen(dims: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    """The dimensions of one tensor that are the batch."""
+    return () if dims is None else (dims,) if isinstance(dims, int) else dims
+
+
+def _fake(mode: FakeTensorMode, x: torch.Tensor, dim: Any, joint: bool) -> torch.Tensor:
+    dims = [DimDynamic.DYNAMIC if d in chosen(dim) else DimDynamic.STATIC for d in range(x.dim())]
     source = x.detach().requires_grad_(joint and differentiable(x))
     return mode.from_tensor(source, symbolic_context=StatelessSymbolicContext(dynamic_sizes=dims))
 

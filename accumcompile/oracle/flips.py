@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 
 from ..rules.rule import Alignment, Facts, Rule
 
 
-def flips(rule: Rule, operands: int) -> Iterator[tuple[str, Rule]]:
-    """Each way to make one claim of ``rule`` wrong, with a name; some are right all the same."""
+def flips(rule: Rule, alignments: Sequence[Alignment]) -> Iterator[tuple[str, Rule]]:
+    """Each way to make one claim of ``rule`` wrong, with a name; some are right all the same.
+
+    ``alignments`` are the rule's on samples: what none of them claims is not worth changing.
+    """
     if rule.whole:
         yield "whole dropped", replace(rule, whole="")
-    yield from _linear(rule, operands)
+    yield from _linear(rule, alignments)
     yield from _words(rule)
-    if rule.reduce is not None:
+    if any(map(_contracts, alignments)):
         yield from ((f"reduces by {op}", _reducing(rule, op)) for op in {"sum", "max", "min"} - {rule.reduce})
     if not rule.moves and not rule.factory:
         yield "moves data only", replace(rule, moves=True)
 
 
-def _linear(rule: Rule, operands: int) -> Iterator[tuple[str, Rule]]:
+def _contracts(found: Alignment) -> bool:
+    """Whether some factor is in an operand and not in every result."""
+    taken = {f for dims in found.operands for dim in dims for f in dim}
+    return any(not taken <= {f for dim in dims for f in dim} for dims in found.results)
+
+
+def _linear(rule: Rule, alignments: Sequence[Alignment]) -> Iterator[tuple[str, Rule]]:
     """Linear in one more operand, or in all together."""
-    groups = [{i} for i in range(operands)] + ([set(range(operands))] if operands > 1 else [])
+    operands = max((len(a.operands) for a in alignments), default=0)
+    groups = [frozenset({i}) for i in range(operands)] + ([frozenset(range(operands))] if operands > 1 else [])
     for group in groups:
-        if group not in rule.linear:
-            yield f"linear in {sorted(group)}", _claiming(rule, frozenset(group))
+        if not all(group in a.linear for a in alignments):
+            yield f"linear in {sorted(group)}", _claiming(rule, group)
 
 
 def _claiming(rule: Rule, group: frozenset[int]) -> Rule:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,11 +11,12 @@ from torch.fx import Node
 
 from ..operands import operands
 from ..placement import Partial
-from ..rules.rule import Rule
+from ..rules.rule import Alignment, Rule
 from ..rules.table import RULES
 from ..testing import rel_diff
-from .capture import Captured, Choice, capture
+from .capture import Captured, Choice, capture, chosen
 from .check import TOLERANCE, alignment_of, linear_differences, parts_of, run_split, scale_of, seeded
+from .flips import flips
 from .samples import Sample, choices, sample_of
 
 
@@ -71,7 +72,7 @@ def _claimed(node: Node, static: Captured) -> Iterator[Choice]:
 
 def _dims(op: Any, call: Sample, claimed: Iterable[Choice]) -> Iterator[str]:
     for choice in dict.fromkeys([*claimed, *choices(call.tensors)]):
-        if len({x.shape[d] for x, d in zip(call.tensors, choice, strict=True) if d is not None} - {1}) != 1:
+        if len({x.shape[d] for x, dims in zip(call.tensors, choice, strict=True) for d in chosen(dims)} - {1}) != 1:
             continue
         try:
             captured = capture(call.run, call.tensors, choice, decompose=False)
@@ -109,7 +110,24 @@ def _sums(node: Node | None, static: Captured) -> Iterator[str]:
 def _maxima(op: Any, call: Sample) -> Iterator[str]:
     """What only moves data keeps the maximum of parts as it keeps their sum."""
     parts = [parts_of(x) for x in call.tensors]
-    runs = [torch.stack([seeded(call.run, p)[0] for p in zip(*parts, strict=True)]).amax(0)]
-    whole = seeded(call.run, [torch.stack(p).amax(0) for p in parts])[0]
-    if not rel_diff(whole, runs[0], scale_of(whole)) < TOLERANCE:
+    runs = zip(*(seeded(call.run, part) for part in zip(*parts, strict=True)), strict=True)
+    whole = seeded(call.run, [torch.stack(part).amax(0) for part in parts])
+    if any(not rel_diff(w, torch.stack(r).amax(0), scale_of(w)) < TOLERANCE for w, r in zip(whole, runs, strict=True)):
         yield f"{op}: does more than move data, {Partial('max')} does not pass"
+
+
+def surviving(op: Any, rule: Rule, samples: Sequence[tuple]) -> Iterator[tuple[str, bool]]:
+    """Each flip of a rule, and whether the samples fail to tell it from a right one."""
+    for name, wrong in flips(rule, list(_alignments(op, samples))):
+        try:
+            yield name, next(counterexamples(op, wrong, samples), None) is None
+        except Exception:  # an index, say, that a wrong claim cut into parts
+            yield name, False
+
+
+def _alignments(op: Any, samples: Iterable[tuple]) -> Iterator[Alignment]:
+    for sample in samples:
+        call = as_sample(op, sample)
+        static = capture(call.run, call.tensors, (None,) * len(call.tensors), decompose=False)
+        found = [alignment_of(n) for n in static.gm.graph.nodes if n.target is op]
+        yield from filter(None, found)

@@ -82,4 +82,6 @@ def choices(tensors: list[torch.Tensor], most: int = 8) -> list[Choice]:
         every.sort(key=lambda c: sum(d is not None for d in c))
         single, joint = [c for c in every if sum(d is not None for d in c) == 1], every[::-1]
         found += dict.fromkeys([*single, *joint[:4]])
+        found.append(tuple(tuple(d for d, s in enumerate(x.shape) if s == size) or None for x in tensors))
+    found = [c for c in found if not all(d is None or isinstance(d, tuple) and len(d) == 1 for d in c)]
     return spread(list(dict.fromkeys(found)), most)

@@ -32,6 +32,7 @@ class Verdict:
     failed: list[str] = field(default_factory=list)  # the compiler raised an error
     possible: int = 0  # placements that hold
     missing: list[str] = field(default_factory=list)  # those of them that the table does not give
+    died: bool = False  # the process ended: nothing is known
     fixed: int = 0  # placements whose size tracing fixes: no batch is left for the table
 
 
@@ -103,6 +104,8 @@ class _Survey:
     def _compare(self, sample: Sample, choice: Choice, found: Captured, outcome, joint: bool) -> None:
         pieces = list(Uneven(found.size))
         drawn = [s.tensors for s in self._redraws(sample)]
+        if any(isinstance(dim, tuple) for dim in choice):
+            return
         held = brute.intersect([brute.sharded(sample.run, t, choice, pieces) for t in drawn])
         results = [o for o in outcome.outputs if isinstance(o, Node)]
         if held is None:

@@ -1,0 +1,74 @@
+"""``python -m accumcompile.oracle``: the table against every operator of ``op_db``; ``--write`` a page of the result."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import signal
+import warnings
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from torch.testing._internal.common_methods_invocations import op_db
+
+from .survey import Verdict, survey
+from .table import markdown, show
+
+SECONDS = 300  # for one operator
+
+
+def main() -> int:
+    """Judge, print, and say by the exit status whether the table is sound."""
+    parser = argparse.ArgumentParser(prog="python -m accumcompile.oracle", description=__doc__)
+    parser.add_argument("operators", nargs="*", help="names in op_db (default: all)")
+    parser.add_argument("--samples", type=int, default=6, help="calls of each operator")
+    parser.add_argument("--choices", type=int, default=6, help="ways to place the batch in one call")
+    parser.add_argument("--part", default="0/1", help="such as 0/2: the first half of the operators")
+    parser.add_argument("--write", type=Path, help="write the result to this file")
+    options = parser.parse_args()
+    _quiet()
+    part, parts = map(int, options.part.split("/"))
+    chosen = [op for op in op_db if not options.operators or op.name in options.operators][part::parts]
+    verdicts = list(_judge(chosen, options.samples, options.choices))
+    show(verdicts)
+    if options.write:
+        options.write.write_text(markdown(verdicts))
+    return int(any(v.unsound or v.failed for v in verdicts))
+
+
+def _quiet() -> None:
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.ERROR)
+
+
+def _judge(operators: list, samples: int, choices: int) -> Iterator[Verdict]:
+    """Each operator in a process of its own: one that is given senseless parts of its input may end it."""
+    survey(next(op for op in op_db if op.name == "addmm"), 1, 1)  # imports once what every process needs
+    for op in operators:
+        yield _apart(op, samples, choices)
+
+
+def _apart(op, samples: int, choices: int) -> Verdict:  # type: ignore[no-untyped-def]
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(theirs, op, samples, choices))
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv()
+    except EOFError:
+        return Verdict(op.name, died=True)
+    finally:
+        process.join()
+
+
+def _send(pipe: Connection, op, samples: int, choices: int) -> None:  # type: ignore[no-untyped-def]
+    signal.alarm(SECONDS)
+    pipe.send(survey(op, samples, choices))
+
+
+raise SystemExit(main())
