@@ -62,9 +62,7 @@ class Called:
     def function(self, node: Node) -> str:
         """The function of the user's that a node is part of, or whose backward it is; else the operator."""
         function = self.functions.get(node) or short(node)
-        gathers = short(node) == "add" and function.startswith(
-            _BACKWARD
-        )  # two gradients of one value, perhaps
+        gathers = short(node) == "add" and function.startswith(_BACKWARD)  # of gradients, perhaps
         return "the backward" if gathers else function
 
     def _name_output(self, node: Node, name: str) -> None:

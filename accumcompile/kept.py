@@ -23,7 +23,7 @@ MUCH = 10  # a tenth of the peak
 def first_run(plan: Plan, gm: GraphModule, settings: Settings) -> Run:
     """The run for which a graph is compiled, with the sizes that its inputs have now."""
     sizes = dict(_hints(gm))
-    batch = sizes[plan.batch]
+    batch = sizes.get(plan.batch, 1)  # a piece without the batch has no such symbol
     return Run(plan, sizes, Split(batch, settings.options.rows(batch, plan.granule)))
 
 

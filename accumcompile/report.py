@@ -141,9 +141,9 @@ class Report:
         micro_batch_size: int | None = None,
         notes: Iterable[str] = (),
     ) -> Report:
-        """A graph that ran several times on batches of one size is one entry."""
+        """A graph that ran several times at one batch size is one entry; one without the batch is none."""
         calls: dict[tuple, list[Run]] = {}
-        for run in runs:
+        for run in (r for r in runs if r.plan.batch in r.sizes):
             calls.setdefault((id(run.plan), run.split, tuple(run.sizes.items())), []).append(run)
         graphs = tuple(Graph.of(same[0], len(same)) for same in calls.values())
         return cls(name, steps, micro_batch_size, graphs, tuple(notes))

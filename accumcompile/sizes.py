@@ -81,6 +81,8 @@ class Batch:
 
     def quotient(self, a: Size, b: Size) -> Size | None:
         """a / b where b divides a for every batch size, else None."""
+        if b == 0:
+            return None
         ratio = sympy.cancel(sympy.sympify(self.polynomial(a)) / self.polynomial(b))
         numerator, denominator = sympy.fraction(ratio)
         whole = denominator == 1 and all(c.is_Integer for c in numerator.as_coefficients_dict().values())

@@ -13,6 +13,9 @@ After::
 
 from __future__ import annotations
 
+import operator
+import sys
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -113,6 +116,18 @@ def _new(position: int, value: float | None):
     return row
 
 
+def _split(emit: Emit, node: Node, args: tuple, kwargs: dict) -> tuple[Node, ...]:
+    """The parts of a split, each a slice: a rule for slices then sees which rows each of them holds."""
+    x, sizes, dim = (*args, *kwargs.values(), 0)[:3]
+    count = len(node.meta["val"])
+    if not isinstance(sizes, (list, tuple)):
+        sizes = [sizes] * count
+    bounds: list[Any] = [0]
+    for size in sizes[:-1]:
+        bounds.append(emit(operator.add, bounds[-1], size) if isinstance(size, Node) else bounds[-1] + size)
+    return tuple(emit(aten.slice.Tensor, x, dim, *ends) for ends in pairwise([*bounds, sys.maxsize]))
+
+
 def _mean(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
     dims = list(range(args[0].meta["val"].dim()))
     return emit(aten.mean.dim, args[0], dims, False, **kwargs)
@@ -164,6 +179,8 @@ _TABLE = {
         aten.full.default, args[0], 1, dtype=node.meta["val"].dtype, device=node.meta["val"].device
     ),
     aten.mean.default: _mean,
+    aten.split.Tensor: _split,
+    aten.split_with_sizes.default: _split,
     aten.detach.default: _identity,
     aten.alias.default: _identity,
     aten.lift_fresh_copy.default: _identity,

@@ -52,7 +52,7 @@ def _emitter(graph: Graph, origin: Node) -> Emit:
             if key in origin.meta:
                 node.meta[key] = origin.meta[key]
         values = tree_map_only(Node, lambda n: n.meta["val"], (args, kwargs))
-        with _fake_mode(values):
+        with _fake_mode((values, origin.meta.get("val"))):
             node.meta["val"] = target(*values[0], **values[1])
         return node
 

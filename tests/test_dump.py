@@ -133,7 +133,7 @@ def test_a_call_that_compiled_is_reported(tmp_path):
     assert not (tmp_path / "report.txt").exists()
     with reported(settings):
         dumper_of(settings).graph("fused").write("captured", "text")
-        settings.journal.ran(PLAN, {}, Split(4, 2))
+        settings.journal.ran(PLAN, {PLAN.batch: 4}, Split(4, 2))
     assert "train_step: steps=2 asked for; a batch of 4 ran as 2" in (tmp_path / "report.txt").read_text()
 
 

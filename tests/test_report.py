@@ -6,7 +6,7 @@ import expecttest
 import sympy
 import torch
 
-from accumcompile.capture.journal import Journal
+from accumcompile.capture.journal import Journal, Run
 from accumcompile.loop import Split
 from accumcompile.memory import Made, Step
 from accumcompile.plan import BarrierFact, LoopFact, Plan, ValueFact
@@ -131,6 +131,10 @@ def test_both_numbers():
     assert [loop.micro_batch_size for loop in report.loops] == [2, 9, 2]
     assert report.graphs[1].micro_batches == (2, 2, 2, 2, 1)
     assert report_of(micro_batch_size=3, rows=3).steps is None
+
+
+def test_a_graph_without_the_batch_is_not_listed():
+    assert Report.of([Run(teacher, {}, Split(1, 1))]).graphs == ()
 
 
 def test_a_graph_that_ran_twice_is_counted_once():

@@ -153,25 +153,29 @@ class Kept:
 
     def scale(self) -> Callable[[list], list]:
         """The backward call: gradients times the tangent."""
-        positions = [None if g is None else self.distinct.index(g) for g in self.gradients]
-        last = {position: i for i, position in enumerate(positions)}
+        return scaling([None if g is None else self.distinct.index(g) for g in self.gradients])
 
-        def backward(arguments: list) -> list:
-            *kept, tangent = arguments
-            arguments.clear()
-            in_place = not aot_api.keeps_graph()
-            given: list = []
-            for i, position in enumerate(positions):
-                if position is None:
-                    given.append(None)
-                elif in_place and last[position] == i:
-                    given.append(kept[position].mul_(tangent))
-                else:
-                    given.append(kept[position] * tangent)
-            return given
 
-        backward._boxed_call = True
-        return backward
+def scaling(positions: Sequence[int | None]) -> Callable[[list], list]:
+    """A boxed callable that multiplies kept gradients, named by their positions, by the tangent that comes last."""
+    last = {position: i for i, position in enumerate(positions)}
+
+    def backward(arguments: list) -> list:
+        *kept, tangent = arguments
+        arguments.clear()
+        in_place = not aot_api.keeps_graph()
+        given: list = []
+        for i, position in enumerate(positions):
+            if position is None:
+                given.append(None)
+            elif in_place and last[position] == i:
+                given.append(kept[position].mul_(tangent))
+            else:
+                given.append(kept[position] * tangent)
+        return given
+
+    backward._boxed_call = True
+    return backward
 
 
 def _placeholders_first(graph: Graph) -> Graph:

@@ -134,13 +134,16 @@ def shape(value: Any) -> tuple[Size, ...] | None:
     return tuple(expression(s) for s in value.shape) if isinstance(value, torch.Tensor) else None
 
 
-def linear_differences(node: Node, args: tuple, kwargs: dict) -> dict[frozenset[int], float]:
-    """For each set of operands in which a node's rule is linear, how far the sum of the parts is from the whole."""
-    found = alignment_of(node)
-    taken = operands(node)
+def linear_differences(node: Node, args: tuple, kwargs: dict, jointly: bool = False) -> dict[frozenset[int], float]:
+    """For each set of operands in which a node's rule is linear, how far the sum of the parts is from the whole.
+
+    ``jointly`` adds the set of all.
+    """
+    found, taken = alignment_of(node), operands(node)
+    groups = {*(found.linear if found else ()), *([frozenset(range(len(taken)))] if jointly else [])}
     return {
         group: _joint(node, args, kwargs, [taken[i].path for i in group if i < len(taken) and not taken[i].absent])
-        for group in (found.linear if found else ())
+        for group in groups
         if group and all(i >= len(taken) or taken[i].absent or taken[i].node is not None for i in group)
     }
 

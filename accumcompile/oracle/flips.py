@@ -8,6 +8,8 @@ from itertools import combinations
 
 from ..rules.rule import Alignment, Facts, Rule
 
+_OTHERS = {"sum": ("max", "min"), "max": ("min",), "min": ("max",)}  # a sum needs linearity as well
+
 
 def flips(rule: Rule, alignments: Sequence[Alignment]) -> Iterator[tuple[str, Rule]]:
     """Each way to make one claim of ``rule`` wrong, with a name; some are right all the same.
@@ -18,8 +20,8 @@ def flips(rule: Rule, alignments: Sequence[Alignment]) -> Iterator[tuple[str, Ru
         yield "whole dropped", replace(rule, whole="")
     yield from _linear(rule, alignments)
     yield from _words(rule)
-    if any(map(_contracts, alignments)):
-        yield from ((f"reduces by {op}", _reducing(rule, op)) for op in {"sum", "max", "min"} - {rule.reduce})
+    if rule.reduce in _OTHERS and any(map(_contracts, alignments)):
+        yield from ((f"reduces by {op}", _reducing(rule, op)) for op in _OTHERS[rule.reduce])
     if not rule.moves and not rule.factory:
         yield "moves data only", replace(rule, moves=True)
 

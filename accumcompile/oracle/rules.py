@@ -100,10 +100,11 @@ def _sums(node: Node | None, static: Captured) -> Iterator[str]:
         if other.op == "call_function":
             values[other] = other.target(*torch.fx.map_arg(other.args, values.get), **torch.fx.map_arg(other.kwargs, values.get))
     args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: values[n])
-    for group, difference in linear_differences(node, args, kwargs).items():
+    moves = RULES[node.target].moves and alignment_of(node) is not None
+    for group, difference in linear_differences(node, args, kwargs, jointly=moves).items():
         if not difference < TOLERANCE:
             yield f"{node.target}: not linear in {sorted(group)}, off by {difference:.1e}"
-    if RULES[node.target].moves and alignment_of(node) is not None:
+    if moves:
         yield from _maxima(node.target, as_sample(node.target, (*args, dict(kwargs))))
 
 

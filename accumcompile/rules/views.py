@@ -185,7 +185,7 @@ def along_many(position: int, name: str = "dims"):
     def align(facts: Facts) -> Alignment | None:
         dims = facts.argument(position, name)
         rank = len(facts.shapes[0])
-        mixed = {d % rank for d in dims} if dims else set(range(rank))
+        mixed = {d % max(rank, 1) for d in dims} if dims else set(range(rank))
         names = ["_" if i in mixed else f"d{i}" for i in range(rank)]
         return align_dims(facts, [names], [names] * len(facts.results))
 
@@ -211,7 +211,7 @@ def factory(facts: Facts) -> Alignment | None:
 def unfold(facts: Facts) -> Alignment | None:
     """Windows along one dimension."""
     rank = len(facts.shapes[0])
-    dim = facts.argument(1, "dimension") % rank
+    dim = facts.argument(1, "dimension") % max(rank, 1)
     names = ["_" if i == dim else f"d{i}" for i in range(rank)]
     return align_dims(facts, [names], [[*names, "_"]])
 
