@@ -37,7 +37,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/run.py
 
 oracle: $(READY)
-	$(BIN)/python -m accumcompile.oracle --write docs/coverage_ops.md
+	$(BIN)/python -m accumcompile.oracle --samples 3 --choices 4 --write docs/coverage_ops.md
 
 # Types are checked on an installed copy, the only place where passes/ is accumcompile.passes.
 lint: $(READY)

@@ -85,15 +85,15 @@ def state(module: torch.nn.Module) -> dict[str, Value]:
 def check_rule(op: Any, rule: Any, samples: Iterable[tuple]) -> None:
     """Prove a row of the table on samples of its operator, or raise an AssertionError with what is wrong.
 
-    For every sample, each dimension that can be the batch is cut into uneven micro-batches, and each set of operands
-    in which the rule claims to be linear is given as the parts of a sum: what the rule makes of the pieces must be
-    the operator's own result.
+    For every sample, each dimension that can be the batch is cut into uneven micro-batches, and each set of
+    operands in which the rule claims to be linear is given as the parts of a sum: what the rule makes of the
+    pieces must be the operator's own result.
 
     Args:
         op: the operator, such as ``torch.ops.mylib.norm.default``.
         rule: its ``accumcompile.rules.rule.Rule``.
-        samples: calls, each a tuple of arguments, named ones last in a dict. A function in front of the arguments is
-            called in the operator's place: for an argument that holds a size, such as ``x.shape[0]``.
+        samples: calls, each a tuple of arguments, named ones last in a dict. A function in front of the
+            arguments is called in the operator's place: for one that holds a size, such as ``x.shape[0]``.
     """
     from .oracle.rules import counterexamples
 

@@ -68,7 +68,7 @@ def same(
     by: Callable[..., tuple[Any, Settings]] = decorated,
     **options: Any,
 ) -> Ran:
-    """``step(*given, *batch)``, once for each of ``sizes``: all that anybody could see equals the full batch's.
+    """``step(*given, *batch)``, once for each of ``sizes``: all that can be seen equals the full batch's.
 
     ``given`` are models and optimizers; the plain step works on copies of them.
     """

@@ -1,7 +1,7 @@
 """Samples for every row of the table: calls on which each claim of the row is tried.
 
-A row is an operator and its calls. A call is a tuple of arguments, named ones last in a dict; a function in front of
-them stands for the operator where an argument holds a size.
+A row is an operator and its calls. A call is a tuple of arguments, named ones last in a dict; a function in
+front of them stands for the operator where an argument holds a size.
 """
 
 from __future__ import annotations
@@ -60,8 +60,12 @@ pooled = aten.max_pool2d_with_indices.default(image, [2, 2])
 adaptive = aten.adaptive_max_pool2d.default(image, [2, 2])
 adaptive3 = aten.adaptive_max_pool3d.default(volume, [2, 2, 2])
 pooled3 = aten.max_pool3d_with_indices.default(volume, [2, 2, 2])
-fraction = aten.fractional_max_pool2d.default(image, [2, 2], [3, 3], torch.rand(4, 3, 2, dtype=torch.float64, generator=_draw))
-fraction3 = aten.fractional_max_pool3d.default(volume, [2, 2, 2], [2, 2, 2], torch.rand(3, 2, 3, dtype=torch.float64, generator=_draw))
+fraction = aten.fractional_max_pool2d.default(
+    image, [2, 2], [3, 3], torch.rand(4, 3, 2, dtype=torch.float64, generator=_draw)
+)
+fraction3 = aten.fractional_max_pool3d.default(
+    volume, [2, 2, 2], [2, 2, 2], torch.rand(3, 2, 3, dtype=torch.float64, generator=_draw)
+)
 lu, pivots, _ = torch.linalg.lu_factor_ex(spd(4, 3, 3))
 ld, swaps, _ = torch.linalg.ldl_factor_ex(spd(4, 3, 3))
 householder = torch.geqrf(f(4, 5, 3))
@@ -70,9 +74,16 @@ SAMPLES: dict = {
     # pointwise
     **dict.fromkeys([aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor], pair),
     **dict.fromkeys([aten.mul.Scalar, aten.div.Scalar], scalar),
-    **dict.fromkeys([getattr(aten, o).Tensor for o in ("eq", "ne", "ge", "gt", "le", "lt")], [(n(3, 4, 3).double(), n(3, 4, 3).double())]),
-    **dict.fromkeys([getattr(aten, o).Scalar for o in ("eq", "ne", "ge", "gt", "le", "lt")], [(n(3, 4, 3).double(), 1)]),
-    **dict.fromkeys([getattr(aten, o).default for o in ("neg", "floor", "ceil", "round", "trunc", "sign")], one),
+    **dict.fromkeys(
+        [getattr(aten, o).Tensor for o in ("eq", "ne", "ge", "gt", "le", "lt")],
+        [(n(3, 4, 3).double(), n(3, 4, 3).double())],
+    ),
+    **dict.fromkeys(
+        [getattr(aten, o).Scalar for o in ("eq", "ne", "ge", "gt", "le", "lt")], [(n(3, 4, 3).double(), 1)]
+    ),
+    **dict.fromkeys(
+        [getattr(aten, o).default for o in ("neg", "floor", "ceil", "round", "trunc", "sign")], one
+    ),
     **dict.fromkeys([getattr(aten, o).default for o in ("clone", "alias", "detach")], one),
     aten.heaviside.default: pair,
     aten.where.self: [(b(4, 3), f(4, 3), f(4, 3)), (b(4, 1), f(4, 3), f(3))],
@@ -87,7 +98,10 @@ SAMPLES: dict = {
     aten.view_as_real.default: [(c(4, 3),)],
     aten.view_as_complex.default: [(f(4, 3, 2),)],
     # data movement
-    aten.view.default: [(f(4, 6), [4, 2, 3]), *((sized(aten.view.default, *t), f(4, 6)) for t in ([6], [3, 2], [1, 6]))]
+    aten.view.default: [
+        (f(4, 6), [4, 2, 3]),
+        *((sized(aten.view.default, *t), f(4, 6)) for t in ([6], [3, 2], [1, 6])),
+    ]
     + [(lambda x: aten.view.default(x, [x.shape[0] * 3, 2]), f(4, 6))]
     + [(lambda x: aten.view.default(x, [3, x.shape[1] * 2]), f(3, 4, 2))]
     + [(lambda x: aten.view.default(x, [x.shape[0] // 2, 4]), f(8, 2))]
@@ -95,13 +109,16 @@ SAMPLES: dict = {
     aten.expand.default: [(f(4, 1), [4, 3]), (sized(aten.expand.default, 3), f(4, 1))],
     aten.permute.default: [(f(4, 3, 2), [2, 0, 1])],
     aten.slice.Tensor: [(f(4, 6), 1, 2, 5), (f(4, 6), 1, 0, 6), (f(4, 6), 0, 1, 3), (f(4, 6), 1, 0, 6, 2)]
-    + [(lambda x: aten.slice.Tensor(aten.cat.default([x, x + 1], 0), 0, x.shape[0], 2 * x.shape[0]), f(4, 3))],
+    + [
+        (lambda x: aten.slice.Tensor(aten.cat.default([x, x + 1], 0), 0, x.shape[0], 2 * x.shape[0]), f(4, 3))
+    ],
     aten.select.int: [(f(4, 3), 1, 1), (f(4, 3), 0, -1)],
     aten.cat.default: [([f(4, 3), f(4, 2)], 1), ([f(4, 3), f(4, 3)], 0), ([f(4, 3), f(4, 3)], -1)],
     aten.flip.default: [(f(4, 3), [0]), (f(4, 3), [0, 1])],
     prims.rev.default: [(f(4, 3), [0]), (f(4, 3), [0, 1])],
     aten.roll.default: [(f(4, 3), [1], [0]), (f(4, 3), [1], [1]), (f(4, 3), [1])],
     aten.repeat.default: [(f(4, 3), [2, 3]), (f(4, 3), [2, 1, 1])],
+    aten.as_strided.default: [(f(4, 3), [2, 3], [3, 1], 3)],
     aten.unbind.int: [(f(4, 3), 1), (f(4, 3), 0)],
     aten.constant_pad_nd.default: [(f(4, 3), [1, 1]), (f(4, 3), [0, 0, 1, 0]), (f(4, 3), [1, 1], 2.0)],
     aten.slice_scatter.default: [(f(4, 3), f(4, 1), 1, 1, 2)],
@@ -113,15 +130,31 @@ SAMPLES: dict = {
     aten.unfold.default: [(f(4, 6), 1, 2, 1)],
     # factories
     aten.full.default: [(lambda x: x + aten.full.default([x.shape[0], 3], 2.0, dtype=x.dtype), f(4, 3))],
-    aten.empty.memory_format: [(lambda x: x + 0 * aten.empty.memory_format([x.shape[0], 3], dtype=x.dtype).zero_(), f(4, 3))],
+    aten.empty.memory_format: [
+        (lambda x: x + 0 * aten.empty.memory_format([x.shape[0], 3], dtype=x.dtype).zero_(), f(4, 3))
+    ],
     aten.scalar_tensor.default: [(lambda x: x + aten.scalar_tensor.default(2.0, dtype=x.dtype), f(4, 3))],
     prims.iota.default: [
-        (lambda x, step: x + prims.iota.default(x.shape[0], start=2, step=step, dtype=torch.int64, device="cpu", requires_grad=False), f(5), 3)
+        (
+            lambda x, step: (
+                x
+                + prims.iota.default(
+                    x.shape[0], start=2, step=step, dtype=torch.int64, device="cpu", requires_grad=False
+                )
+            ),
+            f(5),
+            3,
+        )
     ],
     # reductions
     **dict.fromkeys([getattr(aten, o).default for o in ("sum", "max", "min")], one),
-    **dict.fromkeys([aten.any.default, aten.all.default], [(torch.eye(4, 3).bool(),), (torch.arange(4) > 2,), (torch.arange(4) < 2,)]),
-    **dict.fromkeys([aten.sum.dim_IntList, aten.mean.dim], [(f(4, 3), [1]), (f(4, 3), [0], True), (f(4, 3, 2), [0, 2])]),
+    **dict.fromkeys(
+        [aten.any.default, aten.all.default],
+        [(torch.eye(4, 3).bool(),), (torch.arange(4) > 2,), (torch.arange(4) < 2,)],
+    ),
+    **dict.fromkeys(
+        [aten.sum.dim_IntList, aten.mean.dim], [(f(4, 3), [1]), (f(4, 3), [0], True), (f(4, 3, 2), [0, 2])]
+    ),
     **dict.fromkeys([aten.amax.default, aten.amin.default], [(f(4, 3), [1]), (f(4, 3), [0], True)]),
     aten.any.dims: [(b(4, 3), [1]), (torch.eye(4, 3).bool(), [0], True)],
     **dict.fromkeys(
@@ -134,11 +167,19 @@ SAMPLES: dict = {
     **dict.fromkeys([aten.var.correction, aten.var_mean.correction], [(f(4, 3), [1], {"correction": 1})]),
     # along one dimension
     **dict.fromkeys(
-        [aten.cumsum.default, aten.cumprod.default, aten.logcumsumexp.default, aten.cummax.default, aten.cummin.default]
+        [
+            aten.cumsum.default,
+            aten.cumprod.default,
+            aten.logcumsumexp.default,
+            aten.cummax.default,
+            aten.cummin.default,
+        ]
         + [aten.sort.default],
         [(f(4, 3), 1), (f(4, 3), 0)],
     ),
-    **dict.fromkeys([aten._softmax.default, aten._log_softmax.default], [(f(4, 3), 1, False), (f(4, 3), 0, False)]),
+    **dict.fromkeys(
+        [aten._softmax.default, aten._log_softmax.default], [(f(4, 3), 1, False), (f(4, 3), 0, False)]
+    ),
     aten.sort.stable: [(f(4, 3), {"stable": True, "dim": 1})],
     aten.topk.default: [(f(4, 3), 2, 1)],
     aten.glu.default: [(f(4, 6), 1)],
@@ -160,7 +201,19 @@ SAMPLES: dict = {
         (f(4, 2, 6), f(2, 3, 3), None, [2], [0], [1], True, [0], 1),
     ],
     aten.convolution_backward.default: [
-        (f(4, 3, 5, 5), f(4, 2, 5, 5), f(3, 2, 3, 3), [3], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True] * 3)
+        (
+            f(4, 3, 5, 5),
+            f(4, 2, 5, 5),
+            f(3, 2, 3, 3),
+            [3],
+            [1, 1],
+            [1, 1],
+            [1, 1],
+            False,
+            [0, 0],
+            1,
+            [True] * 3,
+        )
     ],
     # indexing
     aten.embedding.default: [(f(5, 3), n(5, 4)), (f(5, 3), n(5, 4, 2))],
@@ -168,13 +221,25 @@ SAMPLES: dict = {
     aten.index_select.default: [(f(4, 5), 1, n(5, 3)), (f(4, 5), 0, n(4, 3))],
     **dict.fromkeys(
         [aten.index.Tensor, aten._unsafe_index.Tensor],
-        [(f(4, 5), [n(4, 3)]), (f(4, 5), [None, n(5, 3)]), (f(4, 5, 3), [n(4, 6), None, n(3, 6)]), (f(4, 5), [n(4, 6, 1), n(5, 2)])],
+        [
+            (f(4, 5), [n(4, 3)]),
+            (f(4, 5), [None, n(5, 3)]),
+            (f(4, 5, 3), [n(4, 6), None, n(3, 6)]),
+            (f(4, 5), [n(4, 6, 1), n(5, 2)]),
+        ],
     ),
     **dict.fromkeys(
         [aten.index_put.default, aten._unsafe_index_put.default],
-        [(f(4, 5), [n(4, 3)], f(3, 5), True), (f(4, 5), [None, n(5, 3)], f(4, 3), True), (f(4, 5), [None, torch.tensor([1, 3])], f(4, 2))],
+        [
+            (f(4, 5), [n(4, 3)], f(3, 5), True),
+            (f(4, 5), [None, n(5, 3)], f(4, 3), True),
+            (f(4, 5), [None, torch.tensor([1, 3])], f(4, 2)),
+        ],
     ),
-    aten._unsafe_masked_index.default: [(f(4, 5), b(4, 3), [None, n(5, 3)], 0.0), (f(4, 5), b(4, 3), [None, n(5, 3)], 1.0)],
+    aten._unsafe_masked_index.default: [
+        (f(4, 5), b(4, 3), [None, n(5, 3)], 0.0),
+        (f(4, 5), b(4, 3), [None, n(5, 3)], 1.0),
+    ],
     aten._unsafe_masked_index_put_accumulate.default: [(f(4, 5), b(4, 3), [None, n(5, 3)], f(4, 3))],
     aten.scatter.value: [(f(4, 5), 1, n(5, 4, 2), 2.0), (f(4, 5), 0, n(4, 2, 5), 2.0)],
     aten.scatter.src: [(f(4, 5), 1, torch.tensor([[0, 2]] * 4), f(4, 2))],
@@ -199,7 +264,9 @@ SAMPLES: dict = {
     aten.adaptive_max_pool3d.default: [(volume, [2, 2, 2])],
     aten.adaptive_max_pool3d_backward.default: [(f(3, 2, 2, 2, 2), volume, adaptive3[1])],
     aten.avg_pool3d.default: [(volume, [2, 2, 2])],
-    aten.avg_pool3d_backward.default: [(f(3, 2, 2, 2, 2), volume, [2] * 3, [2] * 3, [0] * 3, False, True, None)],
+    aten.avg_pool3d_backward.default: [
+        (f(3, 2, 2, 2, 2), volume, [2] * 3, [2] * 3, [0] * 3, False, True, None)
+    ],
     aten._adaptive_avg_pool3d.default: [(volume, [2, 2, 2])],
     aten._adaptive_avg_pool3d_backward.default: [(f(3, 2, 2, 2, 2), volume)],
     aten.max_pool3d_with_indices.default: [(volume, [2, 2, 2])],
@@ -208,22 +275,33 @@ SAMPLES: dict = {
     ],
     aten.fractional_max_pool2d.default: [(image, [2, 2], [3, 3], torch.rand(4, 3, 2, dtype=torch.float64))],
     aten.fractional_max_pool2d_backward.default: [(f(4, 3, 3, 3), image, [2, 2], [3, 3], fraction[1])],
-    aten.fractional_max_pool3d.default: [(volume, [2] * 3, [2] * 3, torch.rand(3, 2, 3, dtype=torch.float64))],
+    aten.fractional_max_pool3d.default: [
+        (volume, [2] * 3, [2] * 3, torch.rand(3, 2, 3, dtype=torch.float64))
+    ],
     aten.fractional_max_pool3d_backward.default: [(f(3, 2, 2, 2, 2), volume, [2] * 3, [2] * 3, fraction3[1])],
     aten.grid_sampler_2d.default: [(image, f(4, 5, 4, 2) / 3, 0, 0, False)],
-    aten.grid_sampler_2d_backward.default: [(f(4, 3, 5, 4), image, f(4, 5, 4, 2) / 3, 0, 0, False, [True, True])],
+    aten.grid_sampler_2d_backward.default: [
+        (f(4, 3, 5, 4), image, f(4, 5, 4, 2) / 3, 0, 0, False, [True, True])
+    ],
     aten.grid_sampler_3d.default: [(volume, f(3, 2, 3, 4, 3) / 3, 0, 0, False)],
     aten.grid_sampler_3d_backward.default: [
         (f(3, 2, 2, 3, 4), volume, f(3, 2, 3, 4, 3) / 3, 0, 0, False, [True, True])
     ],
     **{
-        getattr(aten, f"{kind}_pad{rank}d_backward").default: [(f(4, *[6] * (rank + 1)), f(4, 6, *[4] * rank), [1] * 2 * rank)]
+        getattr(aten, f"{kind}_pad{rank}d_backward").default: [
+            (f(4, *[6] * (rank + 1)), f(4, 6, *[4] * rank), [1] * 2 * rank)
+        ]
         for kind in ("reflection", "replication")
         for rank in (1, 2, 3)
     },
     **{
         op: [
-            (lambda x, size, old, op=op, rest=rest: op(x, size, [x.shape[0], *old], *rest), f(4, 3, *[8] * rank), [8] * rank, [3, *[4] * rank])
+            (
+                lambda x, size, old, op=op, rest=rest: op(x, size, [x.shape[0], *old], *rest),
+                f(4, 3, *[8] * rank),
+                [8] * rank,
+                [3, *[4] * rank],
+            )
         ]
         for op, rank, rest in [
             (aten.upsample_bilinear2d_backward.default, 2, [False]),
@@ -241,16 +319,28 @@ SAMPLES: dict = {
     aten._upsample_bicubic2d_aa.default: [(image, [8, 8], False)],
     # matrices
     **dict.fromkeys(
-        [aten.linalg_inv_ex.default, aten.linalg_matrix_exp.default, aten._linalg_svd.default, aten.linalg_eig.default]
+        [
+            aten.linalg_inv_ex.default,
+            aten.linalg_matrix_exp.default,
+            aten._linalg_svd.default,
+            aten.linalg_eig.default,
+        ]
         + [aten.linalg_qr.default, aten.geqrf.default, aten._linalg_det.default, aten._linalg_slogdet.default]
         + [aten.linalg_lu.default, aten.linalg_lu_factor_ex.default],
         matrices,
     ),
     **dict.fromkeys(
-        [aten.cholesky.default, aten.linalg_cholesky_ex.default, aten._linalg_eigh.default, aten.linalg_ldl_factor_ex.default],
+        [
+            aten.cholesky.default,
+            aten.linalg_cholesky_ex.default,
+            aten._linalg_eigh.default,
+            aten.linalg_ldl_factor_ex.default,
+        ],
         [(spd(5, 3, 3),)],
     ),
-    aten.linalg_pinv.atol_rtol_tensor: [(f(5, 4, 3), {"atol": torch.zeros(5).double(), "rtol": torch.zeros(5).double()})],
+    aten.linalg_pinv.atol_rtol_tensor: [
+        (f(5, 4, 3), {"atol": torch.zeros(5).double(), "rtol": torch.zeros(5).double()})
+    ],
     aten.cholesky_inverse.default: [(spd(5, 3, 3).cholesky(),)],
     aten.cholesky_solve.default: [(f(5, 3, 4), spd(5, 3, 3).cholesky())],
     aten.linalg_solve_triangular.default: [

@@ -39,7 +39,7 @@ def unchanged(model):
 
 @pytest.mark.parametrize("call", ["first", "later"])
 def test_a_bad_label(call):
-    """A label out of range in the last micro-batch, without a compiler: an IndexError, and nothing has changed."""
+    """A label out of range in the last micro-batch, without a compiler: an exception, and nothing else."""
     ours, _ = decorated(small.plain)
     model = model_of()
     x, y = small.data(12)
@@ -114,7 +114,7 @@ def test_a_two_pass_backward_that_is_interrupted(monkeypatch):
 
 
 def test_explaining_changes_nothing_that_can_be_captured():
-    """``explain`` before the first call: no capture is lost, no mark is left, and the step then runs as ever."""
+    """``explain`` before the first call: nothing changes, no mark is left, and the step then runs as ever."""
     ours, settings = decorated(small.plain)
     model, reference = small.net(), small.net()
     x, y = small.data(12)

@@ -1,14 +1,12 @@
-"""What a captured step may look like: breaks, several models, several batches, and how it is reached."""
+"""What a captured step may look like: breaks, several models and batches, parts without gradients."""
 
 import pytest
 import small
 import torch
-from capturing import by_name, decorated, frames, same, sgd
+from capturing import by_name, decorated, same, sgd
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-
-from accumcompile.lowering import inductor_api
 
 WAYS = pytest.mark.parametrize("by", [decorated, by_name], ids=["decorator", "backend"])
 
@@ -21,15 +19,17 @@ def _fresh():
 # Frames resumed after a break
 
 
-@pytest.mark.parametrize("breaks", [lambda loss: print(end=""), lambda loss: loss.item()], ids=["print", "item"])
+@pytest.mark.parametrize(
+    "read", [lambda loss: print(end=""), lambda loss: loss.item()], ids=["print", "item"]
+)
 @WAYS
-def test_a_loss_that_is_read_before_its_backward(breaks, by):
+def test_a_loss_that_is_read_before_its_backward(read, by):
     """``print`` or ``loss.item()`` for the log: the graph ends there, with the loss, and is fused."""
 
     def step(model, optimizer, x, y):
         optimizer.zero_grad()
         loss = F.cross_entropy(model(x), y)
-        breaks(loss.detach())
+        read(loss.detach())
         loss.backward()
         optimizer.step()
         return loss.detach()
@@ -94,6 +94,19 @@ def test_two_models_two_optimizers_two_backward_calls(by):
     critic = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)).double()
     ran = same(step, generator, critic, sgd(generator), sgd(critic), by=by)
     assert ran.roads.count("fused") == 4 and not ran.gathered
+
+
+def test_two_batches_in_one_forward_pass():
+    """Chosen and rejected, concatenated, and separated again by ``chunk``: one loop, nothing gathered."""
+
+    def step(model, x, y):
+        chosen, rejected = model(torch.cat([x, -x])).chunk(2)
+        loss = F.softplus(rejected - chosen).mean()
+        loss.backward()
+        return loss.detach()
+
+    ran = same(step, small.net())
+    assert ran.roads == ["fused", "fused"] and not ran.gathered
 
 
 def test_several_tensors_of_the_batch_marked_one_by_one():
@@ -211,88 +224,3 @@ def test_labels_edited_in_place():
         return loss.detach(), y
 
     assert same(step, small.net()).roads == ["fused", "fused"]
-
-
-# What is captured once
-
-
-def test_ten_steps_are_captured_once():
-    """``.grad`` is None, then a tensor; a scheduler moves the learning rate: one capture for all ten steps."""
-
-    def step(model, optimizer, scheduler, x, y):
-        optimizer.zero_grad()
-        loss = small.plain(model, x, y)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-        return loss
-
-    model = small.net()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
-    ours, settings = decorated(step)
-    ours(model, optimizer, scheduler, *small.data(12))
-    before = frames()
-    with settings.journal.recording() as runs:
-        for seed in range(9):
-            ours(model, optimizer, scheduler, *small.data(12, seed))
-    assert frames() == before and len({id(run.plan) for run in runs}) == 1
-
-
-@pytest.mark.inductor
-def test_a_new_batch_size_compiles_nothing(monkeypatch):
-    """Micro-batches and tails of the same sizes run the same compiled bodies, whatever the batch."""
-    compiled = []
-    compile_graph = inductor_api.compile_graph
-    monkeypatch.setattr(inductor_api, "compile_graph", lambda *a: compiled.append(a) or compile_graph(*a))
-
-    def step(model, x, y):
-        loss = (model(x) - y.unsqueeze(1)).square().mean()
-        loss.backward()
-        return loss.detach()
-
-    ours, _ = decorated(step, steps=None, micro_batch_size=4, lowering="inductor")
-    model, reference = small.net(), small.net()
-    counts = []
-    for size in (10, 14, 18, 10, 22):
-        step(reference, *small.data(size))
-        ours(model, *small.data(size))
-        counts.append((len(compiled), frames()))
-    assert len(set(counts)) == 1
-    for a, b in zip(model.parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad)
-
-
-# Where the model comes from
-
-MODEL = small.net()
-
-
-def uses_a_global(x, y):
-    return small.plain(MODEL, x, y)
-
-
-class Holder:
-    def __init__(self):
-        self.model = small.net()
-
-    def step(self, x, y):
-        return small.plain(self.model, x, y)
-
-
-def closure():
-    model = small.net()
-    return lambda x, y: small.plain(model, x, y)
-
-
-@pytest.mark.parametrize("step", [uses_a_global, Holder().step, closure()], ids=["global", "self", "closure"])
-@WAYS
-def test_where_the_model_comes_from(step, by):
-    """A global, an attribute of self, a closure: the batch is what the step is called with."""
-    ours, settings = by(step)
-    reference = small.net()
-    for size in (12, 7):
-        expected = small.plain(reference, *small.data(size))
-        with settings.journal.recording() as runs:
-            torch.testing.assert_close(ours(*small.data(size)), expected)
-        assert [(run.plan.road, run.split.batch) for run in runs] == [("fused", size)]

@@ -46,6 +46,7 @@ def test_logits_are_differentiated_after_the_loss(compiled):
     ran = same(both_differentiated, small.net())
     assert [ran.roads.count(road) for road in ("fused", "forward", "backward")] == [4, 2, 2]
     assert [compiled.count(road) for road in ("fused", "forward", "backward")] == [2, 1, 1]
+    assert {run.split.batch for run in ran.runs} == {12, 7}  # the second forward is split as well
 
 
 def test_logits_are_differentiated_before_the_loss():
@@ -141,6 +142,20 @@ def test_buffers_are_updated_once():
     torch.manual_seed(0)
     ran = same(both_differentiated, Normed())
     assert ran.given[0].norm.num_batches_tracked == 2
+
+
+def test_live_logits_may_be_edited_in_place():
+    """After the backward the logits are the user's own: metrics that edit them work as in eager."""
+
+    def step(model, x, y):
+        logits = model(x)
+        loss = F.cross_entropy(logits, y)
+        loss.backward()
+        with torch.no_grad():
+            logits[logits < 0] = 0
+        return loss.detach(), logits.clamp_(max=1).detach()
+
+    same(step, small.net())
 
 
 def test_inputs_edited_before_the_backward_are_refused():

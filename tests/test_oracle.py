@@ -1,4 +1,4 @@
-"""The oracle on a fixed sample of torch's operators: nothing unsound; and the oracle itself, on rules made wrong."""
+"""The oracle on a fixed sample of operators: nothing unsound; and the oracle itself, on rules made wrong."""
 
 import logging
 
@@ -19,10 +19,30 @@ aten = torch.ops.aten
 
 FAST = ["addmm", "cumsum", "index_select", "softmax", "std", "nn.functional.layer_norm"]
 FIXED = [
-    *("amax", "bmm", "cat", "cdist", "diff", "gather", "index_put", "linalg.det", "logsumexp", "matmul", "mean"),
+    *(
+        "amax",
+        "bmm",
+        "cat",
+        "cdist",
+        "diff",
+        "gather",
+        "index_put",
+        "linalg.det",
+        "logsumexp",
+        "matmul",
+        "mean",
+    ),
     *("masked.softmax", "nn.functional.conv2d", "nn.functional.cross_entropy", "nn.functional.embedding"),
     *("nn.functional.group_norm", "nn.functional.max_pool2d", "nn.functional.nll_loss", "nn.functional.pad"),
-    *("nn.functional.scaled_dot_product_attention", "norm", "prod", "repeat", "reshape", "scatter_add", "sort"),
+    *(
+        "nn.functional.scaled_dot_product_attention",
+        "norm",
+        "prod",
+        "repeat",
+        "reshape",
+        "scatter_add",
+        "sort",
+    ),
     *("take_along_dim", "topk", "tril", "var", "where"),
 ]
 
@@ -41,7 +61,7 @@ def judged(name: str, samples: int, choices: int):
 
 @pytest.mark.parametrize("name", FAST)
 def test_nothing_is_unsound(name):
-    verdict = judged(name, 2, 3)
+    verdict = judged(name, 3, 4)
     assert verdict.placed and not verdict.unsound and not verdict.failed
 
 
@@ -104,7 +124,9 @@ EQUIVALENT = {
 }
 
 
-@pytest.mark.parametrize("op", [aten.where.self, aten.copy.default, aten.amax.default, aten.embedding.default], ids=str)
+@pytest.mark.parametrize(
+    "op", [aten.where.self, aten.copy.default, aten.amax.default, aten.embedding.default], ids=str
+)
 def test_flipped_rows_are_caught(op):
     survivors = {(op, name) for name, survives in surviving(op, RULES[op], SAMPLES[op]) if survives}
     assert survivors <= set(EQUIVALENT)

@@ -77,6 +77,7 @@ def test_a_model_in_bfloat16():
     assert 0 < error <= 2 * full
     assert {g.dtype for g in gradients(model).values()} == {torch.bfloat16}
 
+
 TINY = 2.0**-22  # of a loss: its gradients vanish in float16 (the smallest number is 2 ** -24), unless scaled
 
 

@@ -93,7 +93,7 @@ def test_a_model_of_two_batches_runs_in_one_loop():
         rows = torch.tanh(torch.cat([a, b]) @ w)
         return (rows[: a.shape[0]] - rows[a.shape[0] :]).square().sum()
 
-    graph, plan = planned(fn, x, x, w, dims=(0, 0, None))
+    _, plan = planned(fn, x, x, w, dims=(0, 0, None))
     assert len(plan.loops) == 1 and not plan.loops[0].saved
     assert not any(isinstance(plan.propagation.placement(n), Shard) for n in plan.loops[0].roots)
 
@@ -152,7 +152,7 @@ def test_a_mask_of_positions_is_no_barrier():
         same = torch.arange(x.shape[0])[None] == torch.arange(x.shape[0])[:, None]
         return (rows @ rows.t()).masked_fill(same, 0).square().sum()
 
-    graph, plan = planned(fn, x, w, dims=(0, None))
+    _, plan = planned(fn, x, w, dims=(0, None))
     roots = [n.target for loop in plan.loops for n in loop.roots]
     assert roots == [aten.mm.default, aten.sum.default]
 

@@ -1,4 +1,4 @@
-"""Every row of the table, proven on its samples: a new row is one line in the table and one in ``rule_samples``."""
+"""Every row of the table, proven on its samples: a new row is one line there and one in ``rule_samples``."""
 
 import pytest
 import torch

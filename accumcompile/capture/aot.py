@@ -29,19 +29,19 @@ def compile_graph(
     others = [o for o in differentiable_outputs(gm) if o is not sink]
     if not others:
         return capture(gm, example_inputs, batch, settings, fused=True)[0]
-    fused, roads = capture(detached(gm, others), example_inputs, batch, settings, fused=True)
+    positions = [results(gm).index(o) for o in others]
+    fused, roads = capture(detached(gm, others), example_inputs, batch, settings, fused=True, beside=positions)
     if roads.road != "fused":
         return capture(gm, example_inputs, batch, settings, fused=False)[0]
-    positions = [results(gm).index(o) for o in others]
     beside = aot_api.later(
         lambda inputs: capture(returning(gm, others), inputs, batch, settings, fused=False)[0],
         example_inputs,
     )
-    return reattached(fused, beside, positions, roads.mutated, roads.behind(positions))
+    return reattached(fused, beside, positions, roads.mutated, roads.reads)
 
 
 def capture(
-    gm, example_inputs, batch: BatchSymbols, settings: Settings, fused: bool
+    gm, example_inputs, batch: BatchSymbols, settings: Settings, fused: bool, beside: Sequence[int] = ()
 ) -> tuple[Callable, Roads]:
     """Compile by AOTAutograd, along the fused road where that is asked for and proven."""
 
@@ -50,7 +50,7 @@ def capture(
     def piece(graph: GraphModule, road: str, owned_from: int | None) -> Callable:
         return compile_piece(graph, road, batch.symbols, settings, names, owned_from)
 
-    roads = Roads(piece, settings.options.lowering == "inductor", fused)
+    roads = Roads(piece, settings.options.lowering == "inductor", fused, beside)
     backend = aot_api.aot(roads.partition, roads.forward, roads.backward, roads.inference)
     return backend(gm, example_inputs), roads
 

@@ -36,7 +36,7 @@ def aot(partition: Callable, forward: Compile, backward: Compile, inference: Com
 
 
 def later(capture: Callable[[Sequence[Any]], Callable], inputs: Sequence[Any]) -> Callable:
-    """A callable that is captured when it is first called, in the context of the capture that is under way now.
+    """A callable that is captured when it is first called, in the context of the capture under way now.
 
     What is kept until then are stand-ins for ``inputs``, with this capture's sizes: the context forgets which
     size is which symbol when the capture is over.

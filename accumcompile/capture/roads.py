@@ -37,11 +37,12 @@ def normal(gm: GraphModule, compiled: bool) -> GraphModule:
 class Roads:
     """Chooses a road for one captured graph and compiles its pieces."""
 
-    def __init__(self, compile_piece: Compile, compiled: bool, wants_fused: bool):
+    def __init__(self, compile_piece: Compile, compiled: bool, wants_fused: bool, beside: Sequence[int] = ()):
         self.compile_piece, self.compiled, self.wants_fused = compile_piece, compiled, wants_fused
+        self.beside = beside  # positions of the outputs beside the loss that stay differentiable
         self.road = "inference"
         self.mutated: list[int] = []  # positions of the inputs that the graph gives a new value
-        self.joint: GraphModule | None = None
+        self.reads: list[int] = []  # positions of the inputs that the outputs beside the loss are computed from
         self.kept: Kept | None = None
 
     def partition(
@@ -49,22 +50,14 @@ class Roads:
     ) -> tuple[GraphModule, GraphModule]:
         """AOTAutograd's ``partition_fn``."""
         joint = normal(joint, self.compiled)
-        self.mutated, self.joint = aot_api.mutated_inputs(joint), joint
+        self.mutated = aot_api.mutated_inputs(joint)
+        self.reads = inputs_behind(joint, self.beside) if self.beside else []
         if self.wants_fused and is_fusable(joint, num_fwd_outputs):
             self.road = "fused"
             self.kept = Kept(joint, num_fwd_outputs)
             return self.kept.forward, self.kept.backward
         self.road = "two-pass"
         return two_pass(joint, num_fwd_outputs)
-
-    def behind(self, positions: Sequence[int]) -> list[int]:
-        """Positions of the inputs that the outputs at ``positions`` are computed from: all that are unknown count."""
-        given = self.joint.graph.find_nodes(op="placeholder")
-        known = aot_api.user_outputs(self.joint)
-        if any(p not in known for p in positions):
-            return list(range(len(given)))
-        sources = set().union(*(ancestors(known[p]) | {known[p]} for p in positions))
-        return [i for i, node in enumerate(given) if node in sources]
 
     def forward(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
         """AOTAutograd's ``fw_compiler``."""
@@ -74,11 +67,24 @@ class Roads:
 
     def backward(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
         """AOTAutograd's ``bw_compiler``."""
-        return self.kept.scale() if self.kept is not None else self.compile_piece(gm, "backward", 0)
+        if self.road != "fused":
+            return self.compile_piece(gm, "backward", 0)
+        scale, self.kept = self.kept.scale(), None  # the joint graph is large, and done with
+        return scale
 
     def inference(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
         """AOTAutograd's ``inference_compiler``."""
         return self.compile_piece(normal(gm, self.compiled), "inference", None)
+
+
+def inputs_behind(joint: GraphModule, positions: Sequence[int]) -> list[int]:
+    """Positions of the inputs that the user's outputs at ``positions`` are computed from; all, if that is unknown."""
+    given = joint.graph.find_nodes(op="placeholder")
+    known = aot_api.user_outputs(joint)
+    if any(p not in known for p in positions):
+        return list(range(len(given)))
+    sources = set().union(*(ancestors(known[p]) | {known[p]} for p in positions))
+    return [i for i, node in enumerate(given) if node in sources]
 
 
 def is_fusable(joint: GraphModule, num_fwd_outputs: int) -> bool:

@@ -1,4 +1,4 @@
-"""``python -m accumcompile.oracle``: the table against every operator of ``op_db``; ``--write`` a page of the result."""
+"""``python -m accumcompile.oracle``: the table against every operator of ``op_db``."""
 
 from __future__ import annotations
 
@@ -71,4 +71,5 @@ def _send(pipe: Connection, op, samples: int, choices: int) -> None:  # type: ig
     pipe.send(survey(op, samples, choices))
 
 
-raise SystemExit(main())
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""A function of tensors as the compiler sees it: a functional ATen graph in which chosen dimensions are the batch."""
+"""A function of tensors as the compiler sees it: an ATen graph in which chosen dimensions are the batch."""
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ class Captured:
         return [o.meta["val"] for o in self.gm.graph.output_node().args[0] if o is not None]
 
 
-def capture(fn: Callable, tensors: Tensors, choice: Choice, joint: bool = False, decompose: bool = True) -> Captured:
-    """Trace ``fn(*tensors)``, with its backward where ``joint``, the chosen dimensions symbolic and of one size."""
+def capture(
+    fn: Callable, tensors: Tensors, choice: Choice, joint: bool = False, decompose: bool = True
+) -> Captured:
+    """Trace ``fn(*tensors)`` (``joint``: and its backward), the chosen dimensions symbolic and of one size."""
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     fakes = [_fake(mode, x, dim, joint) for x, dim in zip(tensors, choice, strict=True)]
     table = select_decomp_table() if decompose else {}
@@ -62,19 +64,6 @@ def _fake(mode: FakeTensorMode, x: torch.Tensor, dim: Any, joint: bool) -> torch
     dims = [DimDynamic.DYNAMIC if d in chosen(dim) else DimDynamic.STATIC for d in range(x.dim())]
     source = x.detach().requires_grad_(joint and differentiable(x))
     return mode.from_tensor(source, symbolic_context=StatelessSymbolicContext(dynamic_sizes=dims))
-
-
-def splittable(fn: Callable, tensors: Tensors, choice: Choice) -> bool:
-    """Whether a run with the chosen dimensions symbolic leaves them so: a quick look before tracing."""
-    env = ShapeEnv()
-    mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
-    fakes = [_fake(mode, x, dim, False) for x, dim in zip(tensors, choice, strict=True)]
-    try:
-        with mode, torch.no_grad():
-            fn(*fakes)
-    except Exception:  # tracing decides
-        return True
-    return any(not isinstance(expression(s), int) for x in fakes for s in x.shape)
 
 
 def differentiable(x: Any) -> bool:

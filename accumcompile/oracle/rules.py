@@ -21,7 +21,7 @@ from .samples import Sample, choices, sample_of
 
 
 def counterexamples(op: Any, rule: Rule, samples: Iterable[tuple]) -> Iterator[str]:
-    """Each way in which ``rule`` is wrong about ``op`` on ``samples``: see ``accumcompile.testing.check_rule``."""
+    """Each way in which ``rule`` is wrong about ``op``: see ``accumcompile.testing.check_rule``."""
     covered = False
     with registered(op, rule):
         for sample in samples:
@@ -51,7 +51,7 @@ def registered(op: Any, rule: Rule) -> Iterator[None]:
 
 
 def as_sample(op: Callable, sample: tuple) -> Sample:
-    """A tuple of arguments, the last a dict of those with names; a function in front stands for the operator."""
+    """A tuple of arguments, the last a dict of named ones; a function in front stands for the operator."""
     fn, *args = sample if callable(sample[0]) and not isinstance(sample[0], torch.Tensor) else (op, *sample)
     kwargs = args.pop() if args and isinstance(args[-1], dict) else {}
     return sample_of(str(op), fn, tuple(args), kwargs)
@@ -72,7 +72,12 @@ def _claimed(node: Node, static: Captured) -> Iterator[Choice]:
 
 def _dims(op: Any, call: Sample, claimed: Iterable[Choice]) -> Iterator[str]:
     for choice in dict.fromkeys([*claimed, *choices(call.tensors)]):
-        if len({x.shape[d] for x, dims in zip(call.tensors, choice, strict=True) for d in chosen(dims)} - {1}) != 1:
+        if (
+            len(
+                {x.shape[d] for x, dims in zip(call.tensors, choice, strict=True) for d in chosen(dims)} - {1}
+            )
+            != 1
+        ):
             continue
         try:
             captured = capture(call.run, call.tensors, choice, decompose=False)
@@ -87,18 +92,23 @@ def _dims(op: Any, call: Sample, claimed: Iterable[Choice]) -> Iterator[str]:
             continue
         wrong = max([0.0, *outcome.differences])
         if not wrong < TOLERANCE:
-            yield f"{op} {call.key} batch {choice}: off by {wrong:.1e}, {[str(p) for p in outcome.placements]}"
+            placed = [str(p) for p in outcome.placements]
+            yield f"{op} {call.key} batch {choice}: off by {wrong:.1e}, placed {placed}"
 
 
 def _sums(node: Node | None, static: Captured) -> Iterator[str]:
     if node is None or not operands(node):
         return
-    values: dict[Node, Any] = dict(zip(static.gm.graph.find_nodes(op="placeholder"), static.tensors, strict=True))
+    values: dict[Node, Any] = dict(
+        zip(static.gm.graph.find_nodes(op="placeholder"), static.tensors, strict=True)
+    )
     for other in static.gm.graph.nodes:
         if other is node:
             break
         if other.op == "call_function":
-            values[other] = other.target(*torch.fx.map_arg(other.args, values.get), **torch.fx.map_arg(other.kwargs, values.get))
+            values[other] = other.target(
+                *torch.fx.map_arg(other.args, values.get), **torch.fx.map_arg(other.kwargs, values.get)
+            )
     args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: values[n])
     moves = RULES[node.target].moves and alignment_of(node) is not None
     for group, difference in linear_differences(node, args, kwargs, jointly=moves).items():
@@ -113,7 +123,10 @@ def _maxima(op: Any, call: Sample) -> Iterator[str]:
     parts = [parts_of(x) for x in call.tensors]
     runs = zip(*(seeded(call.run, part) for part in zip(*parts, strict=True)), strict=True)
     whole = seeded(call.run, [torch.stack(part).amax(0) for part in parts])
-    if any(not rel_diff(w, torch.stack(r).amax(0), scale_of(w)) < TOLERANCE for w, r in zip(whole, runs, strict=True)):
+    if any(
+        not rel_diff(w, torch.stack(r).amax(0), scale_of(w)) < TOLERANCE
+        for w, r in zip(whole, runs, strict=True)
+    ):
         yield f"{op}: does more than move data, {Partial('max')} does not pass"
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.fx import Interpreter, Node
@@ -13,10 +15,11 @@ from torch.utils._pytree import tree_leaves
 from ..placement import Partial, Replicate
 from ..propagate import propagate
 from . import brute
-from .capture import Captured, Choice, capture, differentiable, splittable
+from .capture import Captured, Choice, capture, differentiable
 from .check import NO_BATCH, PATTERN, TOLERANCE, Uneven, linear_differences, normal, run_split
 from .samples import Sample, choices, samples_of, spread
 
+aten = torch.ops.aten
 DRAWS = 3
 
 
@@ -50,7 +53,9 @@ class _Survey:
 
     def run(self, most_samples: int) -> Verdict:
         self.verdict = Verdict(next(iter(self.draws[0].values())).name if self.draws[0] else self.op.name)
-        for sample in spread(list(self.draws[0].values()), most_samples):
+        samples = list(self.draws[0].values())
+        samples = [s for s in samples if choices(s.tensors)] or samples
+        for sample in spread(samples, most_samples):
             self.verdict.samples += 1
             self._sums(sample)
             for choice in choices(sample.tensors, self.most_choices):
@@ -71,7 +76,9 @@ class _Survey:
         if getattr(self.op, "supports_autograd", True) and any(map(differentiable, sample.tensors)):
             try:
                 return capture(sample.run, sample.tensors, choice, joint=True), True
-            except Exception:  # not differentiable with these arguments, or an operator that tracing does not know
+            except (
+                Exception
+            ):  # not differentiable with these arguments, or an operator that tracing does not know
                 pass
         try:
             return capture(sample.run, sample.tensors, choice), False
@@ -81,9 +88,6 @@ class _Survey:
     # --- dimensions
 
     def _shards(self, sample: Sample, choice: Choice) -> None:
-        if not splittable(sample.run, sample.tensors, choice):
-            self.verdict.fixed += 1
-            return
         captured = self._capture(sample, choice)
         if captured is None or captured[0].batch is None:
             self.verdict.fixed += 1
@@ -106,38 +110,45 @@ class _Survey:
         drawn = [s.tensors for s in self._redraws(sample)]
         if any(isinstance(dim, tuple) for dim in choice):
             return
+        if not brute.varies(sample.run, drawn):
+            return
         held = brute.intersect([brute.sharded(sample.run, t, choice, pieces) for t in drawn])
         results = [o for o in outcome.outputs if isinstance(o, Node)]
-        if held is None:
-            return
-        forward = results[: len(held)]
+        forward = results[: len(held or ())]
         self._record(sample, ("S", choice), held, forward, outcome)
-        if joint and all(held):
+        if joint and held and all(held):
             self._backward(sample, choice, pieces, held, results[len(held) :], outcome, found)
 
-    def _backward(self, sample: Sample, choice: Choice, pieces: list, held, results, outcome, found: Captured) -> None:
+    def _backward(
+        self, sample: Sample, choice: Choice, pieces: list, held, results, outcome, found: Captured
+    ) -> None:
         count = len(sample.tensors)
-        tangents = [x for x in found.tensors[count:]]
+        tangents = found.tensors[count:]
         differ = [h for h, x in zip(held, found.outputs, strict=False) if differentiable(x)]
-        dims = [next((p.dim for p in sorted(h, key=str) if hasattr(p, "dim") and p.outer == 1), None) for h in differ]
+        dims = [
+            next((p.dim for p in sorted(h, key=str) if hasattr(p, "dim") and p.outer == 1), None)
+            for h in differ
+        ]
         if len(dims) != len(tangents):
             return
         gradients = brute.backward(sample.run, count)
         drawn = [[*s.tensors, *map(torch.randn_like, tangents)] for s in self._redraws(sample)]
         back = brute.intersect([brute.sharded(gradients, t, (*choice, *dims), pieces) for t in drawn])
-        if back is not None and len(back) == len(results):
+        if back is None or len(back) == len(results):
             self._record(sample, ("backward", choice), back, results, outcome)
 
-    def _record(self, sample: Sample, kind: tuple, held: brute.Found, results: list[Node], outcome) -> None:
-        splits = [h - {Replicate()} for h in held]
-        if not all(held) or not any(splits) or len(results) != len(held):
+    def _record(
+        self, sample: Sample, kind: tuple, held: brute.Found | None, results: list[Node], outcome
+    ) -> None:
+        """Keep whether a placement holds on this sample, and whether the table gives it."""
+        if not held or not all(held):
+            self.tally[sample.group, *kind].append((False, False, ""))
             return
-        given = all(
-            Replicate() in h or not isinstance(outcome.known.placement(r), Replicate)
-            for h, r in zip(held, results, strict=True)
-        )
-        text = f"{sample.name} {sample.key} {kind}: {[sorted(map(str, h)) for h in held]} and not {[str(outcome.known.placement(r)) for r in results]}"
-        self.tally[sample.group, *kind].append((True, given, text))
+        if any(h - {Replicate()} for h in held) and len(results) == len(held):
+            placements = [outcome.known.placement(r) for r in results]
+            given = all(Replicate() in h or p != Replicate() for h, p in zip(held, placements, strict=True))
+            text = f"{sample.name} {sample.key} {kind}: {_words(held)}, not {[str(p) for p in placements]}"
+            self.tally[sample.group, *kind].append((True, given, text))
 
     def _redraws(self, sample: Sample) -> Iterator[Sample]:
         return (draw[sample.key] for draw in self.draws if sample.key in draw)
@@ -150,23 +161,37 @@ class _Survey:
             return
         found, _ = captured
         torch.manual_seed(0)
-        with torch.no_grad():
+        with torch.no_grad(), suppress(RuntimeError):  # a graph that only runs with the strides it was traced with
             _Claims(found.gm, self.seen, self.verdict).run(*found.tensors)
-        floats = [i for i, x in enumerate(sample.tensors) if differentiable(x) and min(x.shape, default=1) > 1]
+        floats = [
+            i for i, x in enumerate(sample.tensors) if differentiable(x) and min(x.shape, default=1) > 1
+        ]
         for chosen in dict.fromkeys([*((i,) for i in floats), tuple(floats)]):
             if chosen:
                 self._partial(sample, chosen, found)
 
     def _partial(self, sample: Sample, chosen: tuple[int, ...], found: Captured) -> None:
         held = brute.intersect([brute.partial(sample.run, s.tensors, chosen) for s in self._redraws(sample)])
-        if held is None or not all(Partial() in h or Replicate() in h for h in held) or not any(Partial() in h for h in held):
+        if (
+            held is None
+            or not all(Partial() in h or Replicate() in h for h in held)
+            or not any(Partial() in h for h in held)
+        ):
             return
         graph = normal(found.gm, NO_BATCH).graph
         holders = graph.find_nodes(op="placeholder")
         known = propagate(graph, NO_BATCH, {holders[i]: Partial() for i in chosen})
         results = [o for o in graph.output_node().args[0] if isinstance(o, Node)][: len(held)]
-        given = all(Replicate() in h or known.placement(r) == Partial() for h, r in zip(held, results, strict=True))
-        self.tally[sample.group, "P", chosen].append((True, given, f"{sample.name} {sample.key} ('P', {chosen})"))
+        given = all(
+            Replicate() in h or known.placement(r) == Partial() for h, r in zip(held, results, strict=True)
+        )
+        self.tally[sample.group, "P", chosen].append(
+            (True, given, f"{sample.name} {sample.key} ('P', {chosen})")
+        )
+
+
+def _words(held: brute.Found) -> list[list[str]]:
+    return [sorted(map(str, h)) for h in held]
 
 
 class _Claims(Interpreter):
@@ -181,17 +206,32 @@ class _Claims(Interpreter):
     def run_node(self, n: Node) -> object:
         if n.op == "call_function" and isinstance(n.target, torch._ops.OpOverload):
             args, kwargs = self.fetch_args_kwargs_from_env(n)
-            shown = [(tuple(v.shape), v.dtype) if isinstance(v, torch.Tensor) else repr(v) for v in tree_leaves((args, kwargs))]
-            if (n.target, str(shown)) not in self.seen and sum(op is n.target for op, _ in self.seen) < self.MOST:
+            shown = [
+                (tuple(v.shape), v.dtype) if isinstance(v, torch.Tensor) else repr(v)
+                for v in tree_leaves((args, kwargs))
+            ]
+            if (n.target, str(shown)) not in self.seen and sum(
+                op is n.target for op, _ in self.seen
+            ) < self.MOST:
                 self.seen.add((n.target, str(shown)))
                 self._check(n, args, kwargs, shown)
         return super().run_node(n)
 
+    def call_function(self, target: Any, args: tuple, kwargs: dict) -> object:
+        """A view of what has other strides here than in the trace is a copy."""
+        return super().call_function(
+            aten.reshape.default if target is aten.view.default else target, args, kwargs
+        )
+
     def _check(self, node: Node, args: tuple, kwargs: dict, shown: list) -> None:
+        if node.target is aten.view.default:
+            args = (args[0].contiguous(), *args[1:])
         for group, difference in linear_differences(node, args, kwargs).items():
             self.verdict.linear += 1
             if not difference < TOLERANCE:
-                self.verdict.unsound.append(f"{node.target} linear in {sorted(group)} {shown}: {difference:.1e}")
+                self.verdict.unsound.append(
+                    f"{node.target} linear in {sorted(group)} {shown}: {difference:.1e}"
+                )
 
 
 __all__ = ["PATTERN", "Verdict", "survey"]

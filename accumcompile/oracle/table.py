@@ -11,13 +11,29 @@ from rich.table import Table
 
 from .survey import Verdict
 
-COLUMNS = ("family", "operators", "calls", "split runs", "linear claims", "unsound", "possible", "missing", "missing %")
+COLUMNS = (
+    "family",
+    "operators",
+    "calls",
+    "split runs",
+    "linear claims",
+    "unsound",
+    "possible",
+    "missing",
+    "missing %",
+)
 
 
 def family(name: str) -> str:
     """Operators of one namespace, and the others by what they are."""
     head, _, rest = name.partition(".")
-    return f"{head}.{rest.split('.')[0]}" if head == "nn" else head if rest and head in ("fft", "linalg", "masked", "special", "signal") else "tensor"
+    return (
+        f"{head}.{rest.split('.')[0]}"
+        if head == "nn"
+        else head
+        if rest and head in ("fft", "linalg", "masked", "special", "signal")
+        else "tensor"
+    )
 
 
 def rows(verdicts: Iterable[Verdict]) -> list[tuple[str, ...]]:
@@ -31,7 +47,12 @@ def rows(verdicts: Iterable[Verdict]) -> list[tuple[str, ...]]:
 
 def _row(name: str, group: Sequence[Verdict]) -> tuple[str, ...]:
     possible, missing = sum(v.possible for v in group), sum(len(v.missing) for v in group)
-    counts = [len(group), sum(v.samples for v in group), sum(v.placed for v in group), sum(v.linear for v in group)]
+    counts = [
+        len(group),
+        sum(v.samples for v in group),
+        sum(v.placed for v in group),
+        sum(v.linear for v in group),
+    ]
     wrong = sum(len(v.unsound) + len(v.failed) for v in group)
     share = f"{100 * missing / possible:.1f}" if possible else "-"
     return (name, *map(str, counts), str(wrong), str(possible), str(missing), share)
@@ -63,12 +84,13 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
     lines = [
         "# What the table of rules covers",
         "",
-        f"Written by `make oracle` with torch {torch.__version__.split('+')[0]}, from the operators of torch's own test database.",
+        f"Written by `make oracle` with torch {torch.__version__.split('+')[0]}.",
+        "The operators and their calls are those of torch's own tests.",
         "",
         "- **split runs**: calls run whole and in uneven micro-batches, with their backward, and compared;",
         "- **linear claims**: operators run on a sum and on its parts;",
         "- **unsound**: differences found (must be none);",
-        "- **possible**: placements that hold on every sample with the same other arguments, under three draws;",
+        "- **possible**: placements that hold on all samples with the same other arguments, in three draws;",
         "- **missing**: those of them where the compiler gathers.",
         "",
         _line(COLUMNS),

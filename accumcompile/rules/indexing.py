@@ -142,14 +142,14 @@ def select_scatter(facts: Facts) -> Alignment | None:
 
 
 def beside(position: int):
-    """Only dimensions other than ``dim`` line up, in every operand that has them all."""
+    """``op(self, dim, index, source)``: only dimensions other than ``dim`` line up."""
 
     def align(facts: Facts) -> Alignment | None:
         rank = len(facts.shapes[0])
         dim = facts.argument(position, "dim") % max(rank, 1)
         names = ["_" if d == dim else f"d{d}" for d in range(rank)]
-        words = [names if len(shape or ()) == rank and i != 1 else ["_"] * len(shape or ()) for i, shape in enumerate(facts.shapes)]
-        return align_dims(facts, words, [names])
+        index = ["_"] * len(facts.shapes[1])
+        return align_dims(facts, [names, index, names], [names])
 
     return align
 
