@@ -162,6 +162,7 @@ _TABLE = {
     aten.squeeze.dims: _as_view,
     aten.unsqueeze.default: _as_view,
     aten.as_strided.default: _strided,
+    aten.as_strided_scatter.default: _by_layout,
     aten._linalg_det.default: _by_layout,
     aten._linalg_slogdet.default: _by_layout,
     aten._unsafe_view.default: _same_as_view,

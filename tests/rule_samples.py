@@ -6,6 +6,8 @@ front of them stands for the operator where an argument holds a size.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch._inductor.inductor_prims
 
@@ -42,6 +44,11 @@ def spd(*shape: int) -> torch.Tensor:
 def upper(*shape: int) -> torch.Tensor:
     """Well-conditioned triangular matrices."""
     return (f(*shape) + 3 * torch.eye(shape[-1], dtype=torch.float64)).triu()
+
+
+def laid_out(op, x: torch.Tensor):
+    """``op`` of a copy of ``x`` that is contiguous."""
+    return op(x.clone(memory_format=torch.contiguous_format))
 
 
 def sized(op, *tail):
@@ -81,9 +88,7 @@ SAMPLES: dict = {
     **dict.fromkeys(
         [getattr(aten, o).Scalar for o in ("eq", "ne", "ge", "gt", "le", "lt")], [(n(3, 4, 3).double(), 1)]
     ),
-    **dict.fromkeys(
-        [getattr(aten, o).default for o in ("neg", "floor", "ceil", "round", "trunc", "sign")], one
-    ),
+    **dict.fromkeys([getattr(aten, o).default for o in ("neg", "floor", "ceil", "round", "trunc", "sign")], one),
     **dict.fromkeys([getattr(aten, o).default for o in ("clone", "alias", "detach")], one),
     aten.heaviside.default: pair,
     aten.where.self: [(b(4, 3), f(4, 3), f(4, 3)), (b(4, 1), f(4, 3), f(3))],
@@ -109,9 +114,7 @@ SAMPLES: dict = {
     aten.expand.default: [(f(4, 1), [4, 3]), (sized(aten.expand.default, 3), f(4, 1))],
     aten.permute.default: [(f(4, 3, 2), [2, 0, 1])],
     aten.slice.Tensor: [(f(4, 6), 1, 2, 5), (f(4, 6), 1, 0, 6), (f(4, 6), 0, 1, 3), (f(4, 6), 1, 0, 6, 2)]
-    + [
-        (lambda x: aten.slice.Tensor(aten.cat.default([x, x + 1], 0), 0, x.shape[0], 2 * x.shape[0]), f(4, 3))
-    ],
+    + [(lambda x: aten.slice.Tensor(aten.cat.default([x, x + 1], 0), 0, x.shape[0], 2 * x.shape[0]), f(4, 3))],
     aten.select.int: [(f(4, 3), 1, 1), (f(4, 3), 0, -1)],
     aten.cat.default: [([f(4, 3), f(4, 2)], 1), ([f(4, 3), f(4, 3)], 0), ([f(4, 3), f(4, 3)], -1)],
     aten.flip.default: [(f(4, 3), [0]), (f(4, 3), [0, 1])],
@@ -119,6 +122,8 @@ SAMPLES: dict = {
     aten.roll.default: [(f(4, 3), [1], [0]), (f(4, 3), [1], [1]), (f(4, 3), [1])],
     aten.repeat.default: [(f(4, 3), [2, 3]), (f(4, 3), [2, 1, 1])],
     aten.as_strided.default: [(f(4, 3), [2, 3], [3, 1], 3)],
+    aten.as_strided_scatter.default: [(f(4, 3), f(2, 3), [2, 3], [3, 1], 3)],
+    aten.masked_scatter.default: [(f(4, 3), b(4, 3), f(4, 3))],
     aten.unbind.int: [(f(4, 3), 1), (f(4, 3), 0)],
     aten.constant_pad_nd.default: [(f(4, 3), [1, 1]), (f(4, 3), [0, 0, 1, 0]), (f(4, 3), [1, 1], 2.0)],
     aten.slice_scatter.default: [(f(4, 3), f(4, 1), 1, 1, 2)],
@@ -150,19 +155,27 @@ SAMPLES: dict = {
     **dict.fromkeys([getattr(aten, o).default for o in ("sum", "max", "min")], one),
     **dict.fromkeys(
         [aten.any.default, aten.all.default],
-        [(torch.eye(4, 3).bool(),), (torch.arange(4) > 2,), (torch.arange(4) < 2,)],
+        [
+            (torch.eye(4, 3).bool(),),
+            (torch.arange(4) > 2,),
+            (torch.arange(4) < 2,),
+            (torch.eye(4, 3).double(),),
+            (torch.zeros(4).double(),),
+        ],
     ),
     **dict.fromkeys(
         [aten.sum.dim_IntList, aten.mean.dim], [(f(4, 3), [1]), (f(4, 3), [0], True), (f(4, 3, 2), [0, 2])]
     ),
     **dict.fromkeys([aten.amax.default, aten.amin.default], [(f(4, 3), [1]), (f(4, 3), [0], True)]),
-    aten.any.dims: [(b(4, 3), [1]), (torch.eye(4, 3).bool(), [0], True)],
+    aten.any.dims: [(b(4, 3), [1]), (torch.zeros(4, 3).double(), [1]), (torch.eye(4, 3).bool(), [0], True)],
     **dict.fromkeys(
         [aten.prod.dim_int, aten.max.dim, aten.min.dim, aten.median.dim, aten.nanmedian.dim]
         + [aten.mode.default, aten.argmax.default, aten.argmin.default],
         [(f(4, 3), 1), (f(4, 3), 0, True)],
     ),
-    **dict.fromkeys([aten.any.dim, aten.all.dim], [(b(4, 3), 1), (torch.eye(4, 3).bool(), 0, True)]),
+    **dict.fromkeys(
+        [aten.any.dim, aten.all.dim], [(b(4, 3), 1), (torch.eye(4, 3).bool(), 0, True), (torch.zeros(4, 3).double(), 1)]
+    ),
     aten.kthvalue.default: [(f(4, 3), 2), (f(4, 3), 2, 0, True)],
     **dict.fromkeys([aten.var.correction, aten.var_mean.correction], [(f(4, 3), [1], {"correction": 1})]),
     # along one dimension
@@ -177,9 +190,7 @@ SAMPLES: dict = {
         + [aten.sort.default],
         [(f(4, 3), 1), (f(4, 3), 0)],
     ),
-    **dict.fromkeys(
-        [aten._softmax.default, aten._log_softmax.default], [(f(4, 3), 1, False), (f(4, 3), 0, False)]
-    ),
+    **dict.fromkeys([aten._softmax.default, aten._log_softmax.default], [(f(4, 3), 1, False), (f(4, 3), 0, False)]),
     aten.sort.stable: [(f(4, 3), {"stable": True, "dim": 1})],
     aten.topk.default: [(f(4, 3), 2, 1)],
     aten.glu.default: [(f(4, 6), 1)],
@@ -264,9 +275,7 @@ SAMPLES: dict = {
     aten.adaptive_max_pool3d.default: [(volume, [2, 2, 2])],
     aten.adaptive_max_pool3d_backward.default: [(f(3, 2, 2, 2, 2), volume, adaptive3[1])],
     aten.avg_pool3d.default: [(volume, [2, 2, 2])],
-    aten.avg_pool3d_backward.default: [
-        (f(3, 2, 2, 2, 2), volume, [2] * 3, [2] * 3, [0] * 3, False, True, None)
-    ],
+    aten.avg_pool3d_backward.default: [(f(3, 2, 2, 2, 2), volume, [2] * 3, [2] * 3, [0] * 3, False, True, None)],
     aten._adaptive_avg_pool3d.default: [(volume, [2, 2, 2])],
     aten._adaptive_avg_pool3d_backward.default: [(f(3, 2, 2, 2, 2), volume)],
     aten.max_pool3d_with_indices.default: [(volume, [2, 2, 2])],
@@ -275,14 +284,10 @@ SAMPLES: dict = {
     ],
     aten.fractional_max_pool2d.default: [(image, [2, 2], [3, 3], torch.rand(4, 3, 2, dtype=torch.float64))],
     aten.fractional_max_pool2d_backward.default: [(f(4, 3, 3, 3), image, [2, 2], [3, 3], fraction[1])],
-    aten.fractional_max_pool3d.default: [
-        (volume, [2] * 3, [2] * 3, torch.rand(3, 2, 3, dtype=torch.float64))
-    ],
+    aten.fractional_max_pool3d.default: [(volume, [2] * 3, [2] * 3, torch.rand(3, 2, 3, dtype=torch.float64))],
     aten.fractional_max_pool3d_backward.default: [(f(3, 2, 2, 2, 2), volume, [2] * 3, [2] * 3, fraction3[1])],
     aten.grid_sampler_2d.default: [(image, f(4, 5, 4, 2) / 3, 0, 0, False)],
-    aten.grid_sampler_2d_backward.default: [
-        (f(4, 3, 5, 4), image, f(4, 5, 4, 2) / 3, 0, 0, False, [True, True])
-    ],
+    aten.grid_sampler_2d_backward.default: [(f(4, 3, 5, 4), image, f(4, 5, 4, 2) / 3, 0, 0, False, [True, True])],
     aten.grid_sampler_3d.default: [(volume, f(3, 2, 3, 4, 3) / 3, 0, 0, False)],
     aten.grid_sampler_3d_backward.default: [
         (f(3, 2, 2, 3, 4), volume, f(3, 2, 3, 4, 3) / 3, 0, 0, False, [True, True])
@@ -325,7 +330,7 @@ SAMPLES: dict = {
             aten._linalg_svd.default,
             aten.linalg_eig.default,
         ]
-        + [aten.linalg_qr.default, aten.geqrf.default, aten._linalg_det.default, aten._linalg_slogdet.default]
+        + [aten.linalg_qr.default, aten.geqrf.default]
         + [aten.linalg_lu.default, aten.linalg_lu_factor_ex.default],
         matrices,
     ),
@@ -338,6 +343,11 @@ SAMPLES: dict = {
         ],
         [(spd(5, 3, 3),)],
     ),
+    # these two look at how their operand lies in memory: a pass sees to that
+    **{
+        op: [(partial(laid_out, op), f(5, 3, 3)), (partial(laid_out, op), f(2, 4, 3, 3))]
+        for op in (aten._linalg_det.default, aten._linalg_slogdet.default)
+    },
     aten.linalg_pinv.atol_rtol_tensor: [
         (f(5, 4, 3), {"atol": torch.zeros(5).double(), "rtol": torch.zeros(5).double()})
     ],

@@ -17,16 +17,11 @@ REDUCE: dict[str, Callable] = {"sum": sum, "max": max, "min": min}
 Found = list[set[Placement]]  # for each result, every placement that gives the whole result
 
 
-def sharded(
-    fn: Callable, tensors: Tensors, choice: Choice, pieces: Sequence[tuple[int, int]]
-) -> Found | None:
+def sharded(fn: Callable, tensors: Tensors, choice: Choice, pieces: Sequence[tuple[int, int]]) -> Found | None:
     """The placements of each result, the chosen dimensions cut into ``pieces``; None where that fails."""
     size = next(x.shape[d] for x, d in zip(tensors, choice, strict=True) if d is not None)
     cut = [
-        [
-            x if d is None else slice_rows(x, d, start, rows, size)
-            for x, d in zip(tensors, choice, strict=True)
-        ]
+        [x if d is None else slice_rows(x, d, start, rows, size) for x, d in zip(tensors, choice, strict=True)]
         for start, rows in pieces
     ]
     return _compare(fn, tensors, cut, [rows for _, rows in pieces])
@@ -69,11 +64,7 @@ def _placements(whole: torch.Tensor, local: list[torch.Tensor], rows: list[int])
     if all(_same(whole, piece) for piece in local):
         found.add(Replicate())
     for dim in range(whole.dim()) if rows else ():
-        found |= {
-            Shard(dim, outer)
-            for outer in _outers(whole, dim, local, rows)
-            if _joins(whole, dim, outer, local)
-        }
+        found |= {Shard(dim, outer) for outer in _outers(whole, dim, local, rows) if _joins(whole, dim, outer, local)}
     if all(piece.shape == whole.shape for piece in local) and not whole.is_complex():
         found |= {Partial(op) for op in REDUCE if _same(whole, _reduced(op, local))}
     return found
@@ -96,9 +87,7 @@ def _outers(whole: torch.Tensor, dim: int, local: list[torch.Tensor], rows: list
 
 def _joins(whole: torch.Tensor, dim: int, outer: int, local: list[torch.Tensor]) -> bool:
     try:
-        return _same(
-            whole, torch.cat([x.unflatten(dim, (outer, -1)) for x in local], dim + 1).flatten(dim, dim + 1)
-        )
+        return _same(whole, torch.cat([x.unflatten(dim, (outer, -1)) for x in local], dim + 1).flatten(dim, dim + 1))
     except RuntimeError:
         return False
 
@@ -120,9 +109,7 @@ def backward(fn: Callable, count: int) -> Callable:
     def run(*given: torch.Tensor) -> list:
         with torch.enable_grad():
             tensors = [x.detach().requires_grad_(differentiable(x)) for x in given[:count]]
-            results = [
-                v for v in tree_leaves(fn(*tensors)) if isinstance(v, torch.Tensor) and v.requires_grad
-            ]
+            results = [v for v in tree_leaves(fn(*tensors)) if isinstance(v, torch.Tensor) and v.requires_grad]
             inputs = [x for x in tensors if x.requires_grad]
             return list(torch.autograd.grad(results, inputs, list(given[count:]), allow_unused=True))
 

@@ -37,10 +37,8 @@ class Captured:
         return [o.meta["val"] for o in self.gm.graph.output_node().args[0] if o is not None]
 
 
-def capture(
-    fn: Callable, tensors: Tensors, choice: Choice, joint: bool = False, decompose: bool = True
-) -> Captured:
-    """Trace ``fn(*tensors)`` (``joint``: and its backward), the chosen dimensions symbolic and of one size."""
+def capture(fn: Callable, tensors: Tensors, choice: Choice, joint: bool = False, decompose: bool = True) -> Captured:
+    """Trace ``fn(*tensors)`` (``joint``: and its backward), the chosen dimensions symbolic, of one size."""
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     fakes = [_fake(mode, x, dim, joint) for x, dim in zip(tensors, choice, strict=True)]
     table = select_decomp_table() if decompose else {}

@@ -8,7 +8,7 @@ from typing import Any
 
 import sympy
 import torch
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
 from ..operands import is_data_dependent, operands, shape_of
@@ -25,7 +25,7 @@ from .capture import Captured, differentiable
 TOLERANCE = 1e-7
 ROUNDING = 1e-2  # the same where half precision is involved
 NO_BATCH = Batch(sympy.Symbol("no_batch", integer=True, positive=True))
-PATTERN = (2, 1, 4)  # sizes of micro-batches, over and over
+PATTERN = (1, 2, 4)  # sizes of micro-batches, over and over
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Outcome:
 def run_split(found: Captured, normalise: bool = True) -> Outcome:
     """Both runs of a captured graph with a batch."""
     assert found.batch is not None
-    gm = normal(found.gm, found.batch) if normalise else found.gm
+    gm = behind_work(normal(found.gm, found.batch) if normalise else found.gm)
     known = propagate(gm.graph, found.batch)
     plan = schedule(gm.graph, known)
     program = form_loops(gm, plan)
@@ -78,6 +78,28 @@ def normal(gm: GraphModule, batch: Batch) -> GraphModule:
     for rewrite in PIPELINE:
         gm = rewrite(gm, batch)
     return gm
+
+
+def behind_work(gm: GraphModule) -> GraphModule:
+    """The graph with every input behind an operator that leaves it as it is, but not free to make whole.
+
+    What is computed from inputs by moving data or element by element is otherwise done on whole inputs, outside
+    of every loop: nothing would be tried.
+    """
+    graph, new = Graph(), {}
+    for node in gm.graph.nodes:
+        new[node] = copy = graph.node_copy(node, new.__getitem__)
+        if node.op == "placeholder" and isinstance(node.meta["val"], torch.Tensor):
+            new[node] = graph.call_function(torch.ops.aten.constant_pad_nd.default, (copy, []))
+            new[node].meta["val"] = node.meta["val"]
+    return GraphModule(gm, _placeholders_first(graph))
+
+
+def _placeholders_first(graph: Graph) -> Graph:
+    first = next(n for n in graph.nodes if n.op != "placeholder")
+    for node in graph.find_nodes(op="placeholder"):
+        first.prepend(node)
+    return graph
 
 
 def scale_of(x: Any) -> float | None:
@@ -135,9 +157,7 @@ def shape(value: Any) -> tuple[Size, ...] | None:
     return tuple(expression(s) for s in value.shape) if isinstance(value, torch.Tensor) else None
 
 
-def linear_differences(
-    node: Node, args: tuple, kwargs: dict, jointly: bool = False
-) -> dict[frozenset[int], float]:
+def linear_differences(node: Node, args: tuple, kwargs: dict, jointly: bool = False) -> dict[frozenset[int], float]:
     """How far the sum of the parts is from the whole, for each set of operands in which the rule is linear.
 
     ``jointly`` adds the set of all.
@@ -145,9 +165,7 @@ def linear_differences(
     found, taken = alignment_of(node), operands(node)
     groups = {*(found.linear if found else ()), *([frozenset(range(len(taken)))] if jointly else [])}
     return {
-        group: _joint(
-            node, args, kwargs, [taken[i].path for i in group if i < len(taken) and not taken[i].absent]
-        )
+        group: _joint(node, args, kwargs, [taken[i].path for i in group if i < len(taken) and not taken[i].absent])
         for group in groups
         if group and all(i >= len(taken) or taken[i].absent or taken[i].node is not None for i in group)
     }

@@ -35,9 +35,7 @@ def _contracts(found: Alignment) -> bool:
 def _linear(rule: Rule, alignments: Sequence[Alignment]) -> Iterator[tuple[str, Rule]]:
     """Linear in one more operand, or in all together."""
     operands = max((len(a.operands) for a in alignments), default=0)
-    groups = [frozenset({i}) for i in range(operands)] + (
-        [frozenset(range(operands))] if operands > 1 else []
-    )
+    groups = [frozenset({i}) for i in range(operands)] + ([frozenset(range(operands))] if operands > 1 else [])
     for group in groups:
         if not all(group in a.linear for a in alignments):
             yield f"linear in {sorted(group)}", _claiming(rule, group)

@@ -72,12 +72,7 @@ def _claimed(node: Node, static: Captured) -> Iterator[Choice]:
 
 def _dims(op: Any, call: Sample, claimed: Iterable[Choice]) -> Iterator[str]:
     for choice in dict.fromkeys([*claimed, *choices(call.tensors)]):
-        if (
-            len(
-                {x.shape[d] for x, dims in zip(call.tensors, choice, strict=True) for d in chosen(dims)} - {1}
-            )
-            != 1
-        ):
+        if len({x.shape[d] for x, dims in zip(call.tensors, choice, strict=True) for d in chosen(dims)} - {1}) != 1:
             continue
         try:
             captured = capture(call.run, call.tensors, choice, decompose=False)
@@ -99,9 +94,7 @@ def _dims(op: Any, call: Sample, claimed: Iterable[Choice]) -> Iterator[str]:
 def _sums(node: Node | None, static: Captured) -> Iterator[str]:
     if node is None or not operands(node):
         return
-    values: dict[Node, Any] = dict(
-        zip(static.gm.graph.find_nodes(op="placeholder"), static.tensors, strict=True)
-    )
+    values: dict[Node, Any] = dict(zip(static.gm.graph.find_nodes(op="placeholder"), static.tensors, strict=True))
     for other in static.gm.graph.nodes:
         if other is node:
             break
@@ -123,10 +116,7 @@ def _maxima(op: Any, call: Sample) -> Iterator[str]:
     parts = [parts_of(x) for x in call.tensors]
     runs = zip(*(seeded(call.run, part) for part in zip(*parts, strict=True)), strict=True)
     whole = seeded(call.run, [torch.stack(part).amax(0) for part in parts])
-    if any(
-        not rel_diff(w, torch.stack(r).amax(0), scale_of(w)) < TOLERANCE
-        for w, r in zip(whole, runs, strict=True)
-    ):
+    if any(not rel_diff(w, torch.stack(r).amax(0), scale_of(w)) < TOLERANCE for w, r in zip(whole, runs, strict=True)):
         yield f"{op}: does more than move data, {Partial('max')} does not pass"
 
 

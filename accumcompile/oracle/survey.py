@@ -76,9 +76,7 @@ class _Survey:
         if getattr(self.op, "supports_autograd", True) and any(map(differentiable, sample.tensors)):
             try:
                 return capture(sample.run, sample.tensors, choice, joint=True), True
-            except (
-                Exception
-            ):  # not differentiable with these arguments, or an operator that tracing does not know
+            except Exception:  # not differentiable with these arguments, or an operator that tracing does not know
                 pass
         try:
             return capture(sample.run, sample.tensors, choice), False
@@ -119,16 +117,11 @@ class _Survey:
         if joint and held and all(held):
             self._backward(sample, choice, pieces, held, results[len(held) :], outcome, found)
 
-    def _backward(
-        self, sample: Sample, choice: Choice, pieces: list, held, results, outcome, found: Captured
-    ) -> None:
+    def _backward(self, sample: Sample, choice: Choice, pieces: list, held, results, outcome, found: Captured) -> None:
         count = len(sample.tensors)
         tangents = found.tensors[count:]
         differ = [h for h, x in zip(held, found.outputs, strict=False) if differentiable(x)]
-        dims = [
-            next((p.dim for p in sorted(h, key=str) if hasattr(p, "dim") and p.outer == 1), None)
-            for h in differ
-        ]
+        dims = [next((p.dim for p in sorted(h, key=str) if hasattr(p, "dim") and p.outer == 1), None) for h in differ]
         if len(dims) != len(tangents):
             return
         gradients = brute.backward(sample.run, count)
@@ -137,9 +130,7 @@ class _Survey:
         if back is None or len(back) == len(results):
             self._record(sample, ("backward", choice), back, results, outcome)
 
-    def _record(
-        self, sample: Sample, kind: tuple, held: brute.Found | None, results: list[Node], outcome
-    ) -> None:
+    def _record(self, sample: Sample, kind: tuple, held: brute.Found | None, results: list[Node], outcome) -> None:
         """Keep whether a placement holds on this sample, and whether the table gives it."""
         if not held or not all(held):
             self.tally[sample.group, *kind].append((False, False, ""))
@@ -161,11 +152,9 @@ class _Survey:
             return
         found, _ = captured
         torch.manual_seed(0)
-        with torch.no_grad(), suppress(RuntimeError):  # a graph that only runs with the strides it was traced with
+        with torch.no_grad(), suppress(RuntimeError):  # it may run with the strides of the trace only
             _Claims(found.gm, self.seen, self.verdict).run(*found.tensors)
-        floats = [
-            i for i, x in enumerate(sample.tensors) if differentiable(x) and min(x.shape, default=1) > 1
-        ]
+        floats = [i for i, x in enumerate(sample.tensors) if differentiable(x) and min(x.shape, default=1) > 1]
         for chosen in dict.fromkeys([*((i,) for i in floats), tuple(floats)]):
             if chosen:
                 self._partial(sample, chosen, found)
@@ -182,12 +171,8 @@ class _Survey:
         holders = graph.find_nodes(op="placeholder")
         known = propagate(graph, NO_BATCH, {holders[i]: Partial() for i in chosen})
         results = [o for o in graph.output_node().args[0] if isinstance(o, Node)][: len(held)]
-        given = all(
-            Replicate() in h or known.placement(r) == Partial() for h, r in zip(held, results, strict=True)
-        )
-        self.tally[sample.group, "P", chosen].append(
-            (True, given, f"{sample.name} {sample.key} ('P', {chosen})")
-        )
+        given = all(Replicate() in h or known.placement(r) == Partial() for h, r in zip(held, results, strict=True))
+        self.tally[sample.group, "P", chosen].append((True, given, f"{sample.name} {sample.key} ('P', {chosen})"))
 
 
 def _words(held: brute.Found) -> list[list[str]]:
@@ -210,18 +195,14 @@ class _Claims(Interpreter):
                 (tuple(v.shape), v.dtype) if isinstance(v, torch.Tensor) else repr(v)
                 for v in tree_leaves((args, kwargs))
             ]
-            if (n.target, str(shown)) not in self.seen and sum(
-                op is n.target for op, _ in self.seen
-            ) < self.MOST:
+            if (n.target, str(shown)) not in self.seen and sum(op is n.target for op, _ in self.seen) < self.MOST:
                 self.seen.add((n.target, str(shown)))
                 self._check(n, args, kwargs, shown)
         return super().run_node(n)
 
     def call_function(self, target: Any, args: tuple, kwargs: dict) -> object:
         """A view of what has other strides here than in the trace is a copy."""
-        return super().call_function(
-            aten.reshape.default if target is aten.view.default else target, args, kwargs
-        )
+        return super().call_function(aten.reshape.default if target is aten.view.default else target, args, kwargs)
 
     def _check(self, node: Node, args: tuple, kwargs: dict, shown: list) -> None:
         if node.target is aten.view.default:
@@ -229,9 +210,7 @@ class _Claims(Interpreter):
         for group, difference in linear_differences(node, args, kwargs).items():
             self.verdict.linear += 1
             if not difference < TOLERANCE:
-                self.verdict.unsound.append(
-                    f"{node.target} linear in {sorted(group)} {shown}: {difference:.1e}"
-                )
+                self.verdict.unsound.append(f"{node.target} linear in {sorted(group)} {shown}: {difference:.1e}")
 
 
 __all__ = ["PATTERN", "Verdict", "survey"]

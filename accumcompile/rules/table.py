@@ -88,6 +88,8 @@ RULES: dict[torch._ops.OpOverload, Rule] = {
     aten.roll.default: Rule(align=views.along_many(2), linear=({0},), moves=True),
     prims.rev.default: Rule(align=views.along_many(1), linear=({0},), moves=True),
     aten.as_strided.default: Rule("_... -> _...", linear=({0},)),
+    aten.as_strided_scatter.default: Rule("_..., _... -> _...", linear=({0, 1},)),
+    aten.masked_scatter.default: Rule("_... -> _...", linear=({0, 2},)),
     aten.repeat.default: Rule(align=views.repeat, moves=True),
     aten.unbind.int: Rule(align=views.unbind, linear=({0},)),
     aten.constant_pad_nd.default: Rule(align=views.pad),

@@ -44,7 +44,18 @@ def labelled(loss_fn) -> Case:
     )
 
 
-@row()
+@row(
+    Cost(
+        loops=5,
+        reduce=["logits = unit(image) @ unit(text).T / 0.2", "return F.normalize(x, dim=-1)"]
+        + ["return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2"] * 2,
+        gather=[
+            "return F.normalize(x, dim=-1)",
+            "return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2",
+        ],
+        gathered=1536,
+    )
+)
 def symmetric_info_nce():
     """GradCache, found by the compiler: embeddings first, then the loss on them, then the encoders' backward.
 
@@ -59,7 +70,17 @@ def symmetric_info_nce():
     return two_towers(loss_fn)
 
 
-@row()
+@row(
+    Cost(
+        loops=3,
+        reduce=[
+            'logits = model.scale.exp() * unit(model["image"](image)) @ unit(model["text"](text)).T',
+            "return F.normalize(x, dim=-1)",
+        ],
+        gather=["return F.normalize(x, dim=-1)"],
+        gathered=384,
+    )
+)
 def info_nce_with_learned_temperature():
     """As above, and the temperature's gradient is a sum over all pairs."""
     model = nn.ModuleDict({"image": mlp(FEATURES, 8, WIDTH), "text": mlp(FEATURES, 8, WIDTH)})
@@ -73,7 +94,14 @@ def info_nce_with_learned_temperature():
     return fit(model, loss, lambda n: call(torch.randn(n, FEATURES), torch.randn(n, FEATURES)))
 
 
-@row()
+@row(
+    Cost(
+        loops=3,
+        reduce=["logits = 5.0 * unit(image) @ unit(text).T - 1.0", "return F.normalize(x, dim=-1)"],
+        gather=["return F.normalize(x, dim=-1)"],
+        gathered=384,
+    )
+)
 def siglip():
     """Each pair is judged on its own, so only one of the two sides has to be whole."""
 
@@ -85,7 +113,14 @@ def siglip():
     return two_towers(loss_fn)
 
 
-@row()
+@row(
+    Cost(
+        loops=3,
+        reduce=["similarity = (z @ z.T / 0.3).masked_fill(itself, -torch.inf)"],
+        gather=["return F.normalize(x, dim=-1)"],
+        gathered=384,
+    )
+)
 def supervised_contrastive():
     """Embeddings gathered; every anchor averages over its own number of positives."""
 
@@ -100,7 +135,14 @@ def supervised_contrastive():
     return labelled(loss_fn)
 
 
-@row()
+@row(
+    Cost(
+        loops=3,
+        reduce=["logits = (z @ z.T / 0.3).masked_fill(itself, -torch.inf)"],
+        gather=["return F.normalize(x, dim=-1)"],
+        gathered=768,
+    )
+)
 def nt_xent():
     """SimCLR: both views in one batch of (2 b), each compared with all the others."""
 
@@ -115,7 +157,14 @@ def nt_xent():
     return two_views(loss_fn)
 
 
-@row()
+@row(
+    Cost(
+        loops=3,
+        reduce=["distance = torch.cdist(z, z)"],
+        gather=["lambda x, labels: loss_fn(model(x), labels),"],
+        gathered=384,
+    )
+)
 def batch_hard_triplet():
     """The farthest positive and the nearest negative. `cdist` takes the embeddings whole."""
 
@@ -129,7 +178,17 @@ def batch_hard_triplet():
     return labelled(loss_fn)
 
 
-@row()
+@row(
+    Cost(
+        loops=4,
+        reduce=[
+            "correlation = first.T @ second / first.shape[0]",
+            "on_diagonal = (correlation.diagonal() - 1.0).square().sum()",
+        ]
+        + ["first = (first - first.mean(dim=0)) / first.std(dim=0)"] * 5
+        + ["second = (second - second.mean(dim=0)) / second.std(dim=0)"] * 5,
+    )
+)
 def barlow_twins():
     """Nothing of batch size is gathered: means, variances and the cross-correlation are all reduced."""
 
@@ -144,7 +203,14 @@ def barlow_twins():
     return two_views(loss_fn)
 
 
-@row()
+@row(
+    Cost(
+        loops=4,
+        reduce=["centred = z - z.mean(dim=0)"] * 4
+        + ["covariance = centred.T @ centred / (z.shape[0] - 1)"] * 2
+        + ["variance = F.relu(1.0 - (covariance.diagonal() + 1e-4).sqrt()).mean()"] * 2,
+    )
+)
 def vicreg():
     """Invariance splits freely; variance and covariance are reduced. Nothing is gathered."""
 
@@ -232,7 +298,14 @@ def mixture_of_experts():
     return fit(model, loss, lambda n: call(torch.randn(n, FEATURES), torch.randn(n, 2)))
 
 
-@row()
+@row(
+    Cost(
+        loops=3,
+        reduce=["return (wanted * F.softplus(score - score[:, None])).sum() / wanted.sum()"] * 2,
+        gather=["score = model(x).squeeze(1)"],
+        gathered=96,
+    )
+)
 def pairwise_ranking():
     """Every pair's difference: a [batch, batch] matrix of scores. One side is gathered."""
     model = mlp(FEATURES, 8, 1)

@@ -126,7 +126,13 @@ def cross_entropy_all_ignored_micro_batch():
     return language_modelling(token_mean, labels_that_begin_ignored)
 
 
-@row()
+@row(
+    Cost(
+        loops=2,
+        reduce=["lambda logits, labels: F.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=0.1),"]
+        * 2,
+    )
+)
 def cross_entropy_label_smoothing():
     """Both terms are divided by counts of the labels alone: two loops."""
     return language_modelling(
@@ -146,7 +152,13 @@ def cross_entropy_class_weights():
     return classification(loss_fn)
 
 
-@row()
+@row(
+    Cost(
+        loops=2,
+        reduce=["return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), weight=weight, label_smoothing=0.1)"]
+        * 2,
+    )
+)
 def cross_entropy_everything():
     """Class weights, label smoothing and ignored labels at once: still two loops."""
     weight = torch.linspace(0.5, 2.0, VOCABULARY)

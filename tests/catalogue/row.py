@@ -40,9 +40,7 @@ class Cost:
     def __repr__(self) -> str:
         """The literal to paste into the row."""
         fields = [f"loops={self.loops}"]
-        fields += [
-            f"{kind}={_lines(lines)}" for kind in ("reduce", "gather") if (lines := getattr(self, kind))
-        ]
+        fields += [f"{kind}={_lines(lines)}" for kind in ("reduce", "gather") if (lines := getattr(self, kind))]
         fields += [f"gathered={self.gathered}"] if self.gathered else []
         return f"Cost({', '.join(fields)})"
 

@@ -228,7 +228,7 @@ def chosen_and_rejected():
     return Case(step, batch, {"model": model, "reference": reference}, [optimizer])
 
 
-@row()
+@row(Cost(loops=2, reduce=['return {"loss": F.cross_entropy(*shifted, ignore_index=-100), "logits": logits}']))
 def hugging_face_batch():
     """A dict with an attention mask and labels of -100, a model that computes its own loss. One reduce."""
 

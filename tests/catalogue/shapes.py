@@ -122,13 +122,20 @@ def mixed_with_the_flipped_batch():
     return fit(model, loss, lambda n: call(torch.randn(n, FEATURES), torch.randn(n, 2)))
 
 
-@row()
+@row(Cost(loops=2, gather=["lambda x, y: loss_fn(model(x).squeeze(1), y),"], gathered=96))
 def neighbouring_samples():
     """The difference of each sample to the one before it crosses every boundary: the scores are gathered."""
     return scored(lambda score, y: F.mse_loss(score, y) + 0.1 * (score[1:] - score[:-1]).square().mean())
 
 
-@row()
+@row(
+    Cost(
+        loops=3,
+        reduce=["return embedded(lambda z, y: F.mse_loss(z, y) + (z - z[0]).square().mean())"],
+        gather=["lambda x, y: loss_fn(model(x), y),"],
+        gathered=384,
+    )
+)
 def first_sample_as_anchor():
     """`z[0]` lives in the first micro-batch; every other one needs it."""
     return embedded(lambda z, y: F.mse_loss(z, y) + (z - z[0]).square().mean())
@@ -172,13 +179,13 @@ def median_across_the_batch():
     return scored(loss_fn)
 
 
-@row()
+@row(Cost(loops=4, reduce=["return scored(lambda score, y: (score.softmax(dim=0) * y).sum())"] * 3))
 def softmax_across_the_batch():
     """Attention over the samples: the maximum and the sum are reduced, or the scores gathered."""
     return scored(lambda score, y: (score.softmax(dim=0) * y).sum())
 
 
-@row()
+@row(Cost(loops=2, gather=["logits = model(x)"], gathered=480))
 def boolean_indexing():
     """`logits[mask]` has as many rows as the mask has ones: it runs whole. Two loops."""
     classes = 5
@@ -192,7 +199,7 @@ def boolean_indexing():
     return fit(model, loss, lambda n: call(torch.randn(n, FEATURES), torch.randint(-2, classes, (n,))))
 
 
-@row()
+@row(Cost(loops=2, gather=["risk = score.exp().cumsum(dim=0).log()"], gathered=96))
 def cumsum_over_the_batch():
     """Cox's partial likelihood on sorted times: the risk of each sample sums all before it."""
 
@@ -214,7 +221,7 @@ def std_over_the_batch():
     return embedded(loss_fn)
 
 
-@row()
+@row(Cost(loops=3, reduce=["return F.mse_loss(z, y) + z.amax(dim=0).square().mean()"] * 2))
 def maximum_over_the_batch():
     """The gradient goes to the sample that equals the maximum: that value must be the one the maximum saw."""
 
@@ -273,7 +280,7 @@ def segments_summed():
     return fit(model, loss, lambda n: call(torch.randn(n, FEATURES), torch.randint(4, (n,))))
 
 
-@row()
+@row(Cost(loops=4, reduce=["prototypes = (members.T @ z) / members.sum(dim=0)[:, None].clamp(min=1.0)"] * 3))
 def segment_means_squared():
     """A prototype per class, and the samples' distance to their own: reduced, nothing gathered."""
 

@@ -129,7 +129,7 @@ def ema_teacher():
     return Case(step, lambda n: call(*pair(n)), {"student": student, "teacher": teacher}, [optimizer])
 
 
-@row()
+@row(Cost(loops=4))
 def gan_with_two_optimizers():
     """Two backward calls: the critic's, then the generator's through the new critic."""
     generator, critic = mlp(3, 8, FEATURES), mlp(FEATURES, 8, 1)
@@ -194,7 +194,7 @@ def checkpointed_layers():
     return Case(step, lambda n: call(*pair(n)), {"model": model}, [optimizer])
 
 
-@row()
+@row(Cost(loops=1))
 def labels_edited_in_place():
     """The caller's labels are edited, once, and the tokens that are left are counted: one reduce."""
     classes, pad = 5, 0
