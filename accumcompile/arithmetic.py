@@ -31,7 +31,9 @@ def emit_number(graph: Graph, expr: sympy.Expr, symbol: Callable[[sympy.Symbol],
     if row is None:
         raise LookupError(f"no arithmetic for {type(expr).__name__} in {expr}")
     arguments = [emit_number(graph, a, symbol) for a in expr.args]
-    return reduce(lambda a, b: _call(graph, row, [a, b]), arguments) if len(arguments) > 2 else _call(graph, row, arguments)
+    if len(arguments) <= 2:
+        return _call(graph, row, arguments)
+    return reduce(lambda a, b: _call(graph, row, [a, b]), arguments)
 
 
 def _call(graph: Graph, target: Callable, arguments: list[Any]) -> Number:

@@ -219,9 +219,9 @@ class Body(Writer):
 
     def _operand(self, node: Node, need: Placement) -> Node:
         value = self.known.values[node]
-        if node in self.local and not isinstance(need, Replicate):
-            if len(value.placements) > 1 or value.placement == need:
-                return self.local[node]
+        is_here = node in self.local and not isinstance(need, Replicate)
+        if is_here and (len(value.placements) > 1 or value.placement == need):
+            return self.local[node]
         return self.slice(node, need) if isinstance(need, Shard) else self._const(node)
 
     def _const(self, node: Node) -> Node:

@@ -71,7 +71,7 @@ def _data_behind(size: Node) -> Iterator[Node]:
 
 def closure(known: Propagation, roots: Iterable[Node], stop: Iterable[Node] = ()) -> set[Node]:
     """The roots and every local value they are computed from, not going past ``stop``."""
-    stop, seen, stack = set(stop), set(), [r for r in roots]
+    stop, seen, stack = set(stop), set(), list(roots)
     while stack:
         node = stack.pop()
         if node in seen or node in stop or node.op != "call_function":

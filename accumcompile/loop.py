@@ -91,13 +91,14 @@ def accumulate_loop(
 
 def run_reference(body, split, consts, xs, x_dims, carry, y_dims) -> list[torch.Tensor]:
     """The loop's meaning, as plain as it can be written."""
-    carries: list[torch.Tensor] = []
+    carries: list[Any] = []
     pieces: list[list[torch.Tensor]] = [[] for _ in y_dims]
     for start, rows in split:
         local = [slice_rows(x, d, start, rows, split.batch) for x, d in zip(xs, x_dims, strict=True)]
         outs = body(rows, torch.tensor(start), *consts, *local)
         parts, ys = outs[: len(carry)], outs[len(carry) :]
-        carries = [REDUCTIONS[op](a, b) for op, a, b in zip(carry, carries, parts, strict=True)] if carries else list(parts)
+        carries = carries or [None] * len(carry)
+        carries = [p if c is None else REDUCTIONS[op](c, p) for op, c, p in zip(carry, carries, parts, strict=True)]
         for kept, y in zip(pieces, ys, strict=True):
             kept.append(y)
     return carries + [torch.cat(kept, d) for kept, d in zip(pieces, y_dims, strict=True)]

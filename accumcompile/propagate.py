@@ -272,7 +272,9 @@ class _Placer:
             return True
         if ops != {Partial("sum")}:
             return False
-        return any(partial <= group and all(i in partial or self._is_absent(i) for i in group) for group in alignment.linear)
+        return any(
+            partial <= group and all(i in partial or self._is_absent(i) for i in group) for group in alignment.linear
+        )
 
     def _is_absent(self, i: int) -> bool:
         """Whether an operand adds nothing: it is not there, or zero."""

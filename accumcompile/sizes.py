@@ -57,7 +57,7 @@ class Batch:
 
     @cached_property
     def _renaming(self) -> dict:
-        return {s: self.unit * _UNIT for s in (self.symbol, *self.aliases)}
+        return dict.fromkeys((self.symbol, *self.aliases), self.unit * _UNIT)
 
     def polynomial(self, size: Size) -> Size:
         """``size`` with the batch written as unit * u."""
@@ -69,7 +69,7 @@ class Batch:
 
     def unified(self, size: Size) -> Size:
         """``size`` with every symbol of the batch written as the one."""
-        return size.xreplace({a: self.symbol for a in self.aliases}) if isinstance(size, sympy.Expr) else size
+        return size.xreplace(dict.fromkeys(self.aliases, self.symbol)) if isinstance(size, sympy.Expr) else size
 
     def in_size(self, size: Size) -> bool:
         """Whether ``size`` depends on the batch."""
@@ -100,8 +100,7 @@ class Batch:
         if not self.in_size(size):
             return None
         ratio = sympy.cancel(sympy.sympify(self.polynomial(size)) / (self.polynomial(outer) * self.unit * _UNIT))
-        numerator, denominator = sympy.fraction(ratio)
-        return ratio if denominator.is_Integer else None
+        return ratio if sympy.fraction(ratio)[1].is_Integer else None
 
     def granule(self, size: Size, outer: Size = 1) -> int:
         """The least number of samples that must stay together for a dimension of ``size``."""
@@ -121,4 +120,4 @@ class Batch:
         if not isinstance(placement, Shard):
             return sizes
         dim = placement.dim
-        return sizes[:dim] + (self.local(sizes[dim], placement.outer),) + sizes[dim + 1 :]
+        return (*sizes[:dim], self.local(sizes[dim], placement.outer), *sizes[dim + 1 :])

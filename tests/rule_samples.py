@@ -252,7 +252,7 @@ SAMPLES: dict = {
         (f(4, 5), b(4, 3), [None, n(5, 3)], 1.0),
     ],
     aten._unsafe_masked_index_put_accumulate.default: [(f(4, 5), b(4, 3), [None, n(5, 3)], f(4, 3))],
-    aten.scatter.value: [(f(4, 5), 1, n(5, 4, 2), 2.0), (f(4, 5), 0, n(4, 2, 5), 2.0)],
+    aten.scatter.value: [(f(4, 5), 1, n(5, 4, 2), -2.0), (f(4, 5), 1, n(5, 4, 2), 2.0), (f(4, 5), 0, n(4, 2, 5), 2.0)],
     aten.scatter.src: [(f(4, 5), 1, torch.tensor([[0, 2]] * 4), f(4, 2))],
     aten.scatter_add.default: [(f(4, 5), 1, n(5, 4, 2), f(4, 2)), (f(4, 5), 0, n(4, 6, 5), f(6, 5))],
     aten.scatter.reduce: [(f(4, 5), 1, n(5, 4, 2), f(4, 2), {"reduce": "multiply"})],
@@ -262,11 +262,11 @@ SAMPLES: dict = {
     aten.searchsorted.Tensor: [(torch.arange(5.0), f(4, 3)), (f(4, 5).sort().values, f(4, 3))],
     aten.bucketize.Tensor: [(f(4, 3), torch.arange(5.0).double())],
     # images
-    aten.avg_pool2d.default: [(image, [2, 2])],
-    aten.avg_pool2d_backward.default: [(f(4, 3, 3, 3), image, [2, 2], [2, 2], [0, 0], False, True, None)],
+    aten.avg_pool2d.default: [(image, [2, 2]), (image, [3, 3], [1, 1], [1, 1])],
+    aten.avg_pool2d_backward.default: [(f(4, 3, 6, 6), image, [3, 3], [1, 1], [1, 1], False, True, None)],
     aten._adaptive_avg_pool2d.default: [(image, [2, 2])],
     aten._adaptive_avg_pool2d_backward.default: [(f(4, 3, 2, 2), image)],
-    aten.max_pool2d_with_indices.default: [(image, [2, 2])],
+    aten.max_pool2d_with_indices.default: [(image, [2, 2]), (image, [3, 3], [1, 1], [1, 1])],
     aten.max_pool2d_with_indices_backward.default: [
         (f(4, 3, 3, 3), image, [2, 2], [2, 2], [0, 0], [1, 1], False, pooled[1])
     ],

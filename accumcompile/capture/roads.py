@@ -101,7 +101,7 @@ def is_fusable(joint: GraphModule, num_fwd_outputs: int) -> bool:
 def is_linear(joint: GraphModule, tangent: Node, gradients: list[Node | None]) -> bool:
     """Whether every gradient is proven linear in the tangent."""
     nowhere = Batch(sympy.Symbol("no_batch"))
-    known = propagate(joint.graph, nowhere, {n: R for n in joint.graph.nodes} | {tangent: Partial("sum")})
+    known = propagate(joint.graph, nowhere, dict.fromkeys(joint.graph.nodes, R) | {tangent: Partial("sum")})
     values = [known.values[g] for g in gradients if g is not None]
     return all(v.placement == Partial("sum") or v.zero for v in values)
 

@@ -68,7 +68,10 @@ def _apart(op, samples: int, choices: int) -> Verdict:  # type: ignore[no-untype
 
 def _send(pipe: Connection, op, samples: int, choices: int) -> None:  # type: ignore[no-untyped-def]
     signal.alarm(SECONDS)
-    pipe.send(survey(op, samples, choices))
+    try:
+        pipe.send(survey(op, samples, choices))
+    except Exception:  # parts of an input that make no sense to the operator
+        pipe.send(Verdict(op.name, died=True))
 
 
 if __name__ == "__main__":

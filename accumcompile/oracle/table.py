@@ -76,7 +76,7 @@ def details(verdicts: Sequence[Verdict]) -> Iterable[str]:
         yield from (f"FAILED {text}" for text in verdict.failed)
         yield from (f"missing {text}" for text in verdict.missing)
         if verdict.died:
-            yield f"died {verdict.name}: an operator of torch ended the process, or took too long"
+            yield f"died {verdict.name}: an operator failed on parts of its input, or took too long"
 
 
 def markdown(verdicts: Sequence[Verdict]) -> str:
@@ -100,7 +100,7 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
         "## Missing, by operator",
         "",
         *(f"- `{v.name}`: {len(v.missing)} of {v.possible}" for v in verdicts if v.missing),
-        *(f"- `{v.name}`: not judged (its process ended)" for v in verdicts if v.died),
+        *(f"- `{v.name}`: not judged (it fails on parts of its input)" for v in verdicts if v.died),
     ]
     return "\n".join(lines) + "\n"
 

@@ -87,19 +87,26 @@ def iota(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
     return body.call(torch.ops.prims.convert_element_type.default, (total, kwargs["dtype"]))
 
 
+def _times(body, a, b):
+    """A product of sizes, worked out where both are numbers."""
+    symbolic = isinstance(a, torch.fx.Node) or isinstance(b, torch.fx.Node)
+    return body.call(operator.mul, (a, b)) if symbolic else a * b
+
+
 def moments(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
     """(count, mean, M2), written with operators that every lowering knows."""
     x, dims = args
     pair = body.call(aten.var_mean.correction, (x, dims), {"correction": 0, "keepdim": True})
     variance, mean = body.call(operator.getitem, (pair, 0)), body.call(operator.getitem, (pair, 1))
     source, value = node.args[0], node.meta["val"]
+    shape_here = body.shape(source) if body.placement(node) != R else shape_of(source)
     count = 1
     for d in dims:
-        size = body.size(body.shape(source)[d]) if body.placement(node) != R else body.size(shape_of(source)[d])
-        count = body.call(operator.mul, (count, size)) if isinstance(size, torch.fx.Node) or isinstance(count, torch.fx.Node) else count * size
+        count = _times(body, count, body.size(shape_here[d]))
     shape = body.sizes((1, *body.shape(node)[1:]))
     counts = body.call(aten.full.default, (shape, count), {"dtype": value.dtype, "device": value.device})
-    rows = [counts, *(body.call(aten.view.default, (v, shape)) for v in (mean, body.call(aten.mul.Tensor, (variance, count))))]
+    m2 = body.call(aten.mul.Tensor, (variance, count))
+    rows = [counts, *(body.call(aten.view.default, (v, shape)) for v in (mean, m2))]
     return body.call(aten.cat.default, (rows, 0))
 
 

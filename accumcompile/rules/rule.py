@@ -110,7 +110,8 @@ def align_words(left: Sequence, right: Sequence, facts: Facts, rule: Rule) -> Al
     if len(left) < len(facts.shapes) or len(right) != len(facts.results):
         return None
     pairs = list(zip(left, facts.shapes, strict=False)) + list(zip(right, facts.results, strict=True))
-    depth = max((len(shape) - len(words) + 1 for words, shape in pairs if shape is not None and "..." in words), default=0)
+    broadcast = (len(shape) - len(words) + 1 for words, shape in pairs if shape is not None and "..." in words)
+    depth = max(broadcast, default=0)
     names = [_names(words, shape, depth) for words, shape in pairs]
     if None in names:
         return None
@@ -156,7 +157,9 @@ def _dims(names: tuple, shape: Shape, sizes: dict, opaque: set[Factor]) -> tuple
     )
 
 
-def align_dims(facts: Facts, operands: Sequence[Sequence[str]], results: Sequence[Sequence[str]], **kw) -> Alignment | None:
+def align_dims(
+    facts: Facts, operands: Sequence[Sequence[str]], results: Sequence[Sequence[str]], **kw
+) -> Alignment | None:
     """Line dimensions up by lists of words, one a dimension: for alignments worked out from arguments."""
     rule = Rule(linear=kw.get("linear", ()), reduce=kw.get("reduce", "sum"))
     return align_words([list(o) for o in operands], [list(r) for r in results], facts, rule)

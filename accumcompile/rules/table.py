@@ -226,7 +226,6 @@ RULES: dict[torch._ops.OpOverload, Rule] = {
     # matrices, the leading dimensions a batch of them
     aten.linalg_solve_triangular.default: Rule(align=local.solve_triangular, linear=({1},)),
     aten.triangular_solve.default: Rule("... _ _ -> ... _ _, ... _ _"),
-    aten.cholesky.default: MATRIX,
     aten.cholesky_inverse.default: MATRIX,
     aten.cholesky_solve.default: Rule("... _ n, ... _ _ -> ... _ n", linear=({0},)),
     aten.linalg_cholesky_ex.default: Rule("... _ _ -> ... _ _, ..."),
@@ -260,6 +259,7 @@ RULES |= {
     op: rule
     for name, rule in {
         "prims.fma": Rule("... -> ...", linear=({0, 2}, {1, 2})),
+        "aten.cholesky": MATRIX,
         "prims._low_memory_max_pool_with_offsets": Rule("... _ _ -> ... _ _, ... _ _"),
         "prims._low_memory_max_pool_offsets_to_indices": Rule("... _ _ -> ... _ _"),
     }.items()

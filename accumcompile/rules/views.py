@@ -233,7 +233,7 @@ def repeat(facts: Facts) -> Alignment | None:
     right: list[Dim] = []
     for i, size in enumerate(target):
         count = facts.batch.quotient(size, source[i - new]) if i >= new else size
-        if count is None or facts.batch.in_size(count):
+        if not count or facts.batch.in_size(count):
             return None
         sizes[f"k{i}"] = count
         right.append((f"k{i}", f"d{i}") if i >= new else (f"k{i}",))
