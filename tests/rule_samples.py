@@ -81,13 +81,14 @@ SAMPLES: dict = {
     # pointwise
     **dict.fromkeys([aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor], pair),
     **dict.fromkeys([aten.mul.Scalar, aten.div.Scalar], scalar),
-    **dict.fromkeys(
-        [getattr(aten, o).Tensor for o in ("eq", "ne", "ge", "gt", "le", "lt")],
-        [(n(3, 4, 3).double(), n(3, 4, 3).double())],
-    ),
-    **dict.fromkeys(
-        [getattr(aten, o).Scalar for o in ("eq", "ne", "ge", "gt", "le", "lt")], [(n(3, 4, 3).double(), 1)]
-    ),
+    **{
+        key: [(n(3, 4, 3).double(), n(3, 4, 3).double())]
+        for key in [getattr(aten, o).Tensor for o in ("eq", "ne", "ge", "gt", "le", "lt")]
+    },
+    **{
+        key: [(n(3, 4, 3).double(), 1)]
+        for key in [getattr(aten, o).Scalar for o in ("eq", "ne", "ge", "gt", "le", "lt")]
+    },
     **dict.fromkeys([getattr(aten, o).default for o in ("neg", "floor", "ceil", "round", "trunc", "sign")], one),
     **dict.fromkeys([getattr(aten, o).default for o in ("clone", "alias", "detach")], one),
     aten.heaviside.default: pair,
@@ -106,15 +107,20 @@ SAMPLES: dict = {
     aten.view.default: [
         (f(4, 6), [4, 2, 3]),
         *((sized(aten.view.default, *t), f(4, 6)) for t in ([6], [3, 2], [1, 6])),
-    ]
-    + [(lambda x: aten.view.default(x, [x.shape[0] * 3, 2]), f(4, 6))]
-    + [(lambda x: aten.view.default(x, [3, x.shape[1] * 2]), f(3, 4, 2))]
-    + [(lambda x: aten.view.default(x, [x.shape[0] // 2, 4]), f(8, 2))]
-    + [(lambda x: aten.view.default(x, [3, x.shape[0] // 3, 2]), f(12, 2))],
+        (lambda x: aten.view.default(x, [x.shape[0] * 3, 2]), f(4, 6)),
+        (lambda x: aten.view.default(x, [3, x.shape[1] * 2]), f(3, 4, 2)),
+        (lambda x: aten.view.default(x, [x.shape[0] // 2, 4]), f(8, 2)),
+        (lambda x: aten.view.default(x, [3, x.shape[0] // 3, 2]), f(12, 2)),
+    ],
     aten.expand.default: [(f(4, 1), [4, 3]), (sized(aten.expand.default, 3), f(4, 1))],
     aten.permute.default: [(f(4, 3, 2), [2, 0, 1])],
-    aten.slice.Tensor: [(f(4, 6), 1, 2, 5), (f(4, 6), 1, 0, 6), (f(4, 6), 0, 1, 3), (f(4, 6), 1, 0, 6, 2)]
-    + [(lambda x: aten.slice.Tensor(aten.cat.default([x, x + 1], 0), 0, x.shape[0], 2 * x.shape[0]), f(4, 3))],
+    aten.slice.Tensor: [
+        (f(4, 6), 1, 2, 5),
+        (f(4, 6), 1, 0, 6),
+        (f(4, 6), 0, 1, 3),
+        (f(4, 6), 1, 0, 6, 2),
+        (lambda x: aten.slice.Tensor(aten.cat.default([x, x + 1], 0), 0, x.shape[0], 2 * x.shape[0]), f(4, 3)),
+    ],
     aten.select.int: [(f(4, 3), 1, 1), (f(4, 3), 0, -1)],
     aten.cat.default: [([f(4, 3), f(4, 2)], 1), ([f(4, 3), f(4, 3)], 0), ([f(4, 3), f(4, 3)], -1)],
     aten.flip.default: [(f(4, 3), [0]), (f(4, 3), [0, 1])],
@@ -153,44 +159,54 @@ SAMPLES: dict = {
     ],
     # reductions
     **dict.fromkeys([getattr(aten, o).default for o in ("sum", "max", "min")], one),
-    **dict.fromkeys(
-        [aten.any.default, aten.all.default],
-        [
+    **{
+        key: [
             (torch.eye(4, 3).bool(),),
             (torch.arange(4) > 2,),
             (torch.arange(4) < 2,),
             (torch.eye(4, 3).double(),),
             (torch.zeros(4).double(),),
-        ],
-    ),
-    **dict.fromkeys(
-        [aten.sum.dim_IntList, aten.mean.dim], [(f(4, 3), [1]), (f(4, 3), [0], True), (f(4, 3, 2), [0, 2])]
-    ),
-    **dict.fromkeys([aten.amax.default, aten.amin.default], [(f(4, 3), [1]), (f(4, 3), [0], True)]),
+        ]
+        for key in [aten.any.default, aten.all.default]
+    },
+    **{
+        key: [(f(4, 3), [1]), (f(4, 3), [0], True), (f(4, 3, 2), [0, 2])]
+        for key in [aten.sum.dim_IntList, aten.mean.dim]
+    },
+    **{key: [(f(4, 3), [1]), (f(4, 3), [0], True)] for key in [aten.amax.default, aten.amin.default]},
     aten.any.dims: [(b(4, 3), [1]), (torch.zeros(4, 3).double(), [1]), (torch.eye(4, 3).bool(), [0], True)],
-    **dict.fromkeys(
-        [aten.prod.dim_int, aten.max.dim, aten.min.dim, aten.median.dim, aten.nanmedian.dim]
-        + [aten.mode.default, aten.argmax.default, aten.argmin.default],
-        [(f(4, 3), 1), (f(4, 3), 0, True)],
-    ),
-    **dict.fromkeys(
-        [aten.any.dim, aten.all.dim], [(b(4, 3), 1), (torch.eye(4, 3).bool(), 0, True), (torch.zeros(4, 3).double(), 1)]
-    ),
+    **{
+        key: [(f(4, 3), 1), (f(4, 3), 0, True)]
+        for key in [
+            aten.prod.dim_int,
+            aten.max.dim,
+            aten.min.dim,
+            aten.median.dim,
+            aten.nanmedian.dim,
+            aten.mode.default,
+            aten.argmax.default,
+            aten.argmin.default,
+        ]
+    },
+    **{
+        key: [(b(4, 3), 1), (torch.eye(4, 3).bool(), 0, True), (torch.zeros(4, 3).double(), 1)]
+        for key in [aten.any.dim, aten.all.dim]
+    },
     aten.kthvalue.default: [(f(4, 3), 2), (f(4, 3), 2, 0, True)],
-    **dict.fromkeys([aten.var.correction, aten.var_mean.correction], [(f(4, 3), [1], {"correction": 1})]),
+    **{key: [(f(4, 3), [1], {"correction": 1})] for key in [aten.var.correction, aten.var_mean.correction]},
     # along one dimension
-    **dict.fromkeys(
-        [
+    **{
+        key: [(f(4, 3), 1), (f(4, 3), 0)]
+        for key in [
             aten.cumsum.default,
             aten.cumprod.default,
             aten.logcumsumexp.default,
             aten.cummax.default,
             aten.cummin.default,
+            aten.sort.default,
         ]
-        + [aten.sort.default],
-        [(f(4, 3), 1), (f(4, 3), 0)],
-    ),
-    **dict.fromkeys([aten._softmax.default, aten._log_softmax.default], [(f(4, 3), 1, False), (f(4, 3), 0, False)]),
+    },
+    **{key: [(f(4, 3), 1, False), (f(4, 3), 0, False)] for key in [aten._softmax.default, aten._log_softmax.default]},
     aten.sort.stable: [(f(4, 3), {"stable": True, "dim": 1})],
     aten.topk.default: [(f(4, 3), 2, 1)],
     aten.glu.default: [(f(4, 6), 1)],
@@ -230,23 +246,23 @@ SAMPLES: dict = {
     aten.embedding.default: [(f(5, 3), n(5, 4)), (f(5, 3), n(5, 4, 2))],
     aten.gather.default: [(f(4, 5), 1, n(5, 4, 2)), (f(4, 5), 0, n(4, 3, 5)), (f(4, 5), 1, n(5, 3, 2))],
     aten.index_select.default: [(f(4, 5), 1, n(5, 3)), (f(4, 5), 0, n(4, 3))],
-    **dict.fromkeys(
-        [aten.index.Tensor, aten._unsafe_index.Tensor],
-        [
+    **{
+        key: [
             (f(4, 5), [n(4, 3)]),
             (f(4, 5), [None, n(5, 3)]),
             (f(4, 5, 3), [n(4, 6), None, n(3, 6)]),
             (f(4, 5), [n(4, 6, 1), n(5, 2)]),
-        ],
-    ),
-    **dict.fromkeys(
-        [aten.index_put.default, aten._unsafe_index_put.default],
-        [
+        ]
+        for key in [aten.index.Tensor, aten._unsafe_index.Tensor]
+    },
+    **{
+        key: [
             (f(4, 5), [n(4, 3)], f(3, 5), True),
             (f(4, 5), [None, n(5, 3)], f(4, 3), True),
             (f(4, 5), [None, torch.tensor([1, 3])], f(4, 2)),
-        ],
-    ),
+        ]
+        for key in [aten.index_put.default, aten._unsafe_index_put.default]
+    },
     aten._unsafe_masked_index.default: [
         (f(4, 5), b(4, 3), [None, n(5, 3)], 0.0),
         (f(4, 5), b(4, 3), [None, n(5, 3)], 1.0),
@@ -329,20 +345,22 @@ SAMPLES: dict = {
             aten.linalg_matrix_exp.default,
             aten._linalg_svd.default,
             aten.linalg_eig.default,
-        ]
-        + [aten.linalg_qr.default, aten.geqrf.default]
-        + [aten.linalg_lu.default, aten.linalg_lu_factor_ex.default],
+            aten.linalg_qr.default,
+            aten.geqrf.default,
+            aten.linalg_lu.default,
+            aten.linalg_lu_factor_ex.default,
+        ],
         matrices,
     ),
-    **dict.fromkeys(
-        [
+    **{
+        key: [(spd(5, 3, 3),)]
+        for key in [
             aten.cholesky.default,
             aten.linalg_cholesky_ex.default,
             aten._linalg_eigh.default,
             aten.linalg_ldl_factor_ex.default,
-        ],
-        [(spd(5, 3, 3),)],
-    ),
+        ]
+    },
     # these two look at how their operand lies in memory: a pass sees to that
     **{
         op: [(partial(laid_out, op), f(5, 3, 3)), (partial(laid_out, op), f(2, 4, 3, 3))]

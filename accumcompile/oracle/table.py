@@ -18,6 +18,7 @@ COLUMNS = (
     "split runs",
     "linear claims",
     "unsound",
+    "errors",
     "possible",
     "missing",
     "missing %",
@@ -53,9 +54,9 @@ def _row(name: str, group: Sequence[Verdict]) -> tuple[str, ...]:
         sum(v.placed for v in group),
         sum(v.linear for v in group),
     ]
-    wrong = sum(len(v.unsound) + len(v.failed) for v in group)
+    wrong, errors = sum(len(v.unsound) for v in group), sum(len(v.failed) for v in group)
     share = f"{100 * missing / possible:.1f}" if possible else "-"
-    return (name, *map(str, counts), str(wrong), str(possible), str(missing), share)
+    return (name, *map(str, counts), str(wrong), str(errors), str(possible), str(missing), share)
 
 
 def show(verdicts: Sequence[Verdict]) -> None:
@@ -89,7 +90,7 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
         "",
         "- **split runs**: calls run whole and in uneven micro-batches, with their backward, and compared;",
         "- **linear claims**: operators run on a sum and on its parts;",
-        "- **unsound**: differences found (must be none);",
+        "- **unsound**: differences found (must be none); **errors**: calls that the compiler refuses to split;",
         "- **possible**: placements that hold on all samples with the same other arguments, in three draws;",
         "- **missing**: those of them where the compiler gathers.",
         "",

@@ -44,7 +44,7 @@ def index_select(facts: Facts) -> Alignment | None:
     names = [f"d{d}" for d in range(len(facts.shapes[0]))]
     left = [*names[:dim], "_", *names[dim + 1 :]]
     index = ["i"] * len(facts.shapes[1])
-    return align_dims(facts, [left, index], [names[:dim] + ["i"] + names[dim + 1 :]], linear=({0},))
+    return align_dims(facts, [left, index], [[*names[:dim], "i", *names[dim + 1:]]], linear=({0},))
 
 
 def index(facts: Facts) -> Alignment | None:

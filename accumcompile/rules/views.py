@@ -66,7 +66,7 @@ def _skip(a: _Digits, b: _Digits, batch) -> None:
     _, left = a.rest.pop(0)
     _, right = b.rest.pop(0)
     while not batch.equal(left, right):
-        behind, other = (a, left) if len(a.rest) >= len(b.rest) and a.rest else (b, right)
+        behind, _other = (a, left) if len(a.rest) >= len(b.rest) and a.rest else (b, right)
         if not behind.rest:
             a.rest.clear()
             b.rest.clear()
