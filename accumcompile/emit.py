@@ -317,6 +317,3 @@ def unfolded(shape: tuple[Size, ...], placement: Shard) -> tuple[Size, ...]:
     rest = sympy.cancel(sympy.sympify(shape[dim]) / outer)
     rest = rest if sympy.fraction(rest)[1] == 1 else FloorDiv(sympy.sympify(shape[dim]), outer)
     return (*shape[:dim], outer, rest, *shape[dim + 1 :])
-
-
-__all__ = ["Body", "Bridges", "Writer"]

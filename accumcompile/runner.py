@@ -11,11 +11,9 @@ import sympy
 import torch
 from torch.fx import GraphModule, Node
 
-from .capture import frames
 from .loop import Split
 from .operands import is_size
 from .options import Settings
-from .placement import Shard
 from .plan import Plan
 from .rules.table import is_impure
 from .sizes import expression
@@ -40,7 +38,7 @@ class Runner:
         self.symbol, self.granule = known.batch.symbol, known.granule
         self.reads = list(_bindings(gm))
         self.draws = _Draws.of(gm)
-        self.results = [_Result.of(o, known) for o in plan.outputs]
+        self.results = [_Result.of(o) for o in plan.outputs]
         self.copied = shared(plan.outputs, owned_from) if owned_from is not None else []
 
     def __call__(self, arguments: list) -> list:
@@ -147,25 +145,20 @@ def _generator(device: torch.device) -> torch.Generator:
 class _Result:
     """What an output must look like: exactly the strides that were traced, for code compiled against them follows."""
 
-    def __init__(self, strides: tuple, contiguous: bool, batch_dim: int | None):
-        self.strides, self.contiguous, self.batch_dim = strides, contiguous, batch_dim
+    def __init__(self, strides: tuple, contiguous: bool):
+        self.strides, self.contiguous = strides, contiguous
 
     @classmethod
-    def of(cls, output: Any, known) -> _Result | None:
+    def of(cls, output: Any) -> _Result | None:
         value = output.meta.get("val") if isinstance(output, Node) else None
         if not isinstance(value, torch.Tensor):
             return None
-        placement = known.placement(output)
-        dim = placement.dim if isinstance(placement, Shard) and placement.outer == 1 else None
-        strides = tuple(expression(s) for s in value.stride())
-        return cls(strides, _is_contiguous(value), dim)
+        return cls(tuple(expression(s) for s in value.stride()), _is_contiguous(value))
 
     def finish(self, value: torch.Tensor, sizes: dict) -> torch.Tensor:
         """The value with the strides that were traced."""
         if not (self.contiguous and value.is_contiguous()):
             value = _restrided(value, tuple(_number(s, sizes) for s in self.strides))
-        if self.batch_dim is not None:
-            frames.remember_output(value, self.batch_dim)
         return value
 
 

@@ -28,14 +28,6 @@ _ours: WeakSet[type] = (
 )  # classes of autograd nodes that run our graphs; AOTAutograd makes one for each graph
 
 
-def register_backward_class(cls: type) -> type:
-    """Nodes of this class are ours. Takes an autograd.Function, or the class of its nodes."""
-    _ours.add(
-        cls._backward_cls if isinstance(cls, type) and issubclass(cls, torch.autograd.Function) else cls
-    )
-    return cls
-
-
 def is_ours(node: Any) -> bool:
     """Whether an autograd node runs one of our graphs."""
     return type(node) in _ours
