@@ -27,7 +27,8 @@ def rewrite(gm: GraphModule, table: Mapping[Any, Rewrite]) -> GraphModule:
     A row is called with ``emit(target, *args, **kwargs)``, which adds a node and works out its fake value, with the
     old node, and with its arguments in the new graph. It returns the new node, or None to keep the old one.
     """
-    graph, new = Graph(), {}
+    graph = Graph()
+    new: dict[Node, Any] = {}
     for node in gm.graph.nodes:
         if node.target is operator.getitem and isinstance(new[node.args[0]], tuple):
             new[node] = new[node.args[0]][node.args[1]]
@@ -72,6 +73,12 @@ def sizes_of(emit: Emit, tensor: Node) -> list[Any]:
         emit(torch.ops.aten.sym_size.int, tensor, d) if isinstance(size, torch.SymInt) else size
         for d, size in enumerate(tensor.meta["val"].shape)
     ]
+
+
+def scalar(emit: Emit, number: float, like: Node) -> Node:
+    """A 0-dim tensor of the dtype, and on the device, of ``like``."""
+    value = like.meta["val"]
+    return emit(torch.ops.aten.full.default, [], number, dtype=value.dtype, device=value.device)
 
 
 def product(emit: Emit, sizes: list[Any]) -> Any:

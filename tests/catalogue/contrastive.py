@@ -48,12 +48,9 @@ def labelled(loss_fn) -> Case:
     Cost(
         loops=5,
         reduce=["logits = unit(image) @ unit(text).T / 0.2", "return F.normalize(x, dim=-1)"]
-        + ["return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2"] * 2,
-        gather=[
-            "return F.normalize(x, dim=-1)",
-            "return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2",
-        ],
-        gathered=1536,
+        + ["return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2"] * 3,
+        gather=["return F.normalize(x, dim=-1)"],
+        gathered=384,
     )
 )
 def symmetric_info_nce():
