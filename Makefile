@@ -30,6 +30,8 @@ demo: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST_ARGS)
 
+# The long grid too: every row of the catalogue through Inductor, and all that is marked slow; on a machine with a
+# CUDA device also what is marked gpu.
 test-full: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .capture import dynamo, frames, safety
+from .capture import dynamo, frames, retrace, safety
 from .options import Options, Settings
 
 # torch.compile hands over the same dict for every graph of a step, and keeps it alive as long as the step.
@@ -39,20 +39,18 @@ def backend_of(settings: Settings) -> Callable[..., Any]:
     return accumcompile
 
 
-def compile_graph(
-    gm: fx.GraphModule, example_inputs: list[torch.Tensor], settings: Settings
-) -> Callable[..., Any]:
+def compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], settings: Settings) -> Callable[..., Any]:
     """Split a graph that holds the batch; a graph without one (clipping, an optimizer) runs as it is."""
     batch = frames.find_batch(gm, settings)
-    settings.state["differentiates"] = settings.state.get("differentiates", False) or dynamo.differentiates(
-        gm
-    )
+    settings.state["differentiates"] = settings.state.get("differentiates", False) or dynamo.differentiates(gm)
     if batch is None:
         return safety.without_batch(gm.forward)
     if not batch.symbols:
         return gm.forward
+    frames.warn_of_last_capture(settings)
     from .capture.aot import compile_graph as split  # late: it brings the compiler
 
-    run = split(gm, example_inputs, batch, settings)
+    with retrace.numbers_of_tensors():
+        run = split(gm, example_inputs, batch, settings)
     frames.check_still_symbolic(gm, batch, settings)
     return safety.split(frames.remembering(run, gm, batch))

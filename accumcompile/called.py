@@ -11,9 +11,8 @@ from torch.fx import Graph, Node
 
 from .capture.naming import Names, of_module
 from .locality import local_operands
-from .operands import is_size
+from .operands import elements, is_size
 from .placement import Replicate
-from .propagate import elements
 from .rules.table import rule_of
 from .stages import Schedule
 

@@ -13,10 +13,10 @@ from .locality import size_sources, whole_operands
 from .operands import is_size, operands
 from .placement import Partial, Replicate
 from .plan import BarrierFact
-from .propagate import Need, Propagation
+from .propagation import Need, Propagation
 from .stages import Schedule
 
-FINISHED = {"sum": "sum", "max": "maximum", "min": "minimum", "moments": "mean and variance"}
+FINISHED = {"sum": "sum", "max": "maximum", "min": "minimum", "moments": "mean and variance", "any": "first"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ def barriers(plan: Schedule) -> Iterator[Barrier]:
 
 def read_between_loops(plan: Schedule, readers: Iterator[Node], outputs: bool = False) -> dict[Node, None]:
     """Whole values that ``readers`` are computed from: what loops assembled, and what is made of it since."""
-    known, found = plan.propagation, {}
+    known = plan.propagation
+    found: dict[Node, None] = {}
     assembled = {n for loop in plan.loops for n in (*loop.roots, *loop.saved)}
     stack = [w for n in readers for w in (*whole_operands(known, n), *size_sources(n))]
     stack += [o for o in plan.outputs if outputs and isinstance(o, Node)]
@@ -57,7 +58,8 @@ def read_between_loops(plan: Schedule, readers: Iterator[Node], outputs: bool = 
 
 def _way(known: Propagation, root: Node, inside: set[Node], read: dict[Node, None]) -> tuple[Node, ...]:
     """From a value to the first operator that needs it whole, looking through casts and views."""
-    seen, open_ = {root}, deque([(root,)])
+    seen = {root}
+    open_: deque[tuple[Node, ...]] = deque([(root,)])
     through: tuple[Node, ...] = ()
     while open_:
         way = open_.popleft()

@@ -50,7 +50,7 @@ def compare(
     masks: dict[str, torch.Tensor] | None = None,
 ) -> list[Row]:
     """A row for each value of either record. `masks` say which elements of a value to leave out."""
-    scales, exact_scales = scales_of(full), scales_of(reference) if reference else {}
+    scales, exact_scales = _scales_of(full), _scales_of(reference) if reference else {}
     rows = []
     for name, entry in {**accumulated.entries, **full.entries}.items():
         key, mask = (entry.kind, entry.scale), (masks or {}).get(name)
@@ -80,7 +80,7 @@ def compare(
     return rows
 
 
-def scales_of(record: Record) -> dict[tuple[str, str], float]:
+def _scales_of(record: Record) -> dict[tuple[str, str], float]:
     """The largest number among the values of one kind and scale."""
     members: dict[tuple[str, str], list] = {}
     for entry in record.entries.values():
@@ -91,9 +91,7 @@ def scales_of(record: Record) -> dict[tuple[str, str], float]:
 class Comparison:
     """The accumulated step against the full batch, its eager run and its float64 run."""
 
-    def __init__(
-        self, accumulated: Record, full: Record, eager: Record | None, reference: Record | None
-    ) -> None:
+    def __init__(self, accumulated: Record, full: Record, eager: Record | None, reference: Record | None) -> None:
         self.accumulated, self.full, self.eager, self.reference = accumulated, full, eager, reference
         self.notes: list[str] = []
         self.rounding = ROUNDING
@@ -123,25 +121,22 @@ class Comparison:
         """Judge each row; a parameter that fails gets a second chance without undetermined elements."""
         rows = self.rows()
         passed = verdict(rows)
-        failed = [
-            row.name for row, ok in zip(rows, passed, strict=True) if not ok and row.kind == "parameter"
-        ]
-        masks = {
-            name: mask for name in failed if (mask := self.undetermined(name)) is not None and mask.any()
-        }
+        failed = [row.name for row, ok in zip(rows, passed, strict=True) if not ok and row.kind == "parameter"]
+        masks = {name: mask for name in failed if (mask := self.undetermined(name)) is not None and mask.any()}
         if masks:
             rows = self.rows(masks)
             passed = verdict(rows)
-            self.notes += [left_out(name, mask) for name, mask in masks.items()]
+            self.notes += [_left_out(name, mask) for name, mask in masks.items()]
         return [replace(row, passed=ok) for row, ok in zip(rows, passed, strict=True)], all(passed)
 
     def rows(self, masks: dict[str, torch.Tensor] | None = None) -> list[Row]:
+        """Every value of the runs compared, the elements that `masks` marks left out."""
         return compare(self.full, self.accumulated, self.eager, self.reference, masks)
 
     def undetermined(self, name: str) -> torch.Tensor | None:
         """Where a parameter's gradient is zero up to rounding, which an optimizer such as Adam amplifies."""
         of_itself, of_largest = self.rounding
-        scale = scales_of(self.full).get(("gradient", self.full.entries[name].scale), 0.0)
+        scale = _scales_of(self.full).get(("gradient", self.full.entries[name].scale), 0.0)
         runs = [r for r in (self.full, self.accumulated, self.eager, self.reference) if r is not None]
         histories = [run.stepped.get(name) for run in runs]
         mask = None
@@ -156,6 +151,6 @@ class Comparison:
         return mask
 
 
-def left_out(name: str, mask: torch.Tensor) -> str:
+def _left_out(name: str, mask: torch.Tensor) -> str:
     count = f"{int(mask.sum())} of {mask.numel()} elements"
     return f"{name}: {count} left out: their gradient is zero up to rounding, which the optimizer amplifies"

@@ -13,10 +13,10 @@ from .capture.naming import Names
 from .dump import dumper_of
 from .kept import first_run, warn_of_kept
 from .lowering import lower
-from .operands import is_size
+from .operands import is_size, shape_of
 from .options import Settings
 from .passes import PIPELINE, form_loops
-from .propagate import propagate, shape_of
+from .propagate import propagate
 from .runner import Runner
 from .sizes import Batch, expression
 from .stages import schedule

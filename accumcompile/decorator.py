@@ -12,7 +12,7 @@ from typing import Any
 
 from . import backend, dump, errors, where
 from .capture import batch as batches
-from .capture import dynamo, dynamo_hooks, frames, safety
+from .capture import dynamo, dynamo_hooks, frames, retrace, safety
 from .options import Options, Settings
 
 
@@ -24,6 +24,7 @@ class AccumulatedStep:
         self.fn = fn
         self.settings = Settings(options, name=where.named(getattr(fn, "__qualname__", type(fn).__name__)))
         self._signature = inspect.signature(fn)
+        self._compiled_for = options.compiled_in
         self.settings.frame = where.of_code(code) if (code := getattr(fn, "__code__", None)) else None
 
     @dynamo.untraced
@@ -36,8 +37,17 @@ class AccumulatedStep:
         mode = dynamo_hooks.dispatch_mode()
         if mode is not None:
             raise errors.error("AC022", where.here(), mode=mode)
+        self._forget_other_options()
         call = frames.Call(self.settings, batch.size, {id(leaf.tensor): leaf for leaf in batch.leaves})
         return self._run(call, batch, named, args, kwargs)
+
+    def _forget_other_options(self) -> None:
+        """What was captured under other options is captured anew: Dynamo knows a capture by its backend."""
+        now = self.settings.options.compiled_in
+        if now != self._compiled_for:
+            self._compiled_for = now
+            for name in ("_backend", "_compiled", "_run_closure"):
+                self.__dict__.pop(name, None)
 
     @cached_property
     def _backend(self) -> Callable[..., Any]:
@@ -51,13 +61,11 @@ class AccumulatedStep:
     def _run_closure(self) -> Callable[..., Any]:
         return dynamo.compiled(dynamo.call_closure, self._backend)
 
-    def _run(
-        self, call: frames.Call, batch: batches.Batch, named: dict[str, Any], args: Any, kwargs: Any
-    ) -> Any:
+    def _run(self, call: frames.Call, batch: batches.Batch, named: dict[str, Any], args: Any, kwargs: Any) -> Any:
         """Call the compiled step with marks, settings and hooks in place, and take them away again."""
         with ExitStack() as stack:
             stack.enter_context(frames.during(call))
-            stack.callback(dynamo.end_retrace)
+            stack.callback(retrace.end_retrace)
             stack.enter_context(dynamo.capture_settings())
             stack.enter_context(dump.reported(self.settings))
             stack.enter_context(dynamo.marked(batch.split))
@@ -73,11 +81,7 @@ class AccumulatedStep:
 
     def __repr__(self) -> str:
         options = self.settings.options
-        how = (
-            f"steps={options.steps}"
-            if options.steps is not None
-            else f"micro_batch_size={options.micro_batch_size}"
-        )
+        how = f"steps={options.steps}" if options.steps is not None else f"micro_batch_size={options.micro_batch_size}"
         return f"<accumulated step {self.settings.name}, {how}>"
 
     @property
@@ -127,9 +131,11 @@ class BoundStep:
         return self.__func__(self.__self__, *args, **kwargs)
 
     def explain(self, *args: Any, **kwargs: Any) -> Any:
+        """A report of one call on this instance; nothing has changed afterwards."""
         return self.__func__.explain(self.__self__, *args, **kwargs)
 
     def verify(self, *args: Any, **kwargs: Any) -> Any:
+        """One call on this instance compared with the full batch; nothing has changed afterwards."""
         return self.__func__.verify(self.__self__, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:

@@ -46,9 +46,7 @@ MESSAGES: dict[str, Message] = {
         "give one of them",
     ),
     "AC005": Message("neither steps nor micro_batch_size is given", fix="give one of them, such as steps=8"),
-    "AC006": Message(
-        "there is no option {option}", "the options are {names}", "correct the name or leave it out"
-    ),
+    "AC006": Message("there is no option {option}", "the options are {names}", "correct the name or leave it out"),
     # explain() and verify()
     "AC007": Message(
         "{step} is not an accumulated step",
@@ -69,9 +67,7 @@ MESSAGES: dict[str, Message] = {
         "every declared batch dim must have the same size",
         "correct batch_dims, or declare None for an input that is not split",
     ),
-    "AC013": Message(
-        "the batch is empty: {name} has size 0 along dim {dim}", fix="skip the step for an empty batch"
-    ),
+    "AC013": Message("the batch is empty: {name} has size 0 along dim {dim}", fix="skip the step for an empty batch"),
     "AC014": Message(
         "the batch size became a constant",
         "batch_dims declares dim {dim} of {name}, and this line fixes its size to {size}",
@@ -138,10 +134,15 @@ MESSAGES: dict[str, Message] = {
         "{fix}",
         "{bytes} of an estimated peak of {peak}",
     ),
-    # Ours to repair
-    "AC901": Message(
-        "internal check failed: {what}", "{why}", "please report this, with the graph that dump= writes"
+    "AC034": Message(
+        "{step} is captured for the last time ({limit} times are allowed)",
+        "from its next change on Dynamo runs it on the full batch, and tells nobody; now it is captured again because "
+        "{reason}",
+        "keep that value the same between calls, call torch._dynamo.mark_dynamic for a size that varies, or raise "
+        "torch._dynamo.config.{config}; a step decorated with accumulate() is an error then",
     ),
+    # Ours to repair
+    "AC901": Message("internal check failed: {what}", "{why}", "please report this, with the graph that dump= writes"),
 }
 
 _PARTS = ("why", "path", "cost", "fix")
@@ -208,9 +209,7 @@ def warn(code: str, settings: Settings, frame: Frame | None = None, **facts: Any
     key = code, frame and frame.where
     if key not in settings.said:
         settings.said.add(key)
-        warnings.warn(
-            AccumulateWarning(render(code, frame, **facts), code, frame), stacklevel=where.depth_of_user()
-        )
+        warnings.warn(AccumulateWarning(render(code, frame, **facts), code, frame), stacklevel=where.depth_of_user())
 
 
 def create_graph_error(frame: Frame | None = None) -> AccumulateError:

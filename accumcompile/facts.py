@@ -16,10 +16,10 @@ from .capture.naming import Names, is_users
 from .locality import whole_operands
 from .loop import accumulate_loop
 from .memory import is_alias, owner, steps_of
-from .operands import is_size, is_tensor, operands
+from .operands import is_size, is_tensor, operands, shape_of
 from .placement import Placement, Shard
 from .plan import LoopFact, Plan, ValueFact
-from .propagate import Propagation, shape_of
+from .propagation import Propagation
 from .rules.table import rule_of
 from .sizes import expression
 from .stages import Loop, Schedule
@@ -134,7 +134,7 @@ def _symbolic_sizes(node: Node) -> list[sympy.Expr]:
 
 def _consts(known: Propagation, loop: Loop) -> dict[Node, None]:
     """The values that every micro-batch takes whole."""
-    found = {}
+    found: dict[Node, None] = {}
     for node in loop.nodes:
         whole = set(whole_operands(known, node))
         for operand, need in zip(operands(node), known.needs.get(node, ()), strict=False):

@@ -24,7 +24,7 @@ def in_float64(snapshot: Snapshot) -> Iterator[None]:
 
     Code that names a dtype of its own goes on using it; autocast leaves float64 alone.
     """
-    convert(snapshot)
+    _convert(snapshot)
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -33,7 +33,7 @@ def in_float64(snapshot: Snapshot) -> Iterator[None]:
         torch.set_default_dtype(default)
 
 
-def convert(snapshot: Snapshot) -> None:
+def _convert(snapshot: Snapshot) -> None:
     found = snapshot.tensors()
     for each in snapshot.found.values():
         # These keep hooks on autograd's accumulators, which another dtype makes anew.
@@ -41,24 +41,24 @@ def convert(snapshot: Snapshot) -> None:
             raise NoReferenceError(f"{each.path} is wrapped in {type(each.value).__name__}")
     if any(is_traceable_wrapper_subclass(each.value) for each in found):
         raise NoReferenceError("tensors of a subclass keep their dtype")
-    scalers = [vars(each.value).values() for each in snapshot.found.values() if is_scaler(each.value)]
+    scalers = [vars(each.value).values() for each in snapshot.found.values() if _is_scaler(each.value)]
     keep = {id(value) for values in scalers for value in values}
     gradients = [(each.value, each.value.grad) for each in found if each.value.is_leaf]
     storages: dict[tuple[int, torch.dtype], torch.Tensor] = {}
     for tensor, _ in gradients:
         tensor.grad = None
     for each in found:
-        if converts(each) and id(each.value) not in keep:
+        if _converts(each) and id(each.value) not in keep:
             each.value.data = widened(each.value.data, storages)
     for tensor, grad in gradients:
         tensor.grad = grad
 
 
-def is_scaler(value: object) -> bool:
+def _is_scaler(value: object) -> bool:
     return isinstance(value, torch.amp.GradScaler)
 
 
-def converts(found: Found) -> bool:
+def _converts(found: Found) -> bool:
     """Floating leaves below float64, but for an optimizer's own count of steps."""
     tensor = found.value
     counts = found.kind == "optimizer state" and found.path.endswith(".step")

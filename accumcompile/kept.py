@@ -18,6 +18,7 @@ from .report_text import KEPT_FIX, human
 from .where import Frame
 
 MUCH = 10  # a tenth of the peak
+LEAST = 16 << 20  # bytes: below that, nobody runs out of memory because of them
 
 
 def first_run(plan: Plan, gm: GraphModule, settings: Settings) -> Run:
@@ -37,7 +38,7 @@ def _hints(gm: GraphModule) -> Iterator[tuple[sympy.Symbol, int]]:
 
 
 def warn_of_kept(run: Run, settings: Settings) -> None:
-    """Say so if a training graph's outputs for the full batch are more than a tenth of its peak.
+    """Say so if a training graph's outputs for the full batch are large, and more than a tenth of its peak.
 
     The outputs of other graphs are what those are for: a teacher's predictions, a model without its loss.
     """
@@ -45,7 +46,7 @@ def warn_of_kept(run: Run, settings: Settings) -> None:
         return
     graph = Graph.of(run, calls=1)
     held = sum(value.bytes for value in graph.kept)
-    if held * MUCH > graph.estimated_bytes:
+    if held >= LEAST and held * MUCH > graph.estimated_bytes:
         largest = max(run.plan.kept, key=lambda value: value.bytes(run.sizes))
         names = ", ".join(dict.fromkeys(value.name for value in graph.kept))
         facts = {"bytes": human(held), "peak": human(graph.estimated_bytes), "fix": KEPT_FIX}

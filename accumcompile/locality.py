@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 
 from torch.fx import Node
 
-from .operands import is_size, operands, reads_sizes
+from .operands import elements, is_size, operands, reads_sizes
 from .placement import Replicate
-from .propagate import Propagation, elements
+from .propagation import Propagation
 from .rules.table import rule_of
 
 

@@ -64,6 +64,7 @@ REDUCTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "max": torch.maximum,
     "min": torch.minimum,
     "moments": merge_moments,
+    "any": lambda a, b: a,
 }
 
 

@@ -32,6 +32,7 @@ class Made:
     last: int  # the step of its last use
 
     def bytes(self, sizes: Sizes) -> int:
+        """The full batch's bytes."""
         return count(self.shape, sizes) * self.itemsize
 
 
@@ -63,9 +64,7 @@ def count(shape: Iterable[Size], sizes: Sizes) -> int:
     return total
 
 
-def peak(
-    steps: Sequence[Step], sizes: Sizes, share: tuple[int, int] = (1, 1), loops: Sequence[int] = ()
-) -> int:
+def peak(steps: Sequence[Step], sizes: Sizes, share: tuple[int, int] = (1, 1), loops: Sequence[int] = ()) -> int:
     """The most bytes that are alive at once.
 
     Args:

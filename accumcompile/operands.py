@@ -48,6 +48,21 @@ def shape_of(node: Node | None) -> tuple[Size, ...] | None:
     return tuple(expression(s) for s in value.shape) if isinstance(value, torch.Tensor) else None
 
 
+def shapes_of(node: Node) -> tuple[tuple[Size, ...] | None, ...]:
+    """The full batch's shapes of all results of a node; None for a result that is no tensor."""
+    value = node.meta.get("val")
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    return tuple(tuple(expression(s) for s in v.shape) if isinstance(v, torch.Tensor) else None for v in values)
+
+
+def elements(node: Node) -> int:
+    """A rough number of elements, every symbol taken as 64: to weigh values against each other."""
+    count = 1
+    for size in shape_of(node) or ():
+        count *= size if isinstance(size, int) else int(size.subs(dict.fromkeys(size.free_symbols, 64)))
+    return count
+
+
 def reads_sizes(node: Node) -> bool:
     """Whether a number is read off the shape of a tensor, which is known before the tensor is."""
     value = node.meta["val"]
@@ -98,9 +113,8 @@ def rebuild(node: Node, at: Callable[[Path, Any], Any]) -> tuple[tuple, dict]:
 
     def walk(path: Path, value: Any) -> Any:
         if isinstance(value, (list, tuple)):
-            return type(value)(walk((*path, i), item) for i, item in enumerate(value)) if type(value) is tuple else [
-                walk((*path, i), item) for i, item in enumerate(value)
-            ]
+            items = [walk((*path, i), item) for i, item in enumerate(value)]
+            return tuple(items) if type(value) is tuple else items
         return at(path, value)
 
     args = tuple(walk(("args", i), value) for i, value in enumerate(node.args))

@@ -70,6 +70,11 @@ class Options:
                 raise errors.error("AC006", where.here(), option=name, names=", ".join(names))
         return cls(**options)
 
+    @property
+    def compiled_in(self) -> tuple[Any, ...]:
+        """What a captured step was compiled for: where that changes, it is captured anew."""
+        return self.lowering, dict(self.inductor or {}), self.batch_dims, self.strict, self.dump
+
     def rows(self, batch: int, granule: int = 1) -> int:
         """The samples of a micro-batch: a multiple of ``granule``, and at most the batch."""
         if self.micro_batch_size is not None:

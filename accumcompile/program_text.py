@@ -46,55 +46,53 @@ def program_source(gm: GraphModule, split: Split, sizes: Mapping[sympy.Symbol, i
 
     `sizes` binds symbolic sizes; those left out take the sizes of the traced call.
     """
-    classes = list(module_classes("Program", gm))
+    classes = list(_module_classes("Program", gm))
     imports = sorted(set(IMPORTS).union(*(lines for _, lines in classes)))
-    inputs = [f"        {value},  # {name}" for name, value in example_inputs(gm, split, sizes or {})]
+    inputs = [f"        {value},  # {name}" for name, value in _example_inputs(gm, split, sizes or {})]
     parts = [HEADER, "\n".join(imports), "", *("\n" + text for text, _ in classes)]
     return "\n".join(parts) + MAIN.replace("INPUTS", "\n".join(inputs))
 
 
-def module_classes(name: str, gm: GraphModule) -> Iterator[tuple[str, set[str]]]:
+def _module_classes(name: str, gm: GraphModule) -> Iterator[tuple[str, set[str]]]:
     """The text of the classes of `gm`'s graph modules, innermost first, each with the imports it needs."""
     lines, imports = [], set()
-    for target in attributes_used(gm):
-        value = attribute(gm, target)
+    for target in _attributes_used(gm):
+        value = _attribute(gm, target)
         inner = f"{name}_{target.replace('.', '_')}"
         if isinstance(value, GraphModule):
-            yield from module_classes(inner, value)
+            yield from _module_classes(inner, value)
             lines.append(f"self.{target} = {inner}()")
         else:
-            lines.append(f"self.{target} = {constant(value)}")
+            lines.append(f"self.{target} = {_constant(value)}")
     code = gm.graph.python_code("self")
-    imports |= {
-        line for key, value in code.globals.items() if key in code.src and (line := import_of(key, value))
-    }
+    imports |= {line for key, value in code.globals.items() if key in code.src and (line := _import_of(key, value))}
     setup = "\n".join(f"        {line}" for line in ["super().__init__()", *lines])
     forward = "\n".join(f"    {line}" if line.strip() else "" for line in code.src.strip().splitlines())
     yield f"class {name}(torch.nn.Module):\n    def __init__(self):\n{setup}\n\n{forward}\n", imports
 
 
-def attributes_used(gm: GraphModule) -> list[str]:
+def _attributes_used(gm: GraphModule) -> list[str]:
     names = [str(node.target) for node in gm.graph.nodes if node.op in ("get_attr", "call_module")]
     return list(dict.fromkeys(names))
 
 
-def attribute(gm: GraphModule, target: str) -> Any:
+def _attribute(gm: GraphModule, target: str) -> Any:
     value: Any = gm
     for part in target.split("."):
         value = getattr(value, part)
     return value
 
 
-def constant(value: Any) -> str:
+def _constant(value: Any) -> str:
     """A tensor that the graph holds: its numbers where they are few, else random ones of its shape."""
     if not isinstance(value, torch.Tensor):
         return repr(value)
     if value.numel() <= 64 and type(value) in (torch.Tensor, torch.nn.Parameter) and not value.is_complex():
         return f"torch.tensor({value.tolist()}, dtype={value.dtype}, device={str(value.device)!r})"
-    return tensor_call(value, {})
+    return _tensor_call(value, {})
 
 
-def import_of(name: str, value: Any) -> str:
+def _import_of(name: str, value: Any) -> str:
     """The line that binds `name` to `value`, one of the globals of generated code."""
     if isinstance(value, ModuleType):
         return f"import {value.__name__} as {name}" if value.__name__ != name else f"import {name}"
@@ -105,29 +103,25 @@ def import_of(name: str, value: Any) -> str:
     module, qualname = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if not module or not qualname or "." in qualname:
         return ""  # inf and nan are always imported
-    return (
-        f"from {module} import {qualname} as {name}" if qualname != name else f"from {module} import {name}"
-    )
+    return f"from {module} import {qualname} as {name}" if qualname != name else f"from {module} import {name}"
 
 
-def example_inputs(
-    gm: GraphModule, split: Split, sizes: Mapping[sympy.Symbol, int]
-) -> Iterator[tuple[str, str]]:
+def _example_inputs(gm: GraphModule, split: Split, sizes: Mapping[sympy.Symbol, int]) -> Iterator[tuple[str, str]]:
     """Each input's name, and code that makes one."""
     first, *others = gm.graph.find_nodes(op="placeholder")
     yield str(first.target), repr(split)
     for node in others:
         value = node.meta.get("val")
         tensor = isinstance(value, torch.Tensor)
-        yield str(node.target), tensor_call(value, sizes) if tensor else repr(concrete(value, sizes))
+        yield str(node.target), _tensor_call(value, sizes) if tensor else repr(_concrete(value, sizes))
 
 
-def tensor_call(value: torch.Tensor, sizes: Mapping[sympy.Symbol, int]) -> str:
-    shape, stride = ([concrete(size, sizes) for size in each] for each in (value.shape, value.stride()))
+def _tensor_call(value: torch.Tensor, sizes: Mapping[sympy.Symbol, int]) -> str:
+    shape, stride = ([_concrete(size, sizes) for size in each] for each in (value.shape, value.stride()))
     return f"random_tensor({shape}, {stride}, {value.dtype}, {str(value.device)!r})"
 
 
-def concrete(value: Any, sizes: Mapping[sympy.Symbol, int]) -> Any:
+def _concrete(value: Any, sizes: Mapping[sympy.Symbol, int]) -> Any:
     """`value` with `sizes` put in, and with the traced call's size for every other symbol."""
     if not isinstance(value, torch.SymInt):
         return value

@@ -30,59 +30,52 @@ class Record:
     """The values of one run, by name."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
-    stepped: dict[str, list[torch.Tensor | None]] = field(
-        default_factory=dict
-    )  # gradients given to optimizers
+    stepped: dict[str, list[torch.Tensor | None]] = field(default_factory=dict)  # gradients given to optimizers
     drew: bool = False  # whether it drew random numbers
     eps: float = 0.0  # of the least exact dtype that it computed in, where that was watched
 
     def add(self, name: str, kind: str, group: str, scale: str, value: torch.Tensor | None) -> None:
+        """Keep a copy in main memory; primes tell equal names apart."""
         while name in self.entries:  # a second backward(), a second optimizer.step()
             name += "'"
-        self.entries[name] = Entry(
-            kind, group, scale, None if value is None else value.detach().cpu().clone()
-        )
+        self.entries[name] = Entry(kind, group, scale, None if value is None else value.detach().cpu().clone())
 
 
-def record(
-    call: Callable, fn: Callable, args: tuple, kwargs: Mapping[str, Any], watch: bool = False
-) -> Record:
+def record(call: Callable, fn: Callable, args: tuple, kwargs: Mapping[str, Any], watch: bool = False) -> Record:
     """Run `call(*args, **kwargs)`, a variant of the step `fn`, and collect what there is afterwards.
 
     `watch` also finds the least exact dtype, which only works on eager code.
     """
     run = Record()
-    names = Names(list(reach(fn, args, kwargs)))
-    drawn = random_states(names.found)
+    names = _Names(list(reach(fn, args, kwargs)))
+    drawn = _random_states(names.found)
     with ExitStack() as stack:
-        stack.enter_context(each_backward(lambda loss, i: add_loss(run, loss, i)))
-        hook = register_optimizer_step_pre_hook(lambda opt, *_: add_stepped(run, names, opt))
+        stack.enter_context(_each_backward(lambda loss, i: _add_loss(run, loss, i)))
+        hook = register_optimizer_step_pre_hook(lambda opt, *_: _add_stepped(run, names, opt))
         stack.callback(hook.remove)
-        precision = stack.enter_context(Precision()) if watch else None
+        precision = stack.enter_context(_Precision()) if watch else None
         result = call(*args, **kwargs)
     run.eps = precision.eps if precision else 0.0
-    run.drew = any(not torch.equal(a, b) for a, b in zip(drawn, random_states(names.found), strict=True))
-    add_outputs(run, result)
-    add_state(run, list(reach(fn, args, kwargs)))
+    run.drew = any(not torch.equal(a, b) for a, b in zip(drawn, _random_states(names.found), strict=True))
+    _add_outputs(run, result)
+    _add_state(run, list(reach(fn, args, kwargs)))
     return run
 
 
-class Names:
+class _Names:
     """What tensors are called, and which parameter group they are in."""
 
     def __init__(self, found: list[Found]) -> None:
         self.found = found
         self.by_id = {id(each.value): each for each in found}
         optimizers = [each for each in found if isinstance(each.value, torch.optim.Optimizer)]
-        self.groups = {
-            id(p): group for each in optimizers for p, group in parameter_groups(each.path, each.value)
-        }
+        self.groups = {id(p): group for each in optimizers for p, group in _parameter_groups(each.path, each.value)}
 
     def group(self, found: Found) -> str:
         return self.groups.get(id(found.value)) or found.owner
 
 
-def parameter_groups(path: str, optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.Tensor, str]]:
+def _parameter_groups(path: str, optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.Tensor, str]]:
     """Each parameter of an optimizer, and its group's name: the optimizer's own where it has only one."""
     several = len(optimizer.param_groups) > 1
     for i, group in enumerate(optimizer.param_groups):
@@ -90,21 +83,21 @@ def parameter_groups(path: str, optimizer: torch.optim.Optimizer) -> Iterator[tu
             yield parameter, f"{path}.param_groups[{i}]" if several else path
 
 
-def add_loss(run: Record, loss: torch.Tensor, number: int) -> None:
+def _add_loss(run: Record, loss: torch.Tensor, number: int) -> None:
     name = "loss" if number == 1 else f"loss {number}"
     run.add(name, "loss", "", name, loss)
 
 
-def add_stepped(run: Record, names: Names, optimizer: torch.optim.Optimizer) -> None:
+def _add_stepped(run: Record, names: _Names, optimizer: torch.optim.Optimizer) -> None:
     """The gradients that an optimizer is about to use."""
-    for i, (parameter, group) in enumerate(parameter_groups("optimizer", optimizer)):
+    for i, (parameter, group) in enumerate(_parameter_groups("optimizer", optimizer)):
         found = names.by_id.get(id(parameter)) or Found(f"{group}.params[{i}]", "parameter", "", parameter)
         run.add(f"{found.path}.grad", "gradient", names.group(found), found.owner, parameter.grad)
         copy = None if parameter.grad is None else parameter.grad.detach().cpu().clone()
         run.stepped.setdefault(found.path, []).append(copy)
 
 
-def add_outputs(run: Record, result: Any) -> None:
+def _add_outputs(run: Record, result: Any) -> None:
     """Every tensor and number that the step returned."""
     leaves, _ = pytree.tree_flatten_with_path(result)
     for path, leaf in leaves:
@@ -117,9 +110,9 @@ def add_outputs(run: Record, result: Any) -> None:
                     run.add(each.path, "output", "", each.path, each.value)
 
 
-def add_state(run: Record, found: list[Found]) -> None:
+def _add_state(run: Record, found: list[Found]) -> None:
     """Every tensor that the step reaches, as it is now, and the gradients that are still there."""
-    names = Names(found)
+    names = _Names(found)
     for each in found:
         tensor = each.value
         if not isinstance(tensor, torch.Tensor) or each.kind == "gradient":
@@ -134,7 +127,7 @@ def add_state(run: Record, found: list[Found]) -> None:
             run.add(f"{each.path}.grad at the end", "gradient", names.group(each), each.owner, tensor.grad)
 
 
-def random_states(found: list[Found]) -> list[torch.Tensor]:
+def _random_states(found: list[Found]) -> list[torch.Tensor]:
     """The states of torch's generators: they move when something is drawn."""
     own = [each.value.get_state() for each in found if isinstance(each.value, torch.Generator)]
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
@@ -142,7 +135,7 @@ def random_states(found: list[Found]) -> list[torch.Tensor]:
 
 
 @contextmanager
-def each_backward(see: Callable[[torch.Tensor, int], None]) -> Iterator[None]:
+def _each_backward(see: Callable[[torch.Tensor, int], None]) -> Iterator[None]:
     """Call `see(loss, number)` at each backward() in the block.
 
     `Tensor.backward` looks up `torch.autograd.backward` when it is called: torch 2.11 to 2.15.
@@ -163,7 +156,7 @@ def each_backward(see: Callable[[torch.Tensor, int], None]) -> Iterator[None]:
         torch.autograd.backward = original
 
 
-class Precision(TorchDispatchMode):
+class _Precision(TorchDispatchMode):
     """Watches for the least exact dtype that whole tensors are computed in (a lone number does not count)."""
 
     eps = 0.0

@@ -31,6 +31,7 @@ class Value:
 
     @classmethod
     def of(cls, fact: ValueFact, sizes: Sizes) -> Value:
+        """A fact of the plan, with the sizes of one call."""
         shape = tuple(number(s, sizes, unknown=-1) for s in fact.shape)
         dtype = str(fact.dtype).removeprefix("torch.") if fact.dtype else "int"
         size = fact.bytes(sizes)
@@ -54,6 +55,7 @@ class Loop:
 
     @classmethod
     def of(cls, fact: LoopFact, run: Run) -> Loop:
+        """A loop of the plan as one call ran it."""
         held = {
             kind: tuple(Value.of(value, run.sizes) for value in getattr(fact, kind))
             for kind in ("consts", "xs", "carry", "ys")
@@ -79,6 +81,7 @@ class Barrier:
 
     @classmethod
     def of(cls, fact: BarrierFact, sizes: Sizes) -> Barrier:
+        """A barrier of the plan, with the sizes of one call."""
         value = fact.value
         size = value.bytes(sizes)
         return cls(fact.kind, value.where, value.code, size, value.name, fact.stage, fact.cause, fact.path)
@@ -103,6 +106,7 @@ class Graph:
 
     @classmethod
     def of(cls, run: Run, calls: int) -> Graph:
+        """One run of a graph, which stands for `calls` equal ones."""
         plan = run.plan
         loops = tuple(Loop.of(loop, run) for loop in plan.loops)
         return cls(
@@ -162,10 +166,12 @@ class Report:
 
     @property
     def loops(self) -> tuple[Loop, ...]:
+        """The loops of all graphs, in the order in which they run."""
         return tuple(loop for graph in self.graphs for loop in graph.loops)
 
     @property
     def barriers(self) -> tuple[Barrier, ...]:
+        """The barriers of all graphs, graph by graph."""
         return tuple(barrier for graph in self.graphs for barrier in graph.barriers)
 
     @property
@@ -191,15 +197,15 @@ class Report:
     @property
     def notes(self) -> tuple[str, ...]:
         """Everything else worth saying, each once."""
-        return tuple(
-            dict.fromkeys([*self.step_notes, *(note for graph in self.graphs for note in graph.notes)])
-        )
+        return tuple(dict.fromkeys([*self.step_notes, *(note for graph in self.graphs for note in graph.notes)]))
 
     @property
     def gathered_bytes(self) -> int:
+        """The bytes of the full batch's values that gathers put together."""
         return sum(barrier.bytes for barrier in self.barriers if barrier.kind == "gather")
 
     def to_json(self) -> str:
+        """Every field of the report, nested as its classes are, and the totals in bytes."""
         names = ("gathered_bytes", "estimated_bytes", "full_batch_bytes")
         totals = {name: getattr(self, name) for name in names}
         return json.dumps(dataclasses.asdict(self) | totals, indent=2)

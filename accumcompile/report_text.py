@@ -33,9 +33,7 @@ KEPT_FIX = (
 
 def plain(renderable: RenderableType, width: int = WIDTH) -> str:
     """`renderable` as text: no colours, no trailing blanks."""
-    console = Console(
-        file=io.StringIO(), width=width, color_system=None, force_terminal=False, highlight=False
-    )
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False, highlight=False)
     console.print(renderable)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.rstrip().splitlines())
@@ -56,28 +54,31 @@ def counted(count: int, noun: str, plural: str = "") -> str:
 
 
 def render_report(report: Report) -> RenderableType:
-    parts: list[RenderableType] = [Text(headline(report), style="bold")]
+    """The whole report, its headline first."""
+    parts: list[RenderableType] = [Text(_headline(report), style="bold")]
     if not report.graphs:
         parts.append(Text("No graph with a batch ran: nothing was split. (A batch of one runs as it is.)"))
     if report.full_batch_bytes:
-        parts.append(Text(peaks(report)))
+        parts.append(Text(_peaks(report)))
     for number, graph in enumerate(report.graphs, start=1):
         title = f"graph {number} of {len(report.graphs)}"
-        parts += [Text(), *render_graph(title, graph, asked_rows(report, graph.batch))]
+        parts += [Text(), *_render_graph(title, graph, _asked_rows(report, graph.batch))]
     if report.whole:
-        title = Text("computed on the full batch", style="bold")
-        parts += [Text(), title, indented(table_of_lines(report.whole))]
+        parts += [Text(), Text("computed on the full batch", style="bold"), indented(_table_of_lines(report.whole))]
     if report.kept:
         fix = Text(f"fix  {KEPT_FIX}")
-        title = Text("kept for the full batch", style="bold")
-        parts += [Text(), title, indented(Group(table_of_lines(report.kept), fix))]
+        parts += [
+            Text(),
+            Text("kept for the full batch", style="bold"),
+            indented(Group(_table_of_lines(report.kept), fix)),
+        ]
     if report.notes:
         parts += [Text(), Text("notes", style="bold")]
         parts += [indented(Text(note)) for note in report.notes]
     return Group(*parts)
 
 
-def headline(report: Report) -> str:
+def _headline(report: Report) -> str:
     """What was asked for, and what was really run."""
     asked = f"steps={report.steps}" if report.steps is not None else f"micro_batch_size={report.asked_size}"
     if report.steps is None and report.asked_size is None:
@@ -87,7 +88,7 @@ def headline(report: Report) -> str:
     return f"{report.name}: {asked} asked for" + (f"; {really}" if really else "")
 
 
-def peaks(report: Report) -> str:
+def _peaks(report: Report) -> str:
     """The estimated peak, and the full batch's."""
     mine, full = human(report.estimated_bytes), human(report.full_batch_bytes)
     return f"estimated peak of what it makes: {mine}; the full batch at once: {full}"
@@ -102,12 +103,12 @@ def described(sizes: Sequence[int]) -> str:
     return f"{len(sizes)} micro-batches: " + " and ".join(f"{count} of {size}" for size, count in runs)
 
 
-def asked_rows(report: Report, batch: int) -> int:
+def _asked_rows(report: Report, batch: int) -> int:
     """The samples of a micro-batch that the user asked for."""
     return min(report.asked_size or batch, batch) if report.steps is None else -(-batch // report.steps)
 
 
-def render_graph(title: str, graph: Graph, asked: int) -> Iterator[RenderableType]:
+def _render_graph(title: str, graph: Graph, asked: int) -> Iterator[RenderableType]:
     calls = f"; ran {graph.calls} times" if graph.calls > 1 else ""
     yield Text.assemble((title, "bold"), f"  {graph.road}: {ROADS.get(graph.road, '')}{calls}")
     if graph.granule > 1:
@@ -116,15 +117,13 @@ def render_graph(title: str, graph: Graph, asked: int) -> Iterator[RenderableTyp
         yield indented(Text(f"granule {graph.granule}: {graph.granule} samples stay together{rounded}"))
     last = max((loop.stage for loop in graph.loops), default=0)
     for loop in graph.loops:
-        yield indented(render_loop(loop))
-        yield from (indented(render_barrier(b)) for b in graph.barriers if b.stage == loop.stage)
+        yield indented(_render_loop(loop))
+        yield from (indented(_render_barrier(b)) for b in graph.barriers if b.stage == loop.stage)
     stages = {loop.stage for loop in graph.loops}
-    yield from (
-        indented(render_barrier(b)) for b in graph.barriers if b.stage not in stages or b.stage > last
-    )
+    yield from (indented(_render_barrier(b)) for b in graph.barriers if b.stage not in stages or b.stage > last)
 
 
-def render_loop(loop: Loop) -> RenderableType:
+def _render_loop(loop: Loop) -> RenderableType:
     ran = f"{counted(loop.micro_batches, 'micro-batch', 'micro-batches')} of {loop.micro_batch_size}"
     need = f"{human(loop.estimated_bytes)} at a time"
     size = counted(loop.nodes, "operator")
@@ -135,23 +134,23 @@ def render_loop(loop: Loop) -> RenderableType:
     for kind in ("consts", "xs", "carry", "ys"):
         values = getattr(loop, kind)
         if values:
-            table.add_row(kind, str(len(values)), human(sum(v.bytes for v in values)), Text(listed(values)))
+            table.add_row(kind, str(len(values)), human(sum(v.bytes for v in values)), Text(_listed(values)))
     return Group(title, indented(table))
 
 
-def listed(values: Sequence[Value]) -> str:
+def _listed(values: Sequence[Value]) -> str:
     """The largest values by name, and how many more there are."""
     largest = sorted(values, key=lambda value: -value.bytes)[:SHOWN]
-    names = ", ".join(dict.fromkeys(map(placed, largest)))
+    names = ", ".join(dict.fromkeys(map(_placed, largest)))
     return f"{names}, {len(values) - SHOWN} more" if len(values) > SHOWN else names
 
 
-def placed(value: Value) -> str:
+def _placed(value: Value) -> str:
     """x S(0); mask S(0) of R, where a loop slices what is whole elsewhere."""
     return f"{value.name} {value.placement}" + (f" of {value.sliced_from}" if value.sliced_from else "")
 
 
-def render_barrier(barrier: Barrier) -> RenderableType:
+def _render_barrier(barrier: Barrier) -> RenderableType:
     """The barrier, then the user's line, why, and the path of placements."""
     title = Text.assemble((f"{barrier.kind:<6}", "bold yellow"), f"  {barrier.name}, {human(barrier.bytes)}")
     table = Table.grid(padding=(0, 2))
@@ -163,7 +162,7 @@ def render_barrier(barrier: Barrier) -> RenderableType:
     return Group(title, indented(table))
 
 
-def table_of_lines(values: Sequence[Value]) -> RenderableType:
+def _table_of_lines(values: Sequence[Value]) -> RenderableType:
     """The lines that values come from, the costliest first: bytes, the line, the values' names below it."""
     by_line: dict[str, list[Value]] = {}
     for value in values:
@@ -180,4 +179,5 @@ def table_of_lines(values: Sequence[Value]) -> RenderableType:
 
 
 def indented(renderable: RenderableType) -> RenderableType:
+    """Two blanks further to the right."""
     return Padding(renderable, (0, 0, 0, 2), expand=False)

@@ -8,14 +8,15 @@ yields is saved.
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import networkx
 from torch.fx import Node
 
 from .locality import closure, is_remade, local_operands, whole_operands
-from .operands import is_tensor
+from .operands import elements, is_tensor
 from .placement import Partial, Shard
-from .propagate import Propagation, elements
+from .propagation import Propagation
 from .rules.table import rule_of
 
 _MOST = 2  # times that a value may be computed
@@ -25,7 +26,7 @@ _UNSAVABLE = 1 << 62  # bytes: partial sums, and values of which none has been m
 def choose_saved(known: Propagation, loops: list, order: dict[Node, int]) -> None:
     """Fill in ``nodes`` and ``saved`` of each loop."""
     computed: Counter[Node] = Counter()
-    maker: dict[Node, object] = {}  # the last loop that computed a value
+    maker: dict[Node, Any] = {}  # the last loop that computed a value
     whole: set[Node] = set()  # S values that exist for the full batch
     for loop in loops:
         needed = closure(known, loop.roots, whole)

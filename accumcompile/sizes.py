@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import sympy
 import torch
@@ -22,7 +23,7 @@ ROWS = sympy.Symbol("rows", integer=True, positive=True)
 _UNIT = sympy.Symbol("u", integer=True, positive=True)
 
 
-def expression(size: object) -> Size:
+def expression(size: Any) -> Size:
     """The sympy expression (or int) behind a size as fx metadata holds it."""
     if isinstance(size, torch.SymInt):
         expr = size.node.expr
@@ -107,10 +108,12 @@ class Batch:
         ratio = self.per_sample(size, outer)
         return int(sympy.fraction(sympy.together(ratio))[1]) if ratio is not None else 1
 
-    def local(self, size: Size, outer: Size = 1) -> Size:
-        """The size of a sharded dimension within a micro-batch of ``ROWS`` samples."""
-        ratio = self.per_sample(size, outer) * outer
-        ratio = sympy.cancel(ratio.subs(_UNIT, self.symbol / sympy.Integer(self.unit)))
+    def local(self, size: Size, outer: Size = 1) -> sympy.Expr:
+        """The size of a sharded dimension within a micro-batch of ``ROWS`` samples; ValueError where none is."""
+        ratio = self.per_sample(size, outer)
+        if ratio is None:
+            raise ValueError(f"no sample owns rows of {size}")
+        ratio = sympy.cancel((ratio * outer).subs(_UNIT, self.symbol / sympy.Integer(self.unit)))
         numerator, denominator = sympy.fraction(sympy.together(ratio))
         return FloorDiv(numerator * ROWS, denominator) if denominator != 1 else numerator * ROWS
 
@@ -121,3 +124,11 @@ class Batch:
             return sizes
         dim = placement.dim
         return (*sizes[:dim], self.local(sizes[dim], placement.outer), *sizes[dim + 1 :])
+
+
+def unfolded(shape: tuple[Size, ...], placement: Shard) -> tuple[Size, ...]:
+    """A shape with its sharded dimension split into (outer, rest)."""
+    dim, outer = placement.dim, placement.outer
+    rest = sympy.cancel(sympy.sympify(shape[dim]) / outer)
+    rest = rest if sympy.fraction(rest)[1] == 1 else FloorDiv(sympy.sympify(shape[dim]), outer)
+    return (*shape[:dim], outer, rest, *shape[dim + 1 :])

@@ -37,9 +37,9 @@ class Snapshot:
         self.found: dict[int, Found] = {}
         self.undo: list[Undo] = []
         self.gradients: list[Undo] = []  # after the contents: a gradient must have its tensor's dtype
-        self.random = save_random()
+        self.random = _save_random()
         self.add(found)
-        self.unreached = [save_gradients(each) for each in living_optimizers() if id(each) not in self.found]
+        self.unreached = [_save_gradients(each) for each in _living_optimizers() if id(each) not in self.found]
 
     @classmethod
     def of(cls, fn: Callable, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Snapshot:
@@ -51,9 +51,9 @@ class Snapshot:
         for each in found:
             if id(each.value) not in self.found:
                 self.found[id(each.value)] = each
-                self.undo += save(each.value)
+                self.undo += _save(each.value)
                 if isinstance(each.value, torch.Tensor) and each.value.is_leaf:
-                    self.gradients.append(save_gradient(each.value))
+                    self.gradients.append(_save_gradient(each.value))
 
     def restore(self) -> None:
         """Put everything back; may be called any number of times."""
@@ -82,43 +82,43 @@ class Snapshot:
             self.unreached = gradients  # restored after what was added, which saw the step's gradients
 
 
-def save(value: Any) -> list[Undo]:
+def _save(value: Any) -> list[Undo]:
     """How to undo what may happen to `value` itself; the objects it holds are saved on their own."""
     undo = [saver(value) for types_, saver in SAVERS if isinstance(value, types_)]
-    undo += [saver(value) for name, saver in NUMPY_SAVERS.items() if isinstance(value, numpy_type(name))]
+    undo += [saver(value) for name, saver in NUMPY_SAVERS.items() if isinstance(value, _numpy_type(name))]
     if any(slots(type(value))):
-        undo.append(save_slots(value))
-    if isinstance(getattr(value, "__dict__", None), dict) and keeps_attributes(value):
-        undo.append(save_dict(value.__dict__))
+        undo.append(_save_slots(value))
+    if isinstance(getattr(value, "__dict__", None), dict) and _keeps_attributes(value):
+        undo.append(_save_dict(value.__dict__))
     return undo
 
 
-def keeps_attributes(value: Any) -> bool:
+def _keeps_attributes(value: Any) -> bool:
     held = (torch.Tensor, torch.nn.Module, torch.optim.Optimizer, Mapping, types.FunctionType)
     return isinstance(value, held) or opens(value)
 
 
-def save_tensor(tensor: torch.Tensor) -> Undo:
+def _save_tensor(tensor: torch.Tensor) -> Undo:
     """The storage and its contents, and whether it is a leaf that needs a gradient."""
     alias = tensor.data  # the same storage, with a version counter of its own
     plain = not is_traceable_wrapper_subclass(tensor)
-    copy = unexpanded(alias).to("cpu", copy=True) if plain else alias.clone()
+    copy = _unexpanded(alias).to("cpu", copy=True) if plain else alias.clone()
     leaf, needs_grad = tensor.is_leaf, tensor.requires_grad
 
     def undo() -> None:
         if leaf and not tensor.is_leaf:
             tensor.detach_()
-        if not same_memory(tensor, alias):
+        if not _same_memory(tensor, alias):
             tensor.data = alias
         if not alias.is_meta:
-            unexpanded(alias).copy_(copy)
+            _unexpanded(alias).copy_(copy)
         if leaf:
             tensor.requires_grad_(needs_grad)
 
     return undo
 
 
-def save_gradient(tensor: torch.Tensor) -> Undo:
+def _save_gradient(tensor: torch.Tensor) -> Undo:
     """Which tensor is the gradient; its contents are saved as every other tensor's."""
     grad = tensor.grad
 
@@ -129,14 +129,14 @@ def save_gradient(tensor: torch.Tensor) -> Undo:
     return undo
 
 
-def same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
+def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
     if is_traceable_wrapper_subclass(a) or a.layout is not torch.strided:
         return True
     facts = [(x.data_ptr(), x.dtype, x.shape, x.stride()) for x in (a, b)]
     return facts[0] == facts[1]
 
 
-def unexpanded(tensor: torch.Tensor) -> torch.Tensor:
+def _unexpanded(tensor: torch.Tensor) -> torch.Tensor:
     """One copy of each element where `expand` made several of one."""
     if tensor.layout is not torch.strided:
         return tensor
@@ -146,27 +146,27 @@ def unexpanded(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def save_dict(values: dict) -> Undo:
+def _save_dict(values: dict) -> Undo:
     saved = dict(values)
 
     def undo() -> None:
-        if not same_items(values, saved):
+        if not _same_items(values, saved):
             values.clear()
             values.update(saved)
 
     return undo
 
 
-def same_items(now: dict, saved: dict) -> bool:
+def _same_items(now: dict, saved: dict) -> bool:
     return list(now) == list(saved) and all(now[key] is saved[key] for key in saved)
 
 
-def save_list(values: list) -> Undo:
+def _save_list(values: list) -> Undo:
     saved = list(values)
     return lambda: values.__setitem__(slice(None), saved)
 
 
-def save_collection(values: Any) -> Undo:
+def _save_collection(values: Any) -> Undo:
     """A set or a deque."""
     saved = list(values)
     refill = values.update if isinstance(values, set) else values.extend
@@ -178,7 +178,7 @@ def save_collection(values: Any) -> Undo:
     return undo
 
 
-def save_cell(cell: types.CellType) -> Undo:
+def _save_cell(cell: types.CellType) -> Undo:
     try:
         saved = cell.cell_contents
     except ValueError:  # not bound yet
@@ -186,7 +186,7 @@ def save_cell(cell: types.CellType) -> Undo:
     return lambda: setattr(cell, "cell_contents", saved)
 
 
-def save_name(name: Name) -> Undo:
+def _save_name(name: Name) -> Undo:
     saved = name.read()
 
     def undo() -> None:
@@ -196,7 +196,7 @@ def save_name(name: Name) -> Undo:
     return undo
 
 
-def save_slots(value: Any) -> Undo:
+def _save_slots(value: Any) -> Undo:
     saved = {name: getattr(value, name) for name in slots(type(value)) if hasattr(value, name)}
 
     def undo() -> None:
@@ -206,17 +206,17 @@ def save_slots(value: Any) -> Undo:
     return undo
 
 
-def save_generator(generator: torch.Generator) -> Undo:
+def _save_generator(generator: torch.Generator) -> Undo:
     state = generator.get_state()
     return lambda: generator.set_state(state)  # type: ignore[return-value]
 
 
-def save_python_random(generator: random.Random) -> Undo:
+def _save_python_random(generator: random.Random) -> Undo:
     state = generator.getstate()
     return lambda: generator.setstate(state)
 
 
-def save_gradients(optimizer: torch.optim.Optimizer) -> Undo:
+def _save_gradients(optimizer: torch.optim.Optimizer) -> Undo:
     """The gradients of an optimizer that the walk did not reach: when it steps, it is too late to ask."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     saved = [(p, p.grad, None if p.grad is None else p.grad.clone()) for p in parameters]
@@ -230,12 +230,12 @@ def save_gradients(optimizer: torch.optim.Optimizer) -> Undo:
     return undo
 
 
-def living_optimizers() -> list[torch.optim.Optimizer]:
+def _living_optimizers() -> list[torch.optim.Optimizer]:
     # A proxy object may do anything in an isinstance.
     return [each for each in gc.get_objects() if issubclass(type(each), torch.optim.Optimizer)]
 
 
-def save_random() -> Undo:
+def _save_random() -> Undo:
     """The generators that everybody shares: torch's on each device, numpy's and Python's."""
     states: list[tuple[Callable, Any]] = [
         (torch.set_rng_state, torch.get_rng_state()),
@@ -254,7 +254,7 @@ def save_random() -> Undo:
     return undo
 
 
-def save_array(array: Any) -> Undo:
+def _save_array(array: Any) -> Undo:
     copy = array.copy()
 
     def undo() -> None:
@@ -264,12 +264,12 @@ def save_array(array: Any) -> Undo:
     return undo
 
 
-def save_numpy_generator(generator: Any) -> Undo:
+def _save_numpy_generator(generator: Any) -> Undo:
     state = generator.bit_generator.state
     return lambda: setattr(generator.bit_generator, "state", state)
 
 
-def numpy_type(name: str) -> Any:
+def _numpy_type(name: str) -> Any:
     """A type of numpy's, or no type at all where numpy is not loaded."""
     found: Any = sys.modules.get("numpy")
     for part in name.split("."):
@@ -278,16 +278,16 @@ def numpy_type(name: str) -> Any:
 
 
 SAVERS: tuple[tuple[Any, Callable[[Any], Undo]], ...] = (
-    (torch.Tensor, save_tensor),
-    (dict, save_dict),
-    (list, save_list),
-    ((set, deque), save_collection),
-    (types.CellType, save_cell),
-    (Name, save_name),
-    (torch.Generator, save_generator),
-    (random.Random, save_python_random),
+    (torch.Tensor, _save_tensor),
+    (dict, _save_dict),
+    (list, _save_list),
+    ((set, deque), _save_collection),
+    (types.CellType, _save_cell),
+    (Name, _save_name),
+    (torch.Generator, _save_generator),
+    (random.Random, _save_python_random),
 )
 NUMPY_SAVERS: dict[str, Callable[[Any], Undo]] = {
-    "ndarray": save_array,
-    "random.Generator": save_numpy_generator,
+    "ndarray": _save_array,
+    "random.Generator": _save_numpy_generator,
 }

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from torch.fx import Graph, Node
 
 from .locality import closure, is_remade, size_sources, whole_operands
-from .operands import is_tensor, operands
+from .operands import elements, is_tensor, operands
 from .placement import Replicate
-from .propagate import Propagation, elements
+from .propagation import Propagation
 from .rules.table import rule_of
 from .saving import choose_saved
 

@@ -59,9 +59,7 @@ def rel_diffs(expected: Mapping[str, Value], actual: Mapping[str, Value]) -> dic
     scale = largest(expected.values())
     names = {**expected, **actual}
     both = expected.keys() & actual.keys()
-    return {
-        name: rel_diff(expected[name], actual[name], scale) if name in both else math.inf for name in names
-    }
+    return {name: rel_diff(expected[name], actual[name], scale) if name in both else math.inf for name in names}
 
 
 def max_rel_diff(expected: Mapping[str, Value], actual: Mapping[str, Value]) -> float:
@@ -71,9 +69,7 @@ def max_rel_diff(expected: Mapping[str, Value], actual: Mapping[str, Value]) -> 
 
 def gradients(module: torch.nn.Module) -> dict[str, Value]:
     """A copy of each parameter's gradient, by name."""
-    return {
-        name: None if p.grad is None else p.grad.detach().clone() for name, p in module.named_parameters()
-    }
+    return {name: None if p.grad is None else p.grad.detach().clone() for name, p in module.named_parameters()}
 
 
 def state(module: torch.nn.Module) -> dict[str, Value]:

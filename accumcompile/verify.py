@@ -52,7 +52,7 @@ class VerifyReport:
 
 def explain(step: Any, *args: Any, **kwargs: Any) -> Report:
     """Run the step once, restore everything that it changed, and report how it was split."""
-    step, args = unbound(step, args)
+    step, args = _unbound(step, args)
     with Snapshot.of(step.fn, args, kwargs), step.settings.journal.recording() as runs:
         step(*args, **kwargs)
     return Report.of_call(runs, step.settings)
@@ -64,19 +64,19 @@ def verify(step: Any, *args: Any, **kwargs: Any) -> VerifyReport:
     Passed means: in float64 a difference of at most 1e-10, in lower precisions an error to a float64 run that
     is at most twice the full batch's own. Afterwards everything the step can reach is as it was.
     """
-    step, args = unbound(step, args)
+    step, args = _unbound(step, args)
     with Snapshot.of(step.fn, args, kwargs) as snapshot:
-        runs = Runs(step, args, kwargs, snapshot)
+        runs = _Runs(step, args, kwargs, snapshot)
         with step.settings.journal.recording() as journal:
             accumulated = runs.run(step)
-        with in_one_micro_batch(step):
+        with _in_one_micro_batch(step):
             full = runs.run(step)
         eager = runs.run_eagerly()
         reference, notes = runs.reference(full, eager)
-    return judged(step, accumulated, full, eager, reference, notes, [run.split for run in journal])
+    return _judged(step, accumulated, full, eager, reference, notes, [run.split for run in journal])
 
 
-def unbound(step: Any, args: tuple) -> tuple[Any, tuple]:
+def _unbound(step: Any, args: tuple) -> tuple[Any, tuple]:
     """A decorated method as the step and its arguments, `self` among them."""
     if hasattr(step, "__func__") and hasattr(step, "__self__"):
         step, args = step.__func__, (step.__self__, *args)
@@ -86,7 +86,7 @@ def unbound(step: Any, args: tuple) -> tuple[Any, tuple]:
 
 
 @contextmanager
-def in_one_micro_batch(step: Any):
+def _in_one_micro_batch(step: Any):
     """The full batch under the same lowering."""
     before = step.settings.options
     step.settings.change(steps=1, micro_batch_size=None)
@@ -96,7 +96,7 @@ def in_one_micro_batch(step: Any):
         step.settings.options = before
 
 
-class Runs:
+class _Runs:
     """Runs the variants of a step from one state."""
 
     def __init__(self, step: Any, args: tuple, kwargs: dict[str, Any], snapshot: Snapshot) -> None:
@@ -115,23 +115,23 @@ class Runs:
 
     def reference(self, full: Record, eager: Record) -> tuple[Record | None, list[str]]:
         """The step in float64 on the full batch; none where it computes in float64 already."""
-        if computes_in_float64(full):
+        if _computes_in_float64(full):
             return None, []
         try:
             with in_float64(self.snapshot):
                 if not eager.drew:
                     return self.run_eagerly(), []
-                with in_one_micro_batch(self.step):
-                    return same_numbers(self.run(self.step), full, eager.eps), []
+                with _in_one_micro_batch(self.step):
+                    return _same_numbers(self.run(self.step), full, eager.eps), []
         except NoReferenceError as reason:
             return None, [f"no float64 reference: {reason}"]
         except Exception as error:
-            return None, [f"no float64 reference: the step does not run in float64 ({first_line(error)})"]
+            return None, [f"no float64 reference: the step does not run in float64 ({_first_line(error)})"]
         finally:
             self.snapshot.restore()
 
 
-def same_numbers(reference: Record, full: Record, eps: float) -> Record:
+def _same_numbers(reference: Record, full: Record, eps: float) -> Record:
     """`reference`, if it drew the same random numbers as `full`: only then are their losses close."""
     rows = compare(full, full, reference=reference)
     distance = max((row.full_error or 0.0 for row in rows if row.kind in ("loss", "output")), default=0.0)
@@ -140,21 +140,19 @@ def same_numbers(reference: Record, full: Record, eps: float) -> Record:
     return reference
 
 
-def first_line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
-def computes_in_float64(run: Record) -> bool:
+def _computes_in_float64(run: Record) -> bool:
     """Whether no gradient, parameter or loss has fewer digits than float64."""
     kinds = ("loss", "gradient", "parameter")
-    values = [
-        entry.value for entry in run.entries.values() if entry.kind in kinds and entry.value is not None
-    ]
+    values = [entry.value for entry in run.entries.values() if entry.kind in kinds and entry.value is not None]
     return all(value.dtype in (torch.float64, torch.complex128) for value in values)
 
 
-def judged(step, accumulated, full, eager, reference, notes, splits: list[Split]) -> VerifyReport:
+def _judged(step, accumulated, full, eager, reference, notes, splits: list[Split]) -> VerifyReport:
     comparison = Comparison(accumulated, full, None if eager.drew else eager, reference)
     if reference is not None:
         floor = of_precision(FLOORS, eager.eps)

@@ -28,11 +28,10 @@ NAMED = 5  # values that failed and are named
 
 
 def render_verification(report: VerifyReport) -> RenderableType:
+    """The verdict, the largest difference of each group, what failed, notes."""
     verdict, style = ("passed", "bold green") if report.passed else ("FAILED", "bold red")
     rows = report.rows
-    head = (
-        f"  {report.split}; {counted(len(rows), 'value')}, largest difference {number(report.max_rel_diff)}"
-    )
+    head = f"  {report.split}; {counted(len(rows), 'value')}, largest difference {_number(report.max_rel_diff)}"
     parts: list[RenderableType] = [
         Text.assemble((f"{report.name}: ", "bold"), (verdict, style), head),
         indented(Text(f"allowed: {report.allowed}")),
@@ -42,7 +41,7 @@ def render_verification(report: VerifyReport) -> RenderableType:
     failed = sorted((row for row in rows if not row.passed), key=lambda row: -row.rel_diff)
     if failed:
         parts += [Text(), Text("failed", style="bold red")]
-        parts += [indented(Text(f"{row.name}  {number(row.rel_diff)}")) for row in failed[:NAMED]]
+        parts += [indented(Text(f"{row.name}  {_number(row.rel_diff)}")) for row in failed[:NAMED]]
         if len(failed) > NAMED:
             parts.append(indented(Text(f"and {len(failed) - NAMED} more")))
     if report.notes:
@@ -73,20 +72,20 @@ def table(rows: Sequence[Row]) -> RenderableType:
         name = f"{TITLES[kind]}, {group}" if group else TITLES[kind]
         worst = max(members, key=lambda row: row.rel_diff)
         at = worst.name if worst.rel_diff and worst.name != name else ""
-        grid.add_row(Text(name), str(len(members)), *map(largest_of, columns), Text(at))
-    below = [Text(line) for line, holds in legend(rows, exact) if holds]
+        grid.add_row(Text(name), str(len(members)), *map(_largest_of, columns), Text(at))
+    below = [Text(line) for line, holds in _legend(rows, exact) if holds]
     return Group(grid, Text(), *below) if below else grid
 
 
-def legend(rows: Sequence[Row], exact: bool) -> Iterator[tuple[str, bool]]:
+def _legend(rows: Sequence[Row], exact: bool) -> Iterator[tuple[str, bool]]:
     yield "own: the full batch's difference to float64", exact
     yield "to eager: not comparable: draws random numbers", any(row.eager is None for row in rows)
 
 
-def largest_of(differences: Sequence[float | None]) -> str:
+def _largest_of(differences: Sequence[float | None]) -> str:
     known = [difference for difference in differences if difference is not None]
-    return number(max(known)) if known else "-"
+    return _number(max(known)) if known else "-"
 
 
-def number(value: float) -> str:
+def _number(value: float) -> str:
     return f"{value:.1e}" if value else "0"

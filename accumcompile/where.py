@@ -16,9 +16,7 @@ from types import CodeType, FrameType
 
 import torch
 
-_FRAME = re.compile(
-    r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>[^\n]+)(?:\n(?P<code>[^\n]*))?'
-)
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>[^\n]+)(?:\n(?P<code>[^\n]*))?')
 _COMMENT = re.compile(r"(?P<code>.*?)  # (?P<file>\S+):(?P<line>\d+) in (?P<function>\S+)")
 _RESUMED = re.compile(r"torch_dynamo_resume_in_(?P<name>.+?)_at_\d+(?:_\d+)?$")
 

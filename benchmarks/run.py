@@ -46,9 +46,7 @@ class Result:
     live_mib: float
 
 
-def measure(
-    name: str, variants: list[str], rounds: int, device: str, say: Callable[[str], None]
-) -> list[Result]:
+def measure(name: str, variants: list[str], rounds: int, device: str, say: Callable[[str], None]) -> list[Result]:
     """All variants of one case."""
     torch.compiler.reset()
     steps, first_call = {}, {}
@@ -121,9 +119,7 @@ def processor() -> str:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES), help="default: all")
     parser.add_argument("--variant", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="default: all")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")

@@ -206,7 +206,7 @@ def _from_either_end(emit: Emit, index: Node, size: Any) -> Node:
 def _inside(emit: Emit, index: Node, size: Any) -> Node:
     """An index that a mask hides may point anywhere."""
     last = size - 1 if isinstance(size, int) else emit(operator.sub, size, 1)
-    return emit(aten.clamp.default, index, 0, last)
+    return emit(aten.clamp_max.default, emit(aten.clamp_min.default, index, 0), last)
 
 
 def _as_it_is(emit: Emit, index: Node, size: Any) -> Node:

@@ -35,7 +35,7 @@ def batch_lookups(gm: GraphModule, batch: Batch) -> GraphModule:
     return rewrite(gm, {op: _along_batch(row, batch) for op, row in _TABLE.items()})
 
 
-def _along_batch(row: Rewrite, batch: Batch) -> Rewrite:
+def _along_batch(row: Callable, batch: Batch) -> Rewrite:
     """Only where the dimension holds the batch and was computed: an input is there as a whole anyway."""
 
     def guarded(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Any:

@@ -64,11 +64,7 @@ def _strided(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
     """``as_strided`` between contiguous layouts is a view; any other one reads the traced layout."""
     source, result = args[0].meta["val"], node.meta["val"]
     plain = source.is_contiguous() and result.is_contiguous() and result.storage_offset() == 0
-    if (
-        plain
-        and source.numel() == result.numel()
-        and (found := _as_view(emit, node, args, kwargs)) is not None
-    ):
+    if plain and source.numel() == result.numel() and (found := _as_view(emit, node, args, kwargs)) is not None:
         return found
     return emit(node.target, _laid_out(emit, args[0]), *args[1:], **kwargs)
 
@@ -104,9 +100,7 @@ def _as_full(value: float | None):
     def row(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
         result = node.meta["val"]
         fill = args[1] if value is None else value
-        return emit(
-            aten.full.default, sizes_of(emit, args[0]), fill, dtype=result.dtype, device=result.device
-        )
+        return emit(aten.full.default, sizes_of(emit, args[0]), fill, dtype=result.dtype, device=result.device)
 
     return row
 

@@ -23,7 +23,9 @@ from accumcompile.rules.table import is_impure
 
 def deduplicate(gm: GraphModule, batch: object = None) -> GraphModule:
     """A copy of ``gm`` in which no two nodes compute the same from the same; what draws numbers is left alone."""
-    graph, new, seen = Graph(), {}, {}
+    graph = Graph()
+    new: dict[Node, Node] = {}
+    seen: dict[Any, Node] = {}
     for node in gm.graph.nodes:
         key = _key(node, new)
         if key is not None and key in seen:

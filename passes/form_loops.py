@@ -22,10 +22,11 @@ import operator
 import torch
 from torch.fx import GraphModule, Node
 
-from accumcompile.emit import Body, Bridges
+from accumcompile.body import Body
+from accumcompile.bridges import Bridges
 from accumcompile.loop import accumulate_loop
+from accumcompile.operands import shape_of
 from accumcompile.placement import Partial, Shard
-from accumcompile.propagate import shape_of
 from accumcompile.rules.table import is_impure
 from accumcompile.stages import Loop, Schedule
 
@@ -63,24 +64,30 @@ def _form(bridges: Bridges, loop: Loop, name: str) -> GraphModule:
     """One loop: its body as a module, its call and what comes of it in the program."""
     body = Body(bridges, loop.nodes)
     known = bridges.known
-    carried = [r for r in loop.roots if isinstance(known.placement(r), Partial)]
+    carried = {r: p.op for r in loop.roots if isinstance(p := known.placement(r), Partial)}
     kept = list(dict.fromkeys([r for r in loop.roots if isinstance(known.placement(r), Shard)] + loop.saved))
     pieces = [body.unfolded(node) for node in kept]
     module = body.finish([body.local[r] for r in carried] + [piece for piece, _ in pieces])
-    module.meta = {"loop": loop, "carried": carried, "kept": kept, "xs": list(body.xs), "consts": list(body.consts)}
+    module.meta = {
+        "loop": loop,
+        "carried": list(carried),
+        "kept": kept,
+        "xs": list(body.xs),
+        "consts": list(body.consts),
+    }
     call = bridges.call(
         accumulate_loop,
         (
             bridges.graph.get_attr(name),
             bridges.at_once() if loop.at_once else bridges.split,
             list(body.consts),
-            [whole for _, whole, _ in body.xs.values()],
-            [dim for _, _, dim in body.xs.values()],
-            [known.placement(r).op for r in carried],
+            [x.whole for x in body.xs.values()],
+            [x.dim for x in body.xs.values()],
+            list(carried.values()),
             [dim for _, dim in pieces],
         ),
     )
-    for i, node in enumerate(carried + kept):
+    for i, node in enumerate([*carried, *kept]):
         bridges.whole_of[node] = _assembled(bridges, call, i, node)
     return module
 
@@ -91,5 +98,5 @@ def _assembled(bridges: Bridges, call: Node, index: int, node: Node) -> Node:
     item.meta["val"] = node.meta["val"]
     placement = bridges.known.placement(node)
     if isinstance(placement, Shard) and placement.outer != 1:
-        item = bridges.call(aten.reshape.default, (item, bridges.sizes(shape_of(node))), like=node)
+        item = bridges.call(aten.reshape.default, (item, bridges.sizes(shape_of(node) or ())), like=node)
     return item

@@ -51,9 +51,9 @@ def fuse_accumulation(
     outs = _placeholders(graph, "out", slots)
     kept: list = []
     for op, part, acc, into in zip(carry, parts, accs, accumulators, strict=True):
-        if acc is None:
+        if isinstance(into, torch.dtype):
             kept.append(_cast(graph, part, into))
-        else:
+        elif acc is not None:
             with graph.inserting_before(_after(part, output)):
                 UPDATES.get(op, _reduce)(graph, op, acc, _cast(graph, part, acc.meta["val"].dtype))
     for piece, out in zip(pieces, outs, strict=True):

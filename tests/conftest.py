@@ -2,6 +2,7 @@
 
 import logging
 
+import pytest
 import torch
 
 # pytest captures every logger that does not propagate. With a handler on this one, torch would render each
@@ -10,3 +11,9 @@ logging.getLogger("torch.__trace").propagate = True
 
 # The tests' tensors are tiny: a second thread costs more than it brings, and xdist runs one worker a core.
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def fresh_dynamo() -> None:
+    """Nothing captured by an earlier test is known to Dynamo."""
+    torch._dynamo.reset()

@@ -134,8 +134,6 @@ SAMPLES: dict = {
     aten.constant_pad_nd.default: [(f(4, 3), [1, 1]), (f(4, 3), [0, 0, 1, 0]), (f(4, 3), [1, 1], 2.0)],
     aten.slice_scatter.default: [(f(4, 3), f(4, 1), 1, 1, 2)],
     aten.select_scatter.default: [(f(4, 3), f(4), 1, 1)],
-    aten.split_with_sizes.default: [(f(4, 3), [1, 2], 1)],
-    aten.split.Tensor: [(f(4, 4), 2, 1)],
     aten.diagonal.default: [(f(4, 3, 3), 0, 1, 2), (f(4, 3, 4), 1, 0, 2)],
     aten.diagonal_scatter.default: [(f(4, 3, 3), f(4, 3), 0, 1, 2)],
     aten.unfold.default: [(f(4, 6), 1, 2, 1)],

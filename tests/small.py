@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from accumcompile import accumulate
+from accumcompile import AccumulateError, AccumulateWarning, accumulate
+from accumcompile.options import Settings
 
 
 class Net(nn.Module):
@@ -43,8 +46,33 @@ def data(batch: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     return x, torch.randint(0, 3, (batch,), generator=generator)
 
 
+def loss_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(model(x), y)
+
+
 def plain(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    return loss.detach()
+
+
+def update(model: nn.Module, optimizer: Any, x: torch.Tensor, y: torch.Tensor, scheduler: Any = None) -> torch.Tensor:
+    """A whole training step: gradients, clipping, the optimizer, the scheduler if there is one."""
+    optimizer.zero_grad()
+    loss = plain(model, x, y)
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    if scheduler is not None:
+        scheduler.step()
+    return loss
+
+
+def broken(model: Net, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """`plain` with a graph break in the forward, which the batch size crosses as an int of its own."""
+    rows = x.shape[0]
+    hidden = model.first(x)
+    torch._dynamo.graph_break()
+    loss = F.cross_entropy(model.second(torch.relu(hidden).view(rows, -1)), y)
     loss.backward()
     return loss.detach()
 
@@ -64,11 +92,27 @@ def assert_equal(step: Any, model: nn.Module, *args: Any) -> None:
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-10, atol=1e-10)
 
 
-def runs(step: Any, *args: Any) -> list[tuple[int, int]]:
-    """(batch, micro-batches) of every graph of ours that a call runs."""
-    with step.settings.journal.recording() as recorded:
+def runs(step: Any, *args: Any, settings: Settings | None = None) -> list[tuple[int, int]]:
+    """(batch, micro-batches) of every graph of ours that a call runs; ``settings`` where ``step`` is not decorated."""
+    with (settings or step.settings).journal.recording() as recorded:
         step(*args)
     return [(run.split.batch, len(run.split)) for run in recorded]
+
+
+def refused(step: Any, *args: Any) -> str:
+    """The text of the error that a call raises."""
+    with pytest.raises(AccumulateError) as caught:
+        step(*args)
+    return text(caught.value)
+
+
+def warned(step: Any, model: nn.Module, *args: Any) -> list[str]:
+    """The texts of a call's warnings; its result is the full batch's all the same."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert_equal(step, model, *args)
+    ours = [w.message for w in caught if isinstance(w.message, AccumulateWarning)]
+    return [text(m) for m in ours if m.code != "AC033"]  # what is held for the full batch: another test's
 
 
 def text(error: object) -> str:

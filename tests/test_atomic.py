@@ -12,10 +12,7 @@ from accumcompile import loop
 from accumcompile.lowering import body
 from accumcompile.testing import gradients, max_rel_diff, state
 
-
-@pytest.fixture(autouse=True)
-def _fresh():
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
 
 def model_of() -> nn.Module:

@@ -6,40 +6,18 @@ import sys
 import pytest
 import small
 import torch
+from capturing import by_name, same, sgd
 from expecttest import assert_expected_inline
-from torch import nn
-from torch.nn import functional as F
 
 from accumcompile import AccumulateError
-from accumcompile import backend as backends
 
-
-@pytest.fixture(autouse=True)
-def _fresh():
-    torch._dynamo.reset()
-
-
-def train(model, optimizer, x, y):
-    optimizer.zero_grad()
-    loss = F.cross_entropy(model(x), y)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    return loss.detach()
+pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
 
 def compiled(step, **options):
-    """The compiled step, and how its graphs were split in a call."""
-    given = {"steps": 4, "lowering": "eager"} | options
-    run = torch.compile(step, backend="accumcompile", options=given)
-    settings = backends.settings_of(given)
-
-    def splits(*args):
-        with settings.journal.recording() as recorded:
-            run(*args)
-        return [(r.split.batch, len(r.split)) for r in recorded]
-
-    return run, splits
+    """The compiled step, and how its graphs are split in a call."""
+    run, settings = by_name(step, **{"steps": 4} | options)
+    return run, lambda *args: small.runs(run, *args, settings=settings)
 
 
 def test_found_by_name_without_an_import():
@@ -48,18 +26,10 @@ def test_found_by_name_without_an_import():
 
 
 def test_equals_the_full_batch_and_is_captured_once():
-    run, splits = compiled(train)
-    ours, plain = small.net(), small.net()
-    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (ours, plain)]
-    for batch in (12, 7, 12):
-        x, y = small.data(batch)
-        assert_close = torch.testing.assert_close
-        assert_close(
-            run(ours, optimizers[0], x, y), train(plain, optimizers[1], x, y), rtol=1e-10, atol=1e-10
-        )
-    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
-        assert_close(a, b, rtol=1e-10, atol=1e-10)
-    assert splits(ours, optimizers[0], *small.data(9)) == [(9, 3)]
+    model = small.net()
+    ran = same(small.update, model, sgd(model), sizes=(12, 7, 12), by=by_name)
+    assert ran.plans == 1
+    assert [(run.split.batch, len(run.split)) for run in ran.runs] == [(12, 3), (7, 3), (12, 3)]
 
 
 def test_a_batch_of_one_runs_whole_and_a_later_one_is_split():
@@ -79,18 +49,10 @@ def test_dynamos_settings_are_put_back():
 
 
 def test_frames_resumed_after_a_break_are_split():
-    def step(model, x, y):
-        rows = x.shape[0]
-        hidden = model.first(x)
-        torch._dynamo.graph_break()
-        loss = F.cross_entropy(model.second(torch.relu(hidden).view(rows, -1)), y)
-        loss.backward()
-        return loss.detach()
-
-    run, splits = compiled(step)
+    run, splits = compiled(small.broken)
     model, reference = small.net(), small.net()
     for batch in (12, 9):
-        torch.testing.assert_close(run(model, *small.data(batch)), step(reference, *small.data(batch)))
+        torch.testing.assert_close(run(model, *small.data(batch)), small.broken(reference, *small.data(batch)))
     assert {b for b, _ in splits(model, *small.data(12))} == {12}
 
 

@@ -8,20 +8,15 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+pytestmark = pytest.mark.usefixtures("fresh_dynamo")
+
 WAYS = pytest.mark.parametrize("by", [decorated, by_name], ids=["decorator", "backend"])
-
-
-@pytest.fixture(autouse=True)
-def _fresh():
-    torch._dynamo.reset()
 
 
 # Frames resumed after a break
 
 
-@pytest.mark.parametrize(
-    "read", [lambda loss: print(end=""), lambda loss: loss.item()], ids=["print", "item"]
-)
+@pytest.mark.parametrize("read", [lambda loss: print(end=""), lambda loss: loss.item()], ids=["print", "item"])
 @WAYS
 def test_a_loss_that_is_read_before_its_backward(read, by):
     """``print`` or ``loss.item()`` for the log: the graph ends there, with the loss, and is fused."""

@@ -4,38 +4,26 @@ import pytest
 import small
 import torch
 from capturing import by_name, decorated, frames
-from torch import nn
 
 from accumcompile.lowering import inductor_api
+
+pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
 WAYS = pytest.mark.parametrize("by", [decorated, by_name], ids=["decorator", "backend"])
 
 
-@pytest.fixture(autouse=True)
-def _fresh():
-    torch._dynamo.reset()
-
-
+@pytest.mark.parametrize("make", [torch.optim.AdamW, torch.optim.SGD])
 @WAYS
-def test_ten_steps_are_captured_once(by):
+def test_ten_steps_are_captured_once(by, make):
     """``.grad`` is None, then a tensor; a scheduler moves the learning rate: nothing is captured anew."""
-
-    def step(model, optimizer, scheduler, x, y):
-        optimizer.zero_grad()
-        loss = small.plain(model, x, y)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-        return loss
-
     model = small.net()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    optimizer = make(model.parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
-    ours, settings = by(step)
+    ours, settings = by(small.update)
     seen = []
     with settings.journal.recording() as runs:
         for seed in range(10):
-            ours(model, optimizer, scheduler, *small.data(12, seed))
+            ours(model, optimizer, *small.data(12, seed), scheduler)
             seen.append(frames())
     assert len(set(seen[1:])) == 1 and len({id(run.plan) for run in runs}) == 1
 

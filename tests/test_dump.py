@@ -30,9 +30,7 @@ def fake(shape, dynamic=True):
     """A fake tensor whose first size is a symbol."""
     mode = FakeTensorMode(shape_env=ShapeEnv())
     kinds = [DimDynamic.DYNAMIC if dynamic and i == 0 else DimDynamic.STATIC for i in range(len(shape))]
-    return mode.from_tensor(
-        torch.zeros(shape), symbolic_context=StatelessSymbolicContext(dynamic_sizes=kinds)
-    )
+    return mode.from_tensor(torch.zeros(shape), symbolic_context=StatelessSymbolicContext(dynamic_sizes=kinds))
 
 
 def sum_of_products(batch=6):
@@ -52,9 +50,7 @@ def sum_of_products(batch=6):
     split, s0, w, x = (graph.placeholder(name) for name in ("split", "s0", "w", "x"))
     x.meta["val"], w.meta["val"] = fake((batch, 3)), fake((3, 2), dynamic=False)
     s0.meta["val"] = x.meta["val"].shape[0]
-    call = graph.call_function(
-        accumulate_loop, (graph.get_attr("loop_0"), split, [w], [x], [0], ["sum"], [0])
-    )
+    call = graph.call_function(accumulate_loop, (graph.get_attr("loop_0"), split, [w], [x], [0], ["sum"], [0]))
     total, y = (graph.call_function(__import__("operator").getitem, (call, i)) for i in range(2))
     mean = graph.call_function(aten.div.Tensor, (total, s0))
     zero = graph.call_function(aten.zeros.default, ([1],), {"device": torch.device("cpu")})

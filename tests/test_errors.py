@@ -65,9 +65,7 @@ def test_warnings_are_said_once_for_each_line_and_raised_when_strict():
         warnings.simplefilter("always")
         for frame in (FRAME, FRAME, other):
             errors.warn("AC031", settings, frame, step="train_step")
-    assert [str(w.message).splitlines()[1] for w in caught] == [
-        f"  {f.where} in Net.forward" for f in (FRAME, other)
-    ]
+    assert [str(w.message).splitlines()[1] for w in caught] == [f"  {f.where} in Net.forward" for f in (FRAME, other)]
     assert {w.category for w in caught} == {AccumulateWarning}
     assert {w.filename for w in caught} == {__file__}
     with pytest.raises(AccumulateError, match="AC031"):

@@ -12,10 +12,7 @@ from torch.nn import functional as F
 
 from accumcompile.capture import aot
 
-
-@pytest.fixture(autouse=True)
-def _fresh():
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
 
 @pytest.fixture

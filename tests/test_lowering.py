@@ -123,9 +123,7 @@ def test_batch_sized_consts_and_other_strides():
     body = body_of(body, capture.tensor("s", 8), capture.tensor("s", 8))
     eager, compiled = both(program_of(body, 1, [0], ["sum", "sum"]))
     for batch in (12, 16, 20):
-        check_equal(
-            eager, compiled, Split(batch, 4), torch.randn(batch, 8), torch.randn(batch, 8), tolerance=1e-4
-        )
+        check_equal(eager, compiled, Split(batch, 4), torch.randn(batch, 8), torch.randn(batch, 8), tolerance=1e-4)
     assert compiled.loop_0.compiled == 2
     strided = torch.randn(8, 12).t()
     check_equal(eager, compiled, Split(12, 4), strided, strided.clone(), tolerance=1e-4)
@@ -184,9 +182,7 @@ def test_moments_and_minimum():
         return aten.reshape.default(aten.cat.default([count, mean, m2]), [3, 3]), aten.amin.default(x, [0])
 
     capture = Capture(s=12)
-    program = program_of(
-        body_of(body, capture.tensor("s", 3, dtype=torch.float64)), 0, [0], ["moments", "min"]
-    )
+    program = program_of(body_of(body, capture.tensor("s", 3, dtype=torch.float64)), 0, [0], ["moments", "min"])
     x = torch.randn(13, 3, dtype=torch.float64)
     (count, mean, m2), least = lower(program, settings())(Split(13, 4), x)
     assert count.tolist() == [13.0] * 3
@@ -299,9 +295,7 @@ def test_a_bridge_is_compiled_once_for_all_batches():
         total.meta["val"], doubled.meta["val"] = capture.tensor(4096), capture.tensor("s", 4096)
         for target, other in ((aten.mul.Tensor, total), (aten.sub.Tensor, 1.0), (aten.exp.default, None)):
             with capture.trace.running():
-                doubled = program.graph.call_function(
-                    target, (doubled, other) if other is not None else (doubled,)
-                )
+                doubled = program.graph.call_function(target, (doubled, other) if other is not None else (doubled,))
                 doubled.meta["val"] = capture.tensor("s", 4096)
     output.args = ((total, doubled),)
     program.recompile()

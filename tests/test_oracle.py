@@ -132,7 +132,7 @@ EQUIVALENT = {
         for op in (
             *(aten.as_strided.default, aten.as_strided_scatter.default, aten.unbind.int, aten.unfold.default),
             *(aten.slice_scatter.default, aten.select_scatter.default, aten.diagonal_scatter.default),
-            *(aten.split_with_sizes.default, aten.split.Tensor, aten.diagonal.default),
+            aten.diagonal.default,
         )
     },
     (aten.scatter.reduce, "linear in [0]"): "it multiplies: linear in each factor",
@@ -146,7 +146,7 @@ EQUIVALENT = {
 }
 FLIPPED = [
     *(aten.add.Tensor, aten.where.self, aten.copy.default, aten.amax.default, aten.sum.dim_IntList, aten.mm.default),
-    *(aten.embedding.default, aten.cumsum.default, aten.cat.default, aten.split.Tensor, aten.scatter_add.default),
+    *(aten.embedding.default, aten.cumsum.default, aten.cat.default, aten.unbind.int, aten.scatter_add.default),
     *(aten.index.Tensor, aten.searchsorted.Tensor, aten._cdist_forward.default, aten.avg_pool2d.default),
 ]
 

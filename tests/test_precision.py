@@ -11,10 +11,7 @@ from torch.nn import functional as F
 
 from accumcompile.testing import gradients, max_rel_diff
 
-
-@pytest.fixture(autouse=True)
-def _fresh():
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
 
 def mean_loss(model, x, y):

@@ -35,9 +35,7 @@ def test_nothing_is_shown_where_the_environment_says_so(caplog, monkeypatch):
 def test_a_terminal_gets_one_line(monkeypatch, caplog):
     lines = []
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(
-        progress, "status_line", lambda text: lines.append(text) or pytest.MonkeyPatch.context()
-    )
+    monkeypatch.setattr(progress, "status_line", lambda text: lines.append(text) or pytest.MonkeyPatch.context())
     with Progress("step").compiling("loop_0"):
         pass
     assert lines == ["step: compiling loop_0 (1 of 1)"]

@@ -23,9 +23,7 @@ def compiled(target, *arguments):
         holder.meta["val"] = trace.empty((), (), torch.int64, torch.device("cpu"))
     given = [holders.get(a, a) if isinstance(a, str) else a for a in arguments]
     graph.output((graph.call_function(target, tuple(given)),))
-    run = compile_graph(
-        GraphModule(torch.nn.Module(), graph), [h.meta["val"] for h in holders.values()], trace, {}
-    )
+    run = compile_graph(GraphModule(torch.nn.Module(), graph), [h.meta["val"] for h in holders.values()], trace, {})
     return lambda *values: run(list(values))[0]
 
 
@@ -33,13 +31,9 @@ def draw(mode):
     """(whole, slice): Inductor's own draw of FULL, and ours of a slice."""
     if mode == "randint":
         whole = compiled(prims.inductor_randint.default, 3, 1000, list(FULL), "seed")
-        return whole, lambda size, dim: compiled(
-            random.randint_slice, 3, 1000, size, list(FULL), dim, "start", "seed"
-        )
+        return whole, lambda size, dim: compiled(random.randint_slice, 3, 1000, size, list(FULL), dim, "start", "seed")
     whole = compiled(prims.inductor_random.default, list(FULL), "seed", mode)
-    return whole, lambda size, dim: compiled(
-        random.random_slice, size, list(FULL), dim, "start", "seed", mode
-    )
+    return whole, lambda size, dim: compiled(random.random_slice, size, list(FULL), dim, "start", "seed", mode)
 
 
 @pytest.mark.inductor
@@ -88,9 +82,7 @@ def test_a_step_that_draws_is_the_same_for_any_number_of_micro_batches():
         kept = x * w * (torch.rand_like(x) > 0.3)
         noisy = kept.reshape(-1, 6) * torch.randn(x.shape[0] * x.shape[1], 6)
         choice = torch.randint(0, 6, (x.shape[1],))
-        chosen = kept.sum(0).gather(1, choice[:, None]).squeeze(1) * torch.bernoulli(
-            torch.full((x.shape[1],), 0.5)
-        )
+        chosen = kept.sum(0).gather(1, choice[:, None]).squeeze(1) * torch.bernoulli(torch.full((x.shape[1],), 0.5))
         loss = (noisy**2).sum() + chosen.sum()
         loss.backward()
         return loss.detach(), choice

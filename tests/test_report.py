@@ -46,9 +46,7 @@ token_mean = Plan(
             body=(Step((Made((B, 4096), 4, True, 1),)), Step((Made((64, 64), 4, False, 2),))),
         ),
     ),
-    barriers=(
-        BarrierFact("reduce", count, 0, "div needs the finished sum", ("count P(sum)", "reduce R", "div R")),
-    ),
+    barriers=(BarrierFact("reduce", count, 0, "div needs the finished sum", ("count P(sum)", "reduce R", "div R")),),
     kept=(logits,),
     whole=(
         value("mask", (B,), "R", torch.int64, where="train.py:3", code="mask = torch.sort(labels)"),
@@ -175,9 +173,7 @@ def test_json_holds_everything():
 
 
 def test_rounding_to_a_granule_is_said():
-    assert "granule 2: 2 samples stay together, so micro-batches of 1 became 2" in str(
-        report_of(batch=8, steps=8)
-    )
+    assert "granule 2: 2 samples stay together, so micro-batches of 1 became 2" in str(report_of(batch=8, steps=8))
 
 
 def test_words():

@@ -7,10 +7,7 @@ from capturing import Ran, decorated, same, sgd
 from torch import nn
 from torch.nn import functional as F
 
-
-@pytest.fixture(autouse=True)
-def _fresh():
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
 
 def test_a_loss_takes_the_fused_road():

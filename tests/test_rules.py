@@ -17,6 +17,11 @@ NO_SAMPLE = {
     "prims.fma.default": "made by a decomposition only: see test_oracle",
     "prims.inductor_random.default": "runs under Inductor only: see test_random",
     "prims.inductor_randint.default": "runs under Inductor only: see test_random",
+    **{
+        f"aten._scaled_dot_product_{kind}_attention{way}.default": "runs on CUDA only: see test_cuda_attention"
+        for kind in ("flash", "efficient", "cudnn")
+        for way in ("", "_backward")
+    },
     "prims._low_memory_max_pool_with_offsets.default": "made by a decomposition only: see test_oracle",
     "prims._low_memory_max_pool_offsets_to_indices.default": "made by a decomposition only: see test_oracle",
 }

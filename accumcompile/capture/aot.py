@@ -18,9 +18,7 @@ from .reattach import reattached
 from .roads import Roads
 
 
-def compile_graph(
-    gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, settings: Settings
-) -> Callable:
+def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, settings: Settings) -> Callable:
     """Compile one graph of a step, whose batch is named by ``batch.symbols``."""
     naming.name_nodes(gm)
     sink = scalar_sink(gm)

@@ -42,6 +42,7 @@ def later(capture: Callable[[Sequence[Any]], Callable], inputs: Sequence[Any]) -
     size is which symbol when the capture is over.
     """
     context = TracingContext.get()
+    assert context.fake_mode is not None, "a capture is under way"
     stand_ins = [to_fake_tensor(x, context.fake_mode) if isinstance(x, torch.Tensor) else x for x in inputs]
     made: list[Callable] = []
 
@@ -73,14 +74,13 @@ def tangents(gm: GraphModule) -> list[Node]:
 
 def mutated_inputs(gm: GraphModule) -> list[int]:
     """Positions of the inputs that the graph gives a new value."""
-    return [d.mutated_input.idx for _, d in _described(gm) if isinstance(d, InputMutationAOTOutput)]
+    mutated: list[Any] = [d.mutated_input for _, d in _described(gm) if isinstance(d, InputMutationAOTOutput)]
+    return [given.idx for given in mutated]
 
 
 def user_outputs(gm: GraphModule) -> dict[int, Node]:
     """The outputs of a joint graph that are the user's, by their position among the user's outputs."""
-    return {
-        d.idx: node for node, d in _described(gm) if isinstance(d, PlainAOTOutput) and isinstance(node, Node)
-    }
+    return {d.idx: node for node, d in _described(gm) if isinstance(d, PlainAOTOutput) and isinstance(node, Node)}
 
 
 def descriptions(gm: GraphModule, outputs: Sequence[Any]) -> list[Any]:
@@ -98,9 +98,7 @@ def _described(gm: GraphModule) -> list[tuple[Any, Any]]:
     return list(zip(output.args[0], output.meta["desc"], strict=True))
 
 
-def extract(
-    joint: GraphModule, saved: list[Node], sizes: list[Node], outputs: int
-) -> tuple[GraphModule, GraphModule]:
+def extract(joint: GraphModule, saved: list[Node], sizes: list[Node], outputs: int) -> tuple[GraphModule, GraphModule]:
     """Cut a joint graph into forward and backward, which hand over ``saved`` and ``sizes`` and nothing else."""
     return _extract_fwd_bwd_modules(joint, saved, sizes, num_fwd_outputs=outputs)
 

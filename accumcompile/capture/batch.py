@@ -64,9 +64,7 @@ def children(value: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(value, Mapping):  # dicts, and UserDicts such as BatchEncoding
         yield from ((f"[{key!r}]", key, value[key]) for key in value)
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        yield from (
-            (f".{name}", i, item) for i, (name, item) in enumerate(zip(value._fields, value, strict=True))
-        )
+        yield from ((f".{name}", i, item) for i, (name, item) in enumerate(zip(value._fields, value, strict=True)))
     elif isinstance(value, (list, tuple)):
         yield from ((f"[{i}]", i, item) for i, item in enumerate(value))
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -162,9 +160,7 @@ def find(named: Mapping[str, Any], batch_dims: Any, settings: Settings) -> Batch
     return Batch(size, tuple(leaves.values()))
 
 
-def _inferred(
-    name: str, tensor: torch.Tensor, size: int, first: str | None, settings: Settings
-) -> int | None:
+def _inferred(name: str, tensor: torch.Tensor, size: int, first: str | None, settings: Settings) -> int | None:
     """Dim 0 where it has been as large as the batch in every call so far, else None from now on."""
     no_batch = settings.state.setdefault("no_batch", set())
     candidates = settings.state.setdefault("candidates", set())
@@ -172,9 +168,7 @@ def _inferred(
         candidates.add(name)
         return 0
     if name in candidates and name not in no_batch:
-        settings.note(
-            f"{name}: dim 0 is no batch, its size {tensor.shape[0]} differed from the batch's {size}"
-        )
+        settings.note(f"{name}: dim 0 is no batch, its size {tensor.shape[0]} differed from the batch's {size}")
     no_batch.add(name)
     return None
 

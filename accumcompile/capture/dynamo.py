@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from typing import Any
 import sympy
 import torch
 from torch import fx
-from torch._dynamo import config, decorators, eval_frame, exc
-from torch._guards import CompileContext, TracingContext
+from torch._dynamo import config, decorators, eval_frame
+from torch._guards import TracingContext
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .. import where
@@ -30,23 +29,18 @@ CAPTURE: dict[str, Any] = {
     "optimize_ddp": False,
 }
 
-# A frame that received the batch size as a plain int is traced again with these.
-EVERY_SIZE_SYMBOLIC: dict[str, Any] = {"assume_static_by_default": False, "use_duck_shape": False}
-
 # Loggers' methods that libraries add to logging.Logger, to say something once. They would split the graph.
 _SAID_ONCE = ("_once", "_advice")
 
 
-def _patcher(changes: Mapping[str, Any]) -> Callable[[], Callable[[], None]]:
+def patcher(changes: Mapping[str, Any]) -> Callable[[], Callable[[], None]]:
     """Sets those of ``changes`` that this torch knows; returns what puts them back."""
-    return config._make_closure_patcher(
-        **{name: value for name, value in changes.items() if hasattr(config, name)}
-    )
+    return config._make_closure_patcher(**{name: value for name, value in changes.items() if hasattr(config, name)})
 
 
 @lru_cache(8)
 def _capture_patcher(ignored: frozenset[Callable[..., Any]]) -> Callable[[], Callable[[], None]]:
-    return _patcher(CAPTURE | {"ignore_logging_functions": set(ignored)})
+    return patcher(CAPTURE | {"ignore_logging_functions": set(ignored)})
 
 
 def _said_once() -> set[Callable[..., Any]]:
@@ -103,9 +97,7 @@ def _inner_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 
 def _marks(tensor: torch.Tensor) -> dict[str, Any]:
     """Dynamo's attributes on a tensor, as they are now."""
-    found = {
-        k: v for k, v in vars(tensor).items() if k.startswith(("_dynamo_", "_has_dynamo_", "_specialize_on"))
-    }
+    found = {k: v for k, v in vars(tensor).items() if k.startswith(("_dynamo_", "_has_dynamo_", "_specialize_on"))}
     return {k: v.copy() if isinstance(v, (set, dict)) else v for k, v in found.items()}
 
 
@@ -134,61 +126,6 @@ def marked(dims: Iterable[tuple[torch.Tensor, int]]) -> Iterator[None]:
         for tensor, dim in dims:
             stack.callback(mark(tensor, dim))
         yield
-
-
-# Tracing a frame again
-
-
-class _Restart(exc.TensorifyScalarRestartAnalysis, exc.UnspecializeRestartAnalysis):
-    """The first is the restart that a backend may raise; the second makes Dynamo forget its path so far."""
-
-
-@dataclass
-class _Retrace:
-    """A frame whose batch came in as a constant is traced again: with marks, then with every int symbolic.
-
-    A backend has no other way: nothing it could have set before the first trace reaches Dynamo.
-    """
-
-    frame: object
-    undo: ExitStack
-    tries: int = 0
-
-
-class _Retraces(threading.local):
-    now: _Retrace | None = None
-
-
-_retraces = _Retraces()
-
-
-def retrace(dims: Iterable[tuple[torch.Tensor, int]]) -> None:
-    """Have Dynamo trace the current frame again with symbolic ``dims``; return if that did not help."""
-    frame, now = CompileContext.current_compile_id(), _retraces.now
-    if now is None or now.frame != frame:
-        end_retrace()
-        now = _retraces.now = _Retrace(frame, ExitStack())
-    fresh = [(t, d) for t, d in dims if d not in getattr(t, "_dynamo_weak_dynamic_indices", ())]
-    if now.tries >= 2 or (now.tries == 1 and not fresh and not config.assume_static_by_default):
-        return
-    for tensor, dim in fresh:
-        now.undo.callback(mark(tensor, dim))
-    if not fresh:
-        now.undo.callback(_patcher(EVERY_SIZE_SYMBOLIC)())
-    now.tries += 1
-    raise _Restart(restart_reason="accumcompile: the batch size must be symbolic")
-
-
-def is_retraced() -> bool:
-    """Whether this capture has been traced with every int symbolic."""
-    return not config.assume_static_by_default
-
-
-def end_retrace() -> None:
-    """Put marks and settings of a retrace back."""
-    now, _retraces.now = _retraces.now, None
-    if now is not None:
-        now.undo.close()
 
 
 # A graph's inputs
@@ -257,9 +194,7 @@ _OWNED_MEMBERS = {"_parameters", "_buffers", "_modules", "param_groups", "state"
 
 def is_owned(source: Any) -> bool:
     """Whether the source is a module's, an optimizer's or a gradient, so that it cannot be the batch."""
-    return any(
-        type(s).__name__ in _OWNED or getattr(s, "member", None) in _OWNED_MEMBERS for s in _chain(source)
-    )
+    return any(type(s).__name__ in _OWNED or getattr(s, "member", None) in _OWNED_MEMBERS for s in _chain(source))
 
 
 def differentiates(gm: fx.GraphModule) -> bool:

@@ -28,9 +28,7 @@ from .reasons import OPTIMIZER, Reason, is_expected
 
 # The wrapper that every optimizer class puts around its step: one code object for all of them.
 STEP_CODE = next(
-    c
-    for c in torch.optim.Optimizer.profile_hook_step.__code__.co_consts
-    if getattr(c, "co_name", "") == "wrapper"
+    c for c in torch.optim.Optimizer.profile_hook_step.__code__.co_consts if getattr(c, "co_name", "") == "wrapper"
 )
 # Functions that Dynamo has dropped. It leaves them alone from then on, in whichever step they are called.
 # (By place: code objects are not always hashable.)
@@ -182,6 +180,18 @@ def _exceeds_recompile_limit(cache_size: Any, compile_id: Any) -> tuple[bool, st
         variables = dict(getattr(frame, "f_locals", {}))
         _watching.now.on_recompile_limit(RecompileLimit(limit, reason or "", caller.get("code"), variables))
     return exceeded, limit
+
+
+def last_capture() -> RecompileLimit | None:
+    """The frame that Dynamo captures now, if it would run that uncompiled from the next change on."""
+    caller: Any = sys._getframe()
+    while caller is not None and caller.f_code is not convert_frame._compile.__code__:
+        caller = caller.f_back
+    known = caller.f_locals if caller is not None else {}
+    entries = getattr(known.get("cache_size"), "num_cache_entries_with_same_id_matched_objs", 0)
+    if entries + 1 < config.recompile_limit or config.fail_on_recompile_limit_hit:
+        return None
+    return RecompileLimit("recompile_limit", known.get("recompile_reason") or "", known.get("code"), {})
 
 
 def _format_error_msg(exc: Exception, code: Any, *args: Any, **kwargs: Any) -> str:

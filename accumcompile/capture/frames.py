@@ -19,10 +19,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import errors, where
 from . import batch as batches
-from . import dynamo
+from . import dynamo, retrace
 from .batch import Leaf
 from .dynamo import Input
-from .dynamo_hooks import RecompileLimit
+from .dynamo_hooks import RecompileLimit, last_capture
 from .reasons import recompilation
 
 if TYPE_CHECKING:
@@ -52,9 +52,7 @@ class Call:
         """An error where Dynamo would now run a frame that holds the batch uncompiled."""
         if any(self.carries_batch(v) for v in hit.variables.values()):
             reason = recompilation(hit.reason)
-            raise errors.error(
-                "AC023", where.of_code(hit.code), limit=hit.times, config=hit.config, reason=reason
-            )
+            raise errors.error("AC023", where.of_code(hit.code), limit=hit.times, config=hit.config, reason=reason)
 
     def carries_batch(self, value: Any) -> bool:
         """Whether a variable of a frame holds a tensor that carries the batch."""
@@ -63,10 +61,16 @@ class Call:
         return any((leaf is not None and leaf.dim is not None) or t in _carried for t, leaf in leaves)
 
 
+def warn_of_last_capture(settings: Settings) -> None:
+    """Outside a decorated call nothing is heard of Dynamo's limit when it is hit: say so one capture before."""
+    hit = last_capture() if current_call() is None else None
+    if hit is not None:
+        facts = {"step": where.named(hit.code.co_name), "limit": hit.times, "config": hit.config}
+        errors.warn("AC034", settings, where.of_code(hit.code), reason=recompilation(hit.reason), **facts)
+
+
 _call: ContextVar[Call | None] = ContextVar("accumcompile_call", default=None)
-_carried: WeakIdKeyDictionary = (
-    WeakIdKeyDictionary()
-)  # an output of our graphs -> the dim that carries the batch
+_carried: WeakIdKeyDictionary = WeakIdKeyDictionary()  # an output of our graphs -> the dim that carries the batch
 
 
 def current_call() -> Call | None:
@@ -153,8 +157,8 @@ def find_batch(gm: fx.GraphModule, settings: Settings) -> BatchSymbols | None:
     symbolic = [c for c in carriers if c.symbolic]
     constant = [c for c in carriers if not c.symbolic]
     if constant and (not symbolic or any(c.kind in PRIMARY for c in constant)):
-        dynamo.retrace([(c.input.value, c.dim) for c in constant])
-    dynamo.end_retrace()
+        retrace.retrace([(c.input.value, c.dim) for c in constant])
+    retrace.end_retrace()
     for carrier in constant:
         _became_constant(carrier, gm, settings, alone=not symbolic)
     if symbolic:
@@ -205,7 +209,7 @@ def _unified(carriers: list[Carrier], inputs: list[Input]) -> BatchSymbols:
     sizes = [c.size for c in carriers if c.hint == first.hint]
     for size in sizes:
         bool(size == first.size)
-    if dynamo.is_retraced():  # the batch size may have come in as an int of its own
+    if retrace.is_retraced():  # the batch size may have come in as an int of its own
         for given in inputs:
             if given.is_int and given.value == first.hint:
                 bool(given.fake == first.size)
@@ -226,9 +230,7 @@ def _became_constant(carrier: Carrier, gm: fx.GraphModule, settings: Settings, a
             raise errors.error("AC015", line, **facts)
         errors.warn("AC016", settings, line, **facts)
     at = f" at {line.where}" if line else ""
-    settings.note(
-        f"{carrier.name}: dim {carrier.dim} is no batch, its size {carrier.hint} became a constant{at}"
-    )
+    settings.note(f"{carrier.name}: dim {carrier.dim} is no batch, its size {carrier.hint} became a constant{at}")
     settings.state.setdefault("no_batch", set()).add(carrier.name)
 
 

@@ -40,9 +40,9 @@ def name_nodes(gm: GraphModule) -> None:
     for given in dynamo.inputs(gm):
         given.node.meta[CALLED] = of_source(given.name)
     frames = {n: user_frame(n.meta.get("stack_trace")) for n in gm.graph.nodes if n.op != "placeholder"}
-    last_of_line = {(f.file, f.line): n for n, f in frames.items() if f is not None and n.op != "output"}
-    for node in last_of_line.values():
-        assigned = _ASSIGNED.match(frames[node].code)
+    last_of_line = {(f.file, f.line): (n, f) for n, f in frames.items() if f is not None and n.op != "output"}
+    for node, frame in last_of_line.values():
+        assigned = _ASSIGNED.match(frame.code)
         if assigned is not None:
             node.meta[CALLED] = assigned[1]
 

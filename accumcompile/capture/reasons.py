@@ -53,11 +53,7 @@ def explained(reasons: Sequence[Reason]) -> dict[str, str]:
         return {"why": "Dynamo did not capture it and gave no reason", "fix": OWN_FUNCTION}
     reason = reasons[0]
     at = f" at {reason.frame.where}" if reason.frame else ""
-    what = (
-        f"Dynamo dropped {reason.dropped}, because it cannot resume after"
-        if reason.dropped
-        else "Dynamo made"
-    )
+    what = f"Dynamo dropped {reason.dropped}, because it cannot resume after" if reason.dropped else "Dynamo made"
     fixes = (fix for word, fix in FIXES if word in reason.text)
     fix = next(fixes, OWN_FUNCTION if reason.dropped else AFTER_BACKWARD)
     return {"why": f"{what} a graph break{at}:\n{summary(reason.text)}", "fix": fix}

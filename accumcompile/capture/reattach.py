@@ -24,9 +24,7 @@ def reattached(
 
     def run(*inputs: Any) -> list[Any]:
         before = {i: inputs[i].clone() for i in mutated}
-        task = _Task(
-            beside, [before.get(i, value) for i, value in enumerate(inputs)], set(reads), _Draws(inputs)
-        )
+        task = _Task(beside, [before.get(i, value) for i, value in enumerate(inputs)], set(reads), _Draws(inputs))
         results = list(fused(*inputs))
         tensors = [v for v in task.inputs if isinstance(v, torch.Tensor)]
         attached = _Reattach.apply(task, *(results[i] for i in positions), *tensors)
@@ -100,9 +98,7 @@ class _Reattach(torch.autograd.Function):
 
 def _gradients(task: _Task, inputs: list[Any], gradients: Sequence[Any]) -> list[Any]:
     """Gradients of the tensor inputs, by the two-pass road."""
-    leaves = [
-        v.detach().requires_grad_(v.requires_grad) if isinstance(v, torch.Tensor) else v for v in inputs
-    ]
+    leaves = [v.detach().requires_grad_(v.requires_grad) if isinstance(v, torch.Tensor) else v for v in inputs]
     with torch.enable_grad():
         results = task.draws.again(lambda: task.beside(*leaves))
     pairs = [(r, g) for r, g in zip(results, gradients, strict=True) if g is not None]

@@ -67,7 +67,7 @@ class Roads:
 
     def backward(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
         """AOTAutograd's ``bw_compiler``."""
-        if self.road != "fused":
+        if self.road != "fused" or self.kept is None:
             return self.compile_piece(gm, "backward", 0)
         scale, self.kept = self.kept.scale(), None  # the joint graph is large, and done with
         return scale
@@ -148,9 +148,7 @@ class Kept:
         for node in (*self.distinct, self.tangent):
             new[node] = graph.placeholder(node.name)
             new[node].meta["val"] = node.meta["val"]
-        products = [
-            g and graph.call_function(aten.mul.Tensor, (new[g], new[self.tangent])) for g in self.gradients
-        ]
+        products = [g and graph.call_function(aten.mul.Tensor, (new[g], new[self.tangent])) for g in self.gradients]
         for node, product in zip(self.gradients, products, strict=True):
             if product is not None:
                 product.meta["val"] = node.meta["val"]
@@ -166,7 +164,7 @@ def scaling(positions: Sequence[int | None]) -> Callable[[list], list]:
     """A boxed callable that multiplies kept gradients, named by their positions, by the tangent that comes last."""
     last = {position: i for i, position in enumerate(positions)}
 
-    def backward(arguments: list) -> list:
+    def scaled(arguments: list) -> list:
         *kept, tangent = arguments
         arguments.clear()
         in_place = not aot_api.keeps_graph()
@@ -180,13 +178,15 @@ def scaling(positions: Sequence[int | None]) -> Callable[[list], list]:
                 given.append(kept[position] * tangent)
         return given
 
+    backward: Any = scaled
     backward._boxed_call = True
     return backward
 
 
 def _placeholders_first(graph: Graph) -> Graph:
     """The same graph with its inputs in front, as AOTAutograd wants them."""
-    ordered, new = Graph(), {}
+    ordered = Graph()
+    new: dict[Node, Node] = {}
     for node in sorted(graph.nodes, key=lambda n: n.op != "placeholder"):
         new[node] = ordered.node_copy(node, new.__getitem__)
     return ordered
@@ -206,7 +206,7 @@ def two_pass(joint: GraphModule, num_fwd_outputs: int) -> tuple[GraphModule, Gra
 
 def _kept_copy(joint: GraphModule, node: Node) -> Node:
     """An input that the graph mutates, as it was: its new value is written over it before the backward."""
-    last = [n for n in joint.graph.find_nodes(op="placeholder")][-1]
+    *_, last = joint.graph.find_nodes(op="placeholder")
     with joint.graph.inserting_after(last):
         copy = joint.graph.call_function(aten.clone.default, (node,))
     copy.meta |= {k: v for k, v in node.meta.items() if k != "desc"} | {"copy_of": node.meta.get("desc")}

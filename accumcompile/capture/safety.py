@@ -23,9 +23,7 @@ from .dynamo_hooks import Watch
 from .reasons import explained
 
 _TAG = "accumcompile"  # in a node's metadata: it belongs to a graph that holds no batch
-_ours: WeakSet[type] = (
-    WeakSet()
-)  # classes of autograd nodes that run our graphs; AOTAutograd makes one for each graph
+_ours: WeakSet[type] = WeakSet()  # classes of autograd nodes that run our graphs; AOTAutograd makes one for each graph
 
 
 def is_ours(node: Any) -> bool:
@@ -143,9 +141,7 @@ class Net:
     def must_look(self) -> bool:
         """Whether anything may have changed since a call in which all was well."""
         state = self.call.settings.state
-        return (
-            self.watch.captured_anew or state.get("clean") != self.watch.frames_before or "dropped" in state
-        )
+        return self.watch.captured_anew or state.get("clean") != self.watch.frames_before or "dropped" in state
 
     def judge(self, found: Reached) -> None:
         """Say what ran on the full batch."""
@@ -167,9 +163,7 @@ class Net:
 
     def names(self, parameters: Sequence[torch.Tensor]) -> str:
         """Parameters by name: the first three, and how many more."""
-        by_id = {
-            id(p): f"{m}.{n}" for m, module in self.modules().items() for n, p in module.named_parameters()
-        }
+        by_id = {id(p): f"{m}.{n}" for m, module in self.modules().items() for n, p in module.named_parameters()}
         listed = sorted(by_id.get(id(p), f"a tensor of shape {tuple(p.shape)}") for p in parameters)
         more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
         return ", ".join(listed[:3]) + more
@@ -214,9 +208,7 @@ _calls = 0
 
 
 @torch._dynamo.disable
-def _watched_engine(
-    roots: Any, gradients: Any, retain_graph: bool, create_graph: bool, *args: Any, **kw: Any
-) -> Any:
+def _watched_engine(roots: Any, gradients: Any, retain_graph: bool, create_graph: bool, *args: Any, **kw: Any) -> Any:
     net, _nets.now = _nets.now, None  # a backward inside a backward (checkpointing) is not looked at
     try:
         if net is not None and not dynamo.is_tracing():

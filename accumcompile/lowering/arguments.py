@@ -38,9 +38,7 @@ def local_shape(holder: Node, cut: Cut, rows: int, symbolic: bool) -> list[Any]:
     shape = list(holder.meta.get("local_shape") or (full if len(full) == len(cut.shape) else cut.shape))
     if "local_shape" not in holder.meta:
         shape[cut.dim] = ROWS * sympy.Rational(cut.shape[cut.dim], cut.batch)
-    return (
-        shape if symbolic else [d.xreplace({ROWS: rows}) if isinstance(d, sympy.Expr) else d for d in shape]
-    )
+    return shape if symbolic else [d.xreplace({ROWS: rows}) if isinstance(d, sympy.Expr) else d for d in shape]
 
 
 def check_body(
@@ -59,9 +57,7 @@ def check_body(
     for count in rows:
         local = [slice_rows(x, d, 0, count, batch) for x, d in zip(xs, x_dims, strict=True)]
         of_xs = [Array(tuple(x.shape), x.stride(), x.dtype, x.device) for x in local]
-        specialise(
-            body.graph, body, [Literal(int, count), of_start, *of_consts, *of_xs], sizes | {ROWS: count}
-        )
+        specialise(body.graph, body, [Literal(int, count), of_start, *of_consts, *of_xs], sizes | {ROWS: count})
 
 
 def fixed(spec: Spec, sizes: Sizes) -> Spec:

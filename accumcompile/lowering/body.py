@@ -71,9 +71,7 @@ class CompiledBody(torch.nn.Module):
             known.append(build(self.body, plan, specs, sizes, accumulators, buffers, self.compile_graph))
         return known[-1]
 
-    def compile_graph(
-        self, gm: GraphModule, inputs: Sequence[Any], trace: inductor_api.Tracing
-    ) -> inductor_api.Boxed:
+    def compile_graph(self, gm: GraphModule, inputs: Sequence[Any], trace: inductor_api.Tracing) -> inductor_api.Boxed:
         """Inductor, with the user's options."""
         return inductor_api.compile_graph(gm, inputs, trace, dict(self.settings.options.inductor or {}))
 

@@ -43,6 +43,7 @@ class CompiledSegment(torch.nn.Module):
         self._known: dict[Any, tuple[Form, list[int]]] = {}
 
     def forward(self, *values: Any) -> Sequence[Any]:
+        """Run the form that fits the arguments' kinds and sizes, compiled now if there is none."""
         with torch.no_grad():
             key = tuple(map(signature, values))
             if key not in self._known:
@@ -74,9 +75,7 @@ def compile_bridges(program: GraphModule, settings: Any, progress: Progress) -> 
     seeds_as_compiled(program.graph)
     for i, members in enumerate([s for s in segments(program.graph) if is_worthwhile(s)]):
         name = f"bridge_{i}"
-        replace_by_call(
-            program, members, name, lambda gm, name=name: CompiledSegment(gm, name, settings, progress)
-        )
+        replace_by_call(program, members, name, lambda gm, name=name: CompiledSegment(gm, name, settings, progress))
     program.graph.lint()
     program.recompile()
     return program

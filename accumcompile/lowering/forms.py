@@ -48,6 +48,7 @@ class Buffer:
 
     @property
     def direct(self) -> bool:
+        """Whether the body writes its piece into the buffer itself."""
         return bool(self.order) and self.order[0] == self.dim
 
     @classmethod
@@ -111,9 +112,7 @@ class Form:
         """Whether what was assumed about symbolic sizes holds."""
         return self.guard is None or self.guard(list(self.values(sizes).values()))
 
-    def contributions(
-        self, outputs: Sequence[Any], arguments: Sequence[Any], count: int
-    ) -> list[torch.Tensor]:
+    def contributions(self, outputs: Sequence[Any], arguments: Sequence[Any], count: int) -> list[torch.Tensor]:
         """The accumulators that the first micro-batch returns; each has memory of its own."""
         parts = list(outputs[:count])
         if not self.checked:
@@ -149,11 +148,7 @@ def build(
     outputs: Any = done.gm.graph.output_node().args[0]
     values = [n.meta["val"] for n in outputs]
     parts, pieces = values[: len(plan.carry)], values[len(plan.carry) :]
-    made = (
-        [Buffer.of(p, d) for p, d in zip(pieces, plan.y_dims, strict=True)]
-        if buffers is None
-        else list(buffers)
-    )
+    made = [Buffer.of(p, d) for p, d in zip(pieces, plan.y_dims, strict=True)] if buffers is None else list(buffers)
     slots = [slot(done, b, p) if b.direct else None for b, p in zip(made, pieces, strict=True)]
     accs: list[Any] = [plan.dtype(op, p) for op, p in zip(plan.carry, parts, strict=True)]
     if accumulators is not None:

@@ -47,9 +47,7 @@ class Tracing:
             return int(expr)
         return self.env.create_symintnode(expr, hint=value)
 
-    def empty(
-        self, shape: Sequence[Any], stride: Sequence[Any], dtype: torch.dtype, device: torch.device
-    ) -> Any:
+    def empty(self, shape: Sequence[Any], stride: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Any:
         """A fake tensor."""
         with self.mode:
             return torch.empty_strided(tuple(shape), tuple(stride), dtype=dtype, device=device)
@@ -72,9 +70,7 @@ class Tracing:
         return lambda values: bool(evaluate(text, values))
 
 
-def compile_graph(
-    gm: torch.fx.GraphModule, inputs: Sequence[Any], trace: Tracing, options: Mapping[str, Any]
-) -> Boxed:
+def compile_graph(gm: torch.fx.GraphModule, inputs: Sequence[Any], trace: Tracing, options: Mapping[str, Any]) -> Boxed:
     """Compile a graph of ATen operators; the result takes its arguments in one list, which it empties."""
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner

@@ -20,16 +20,14 @@ import torch
 import torch._inductor.inductor_prims  # registers prims.inductor_random
 from torch.fx import Graph, Node
 
-from ..sizes import ROWS
+from ..operands import shape_of
+from ..sizes import ROWS, unfolded
 
 prims = torch.ops.prims
 
 
 def slice_op(body: Any, node: Node, args: Sequence, kwargs: dict, offset: Node) -> Node:
     """Emit into ``body`` its part of the draw ``node``, whose sharded dimension begins at ``offset`` here."""
-    from ..emit import unfolded
-    from ..propagate import shape_of
-
     placement, full = body.placement(node), shape_of(node) or ()
     local = body.shape(node)
     if placement.outer == 1:
@@ -61,9 +59,7 @@ def draw_by_index(graph: Graph) -> None:
             seed = node.args[1] if node.target is prims.inductor_random.default else node.args[3]
             start = graph.call_function(torch.ops.aten.mul.Tensor, (seed, 0))
             size = node.args[0] if node.target is prims.inductor_random.default else node.args[2]
-            new = graph.call_function(
-                SLICES[node.target], slice_args(node, node.args, (size, size, 0, start))
-            )
+            new = graph.call_function(SLICES[node.target], slice_args(node, node.args, (size, size, 0, start)))
         new.meta |= node.meta
         node.replace_all_uses_with(new)
         graph.erase_node(node)
@@ -129,9 +125,7 @@ def _lower_randint(low, high, size, full_size, dim, start, seed):
 
 def _eager_random(size, full_size, dim, start, seed, mode):
     generator = torch.Generator(seed.device).manual_seed(int(seed))
-    whole = getattr(torch, mode)(
-        list(full_size), generator=generator, device=seed.device, dtype=torch.float32
-    )
+    whole = getattr(torch, mode)(list(full_size), generator=generator, device=seed.device, dtype=torch.float32)
     return whole.narrow(dim, int(start), size[dim]).clone()
 
 

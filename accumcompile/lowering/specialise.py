@@ -69,9 +69,7 @@ def specialise(graph: Graph, root: torch.nn.Module, specs: Sequence[Spec], sizes
     trace = Tracing()
     done = Specialised(GraphModule(root, Graph()), trace, _fresh_symbols(specs, sizes, trace), sizes)
     copy = _Copy(done, Graph(), root)
-    arguments = {
-        theirs: copy.argument(f"size_{theirs}", done.size(theirs)) for theirs in done.symbols.values()
-    }
+    arguments = {theirs: copy.argument(f"size_{theirs}", done.size(theirs)) for theirs in done.symbols.values()}
     for position, (holder, spec) in enumerate(zip(graph.find_nodes(op="placeholder"), specs, strict=True)):
         if isinstance(spec, Literal):
             copy.env[holder] = spec.value
@@ -145,9 +143,7 @@ class _Copy:
         new = self.graph.get_attr(str(node.target))
         value = getattr(self.root, str(node.target))
         new.meta |= node.meta
-        new.meta["val"] = (
-            self.done.trace.mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
-        )
+        new.meta["val"] = self.done.trace.mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
         return new
 
     def _check(self, node: Node, result: Any) -> None:
@@ -171,12 +167,8 @@ def _mutates(target: Any) -> bool:
 def check_shape(node: Node, shape: Sequence[int], sizes: Sizes) -> None:
     """Whether a node has the shape that its placement predicts; sizes that are not known are not compared."""
     predicted = [evaluate(d, sizes) for d in node.meta["local_shape"]]
-    agree = len(predicted) == len(shape) and all(
-        p in (None, n) for p, n in zip(predicted, shape, strict=True)
-    )
+    agree = len(predicted) == len(shape) and all(p in (None, n) for p, n in zip(predicted, shape, strict=True))
     if not agree:
         frame = where.user_frame(node.meta.get("stack_trace") or "")
         what = f"{node.format_node()} has shape {tuple(shape)} in a micro-batch of {sizes.get(ROWS)} rows"
-        errors.check(
-            False, what, f"its placement predicts {tuple(map(str, node.meta['local_shape']))}", frame
-        )
+        errors.check(False, what, f"its placement predicts {tuple(map(str, node.meta['local_shape']))}", frame)

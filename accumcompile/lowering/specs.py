@@ -110,9 +110,7 @@ def describe_tensor(value: torch.Tensor, shape: Sequence[Dim], sizes: Sizes) -> 
     dims = tuple(small_folded(d, sizes) for d in shape)
     numbers = [evaluate(d, sizes) for d in dims]
     dims = tuple(n if known is None else d for d, known, n in zip(dims, numbers, value.shape, strict=True))
-    wrong = [
-        (str(d), n) for d, known, n in zip(shape, numbers, value.shape, strict=True) if known not in (None, n)
-    ]
+    wrong = [(str(d), n) for d, known, n in zip(shape, numbers, value.shape, strict=True) if known not in (None, n)]
     errors.check(not wrong, "an argument of a loop has another shape than was planned", str(wrong))
     return Array(dims, symbolic_stride(value, dims), value.dtype, value.device)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.opinfo.core import OpInfo
 
 from .survey import Verdict, survey
 from .table import markdown, show
@@ -52,7 +53,7 @@ def _judge(operators: list, samples: int, choices: int) -> Iterator[Verdict]:
         yield _apart(op, samples, choices)
 
 
-def _apart(op, samples: int, choices: int) -> Verdict:  # type: ignore[no-untyped-def]
+def _apart(op: OpInfo, samples: int, choices: int) -> Verdict:
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(theirs, op, samples, choices))
@@ -66,7 +67,7 @@ def _apart(op, samples: int, choices: int) -> Verdict:  # type: ignore[no-untype
         process.join()
 
 
-def _send(pipe: Connection, op, samples: int, choices: int) -> None:  # type: ignore[no-untyped-def]
+def _send(pipe: Connection, op: OpInfo, samples: int, choices: int) -> None:
     signal.alarm(SECONDS)
     try:
         pipe.send(survey(op, samples, choices))

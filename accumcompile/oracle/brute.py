@@ -10,14 +10,16 @@ from torch.utils._pytree import tree_leaves
 from ..loop import slice_rows
 from ..placement import Partial, Placement, Replicate, Shard
 from ..testing import rel_diff
-from .capture import Choice, Tensors, differentiable
+from .capture import Tensors, differentiable
 from .check import TOLERANCE, parts_of, scale_of, seeded
 
 REDUCE: dict[str, Callable] = {"sum": sum, "max": max, "min": min}
 Found = list[set[Placement]]  # for each result, every placement that gives the whole result
 
 
-def sharded(fn: Callable, tensors: Tensors, choice: Choice, pieces: Sequence[tuple[int, int]]) -> Found | None:
+def sharded(
+    fn: Callable, tensors: Tensors, choice: Sequence[int | None], pieces: Sequence[tuple[int, int]]
+) -> Found | None:
     """The placements of each result, the chosen dimensions cut into ``pieces``; None where that fails."""
     size = next(x.shape[d] for x, d in zip(tensors, choice, strict=True) if d is not None)
     cut = [
@@ -100,7 +102,7 @@ def intersect(draws: Sequence[Found | None]) -> Found | None:
     """The placements that hold in every draw."""
     if not draws or any(d is None or len(d) != len(draws[0] or ()) for d in draws):
         return None
-    return [set.intersection(*column) for column in zip(*draws, strict=True)]  # type: ignore[arg-type]
+    return [set.intersection(*column) for column in zip(*draws, strict=True)]
 
 
 def backward(fn: Callable, count: int) -> Callable:

@@ -43,7 +43,7 @@ def capture(fn: Callable, tensors: Tensors, choice: Choice, joint: bool = False,
     fakes = [_fake(mode, x, dim, joint) for x, dim in zip(tensors, choice, strict=True)]
     table = select_decomp_table() if decompose else {}
     with mode, torch.enable_grad():
-        gm = aot_export_joint_simple(_flat(fn), tuple(fakes), trace_joint=joint, decompositions=table)
+        gm: Any = aot_export_joint_simple(_flat(fn), tuple(fakes), trace_joint=joint, decompositions=table)
     gm.graph._codegen = CodeGen()
     gm.graph.output_node().args = (tree_leaves(gm.graph.output_node().args[0], is_leaf=lambda v: v is None),)
     gm.recompile()

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 from ..operands import is_data_dependent, operands, shape_of
 from ..passes import PIPELINE, form_loops
 from ..placement import Placement, Size
-from ..propagate import Propagation, propagate
+from ..propagate import propagate
+from ..propagation import Propagation
 from ..rules.rule import Alignment, Facts
 from ..rules.table import is_impure, rule_of
 from ..sizes import Batch, expression
@@ -86,7 +87,8 @@ def behind_work(gm: GraphModule) -> GraphModule:
     What is computed from inputs by moving data or element by element is otherwise done on whole inputs, outside
     of every loop: nothing would be tried.
     """
-    graph, new = Graph(), {}
+    graph = Graph()
+    new: dict[Node, Node] = {}
     for node in gm.graph.nodes:
         new[node] = copy = graph.node_copy(node, new.__getitem__)
         if node.op == "placeholder" and isinstance(node.meta["val"], torch.Tensor):
@@ -202,7 +204,7 @@ def _is_narrow(tensors: list[torch.Tensor]) -> bool:
 
 def _at(args: tuple, kwargs: dict, path: tuple) -> Any:
     kind, key, *rest = path
-    value = args[key] if kind == "args" else kwargs.get(key)
+    value: Any = args[key] if kind == "args" else kwargs.get(key)
     for step in rest:
         value = value[step]
     return value

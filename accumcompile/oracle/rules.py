@@ -61,7 +61,9 @@ def _claimed(node: Node, static: Captured) -> Iterator[Choice]:
     """For each factor, the dimensions that it leads in the operands."""
     found = alignment_of(node)
     holders = {n: i for i, n in enumerate(static.gm.graph.find_nodes(op="placeholder"))}
-    for factor in found.sizes if found else ():
+    if found is None:
+        return
+    for factor in found.sizes:
         choice: list[int | None] = [None] * len(holders)
         for operand, dims in zip(operands(node), found.operands, strict=False):
             if operand.node in holders:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .capture import Choice
+
+if TYPE_CHECKING:
+    from torch.testing._internal.opinfo.core import OpInfo
 
 UNDEFINED = {
     "empty",
@@ -54,7 +58,7 @@ def sample_of(name: str, fn: Callable, args: tuple, kwargs: dict) -> Sample:
     return Sample(name, run, tensors, str(shown), str((ranks, str(spec))))
 
 
-def samples_of(op: object, seed: int = 0) -> Iterator[Sample]:
+def samples_of(op: OpInfo, seed: int = 0) -> Iterator[Sample]:
     """The samples of an entry of ``op_db``, one for each way of calling it."""
     dtype = next((d for d in DTYPES if op.supports_dtype(d, "cpu")), None)
     if dtype is None or op.name in UNDEFINED:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.fx import Interpreter, Node
@@ -18,6 +18,9 @@ from . import brute
 from .capture import Captured, Choice, capture, differentiable
 from .check import NO_BATCH, PATTERN, TOLERANCE, Uneven, linear_differences, normal, run_split
 from .samples import Sample, choices, samples_of, spread
+
+if TYPE_CHECKING:
+    from torch.testing._internal.opinfo.core import OpInfo
 
 aten = torch.ops.aten
 DRAWS = 3
@@ -39,13 +42,13 @@ class Verdict:
     fixed: int = 0  # placements whose size tracing fixes: no batch is left for the table
 
 
-def survey(op: object, most_samples: int = 6, most_choices: int = 6) -> Verdict:
+def survey(op: OpInfo, most_samples: int = 6, most_choices: int = 6) -> Verdict:
     """Judge the table by the samples of one entry of ``op_db``."""
     return _Survey(op, most_choices).run(most_samples)
 
 
 class _Survey:
-    def __init__(self, op: object, most_choices: int):
+    def __init__(self, op: OpInfo, most_choices: int):
         self.op, self.most_choices = op, most_choices
         self.draws = [{s.key: s for s in samples_of(op, seed)} for seed in range(DRAWS)]
         self.seen: set = set()
@@ -106,18 +109,19 @@ class _Survey:
     def _compare(self, sample: Sample, choice: Choice, found: Captured, outcome, joint: bool) -> None:
         pieces = list(Uneven(found.size))
         drawn = [s.tensors for s in self._redraws(sample)]
-        if any(isinstance(dim, tuple) for dim in choice):
+        single = [dim for dim in choice if not isinstance(dim, tuple)]
+        if len(single) < len(choice):
             return
         if not brute.varies(sample.run, drawn):
             return
-        held = brute.intersect([brute.sharded(sample.run, t, choice, pieces) for t in drawn])
+        held = brute.intersect([brute.sharded(sample.run, t, single, pieces) for t in drawn])
         results = [o for o in outcome.outputs if isinstance(o, Node)]
         forward = results[: len(held or ())]
         self._record(sample, ("S", choice), held, forward, outcome)
         if joint and held and all(held):
-            self._backward(sample, choice, pieces, held, results[len(held) :], outcome, found)
+            self._backward(sample, single, pieces, held, results[len(held) :], outcome, found)
 
-    def _backward(self, sample: Sample, choice: Choice, pieces: list, held, results, outcome, found: Captured) -> None:
+    def _backward(self, sample: Sample, choice: list, pieces: list, held, results, outcome, found: Captured) -> None:
         count = len(sample.tensors)
         tangents = found.tensors[count:]
         differ = [h for h, x in zip(held, found.outputs, strict=False) if differentiable(x)]
@@ -128,7 +132,7 @@ class _Survey:
         drawn = [[*s.tensors, *map(torch.randn_like, tangents)] for s in self._redraws(sample)]
         back = brute.intersect([brute.sharded(gradients, t, (*choice, *dims), pieces) for t in drawn])
         if back is None or len(back) == len(results):
-            self._record(sample, ("backward", choice), back, results, outcome)
+            self._record(sample, ("backward", tuple(choice)), back, results, outcome)
 
     def _record(self, sample: Sample, kind: tuple, held: brute.Found | None, results: list[Node], outcome) -> None:
         """Keep whether a placement holds on this sample, and whether the table gives it."""

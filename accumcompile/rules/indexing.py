@@ -44,7 +44,7 @@ def index_select(facts: Facts) -> Alignment | None:
     names = [f"d{d}" for d in range(len(facts.shapes[0]))]
     left = [*names[:dim], "_", *names[dim + 1 :]]
     index = ["i"] * len(facts.shapes[1])
-    return align_dims(facts, [left, index], [[*names[:dim], "i", *names[dim + 1:]]], linear=({0},))
+    return align_dims(facts, [left, index], [[*names[:dim], "i", *names[dim + 1 :]]], linear=({0},))
 
 
 def index(facts: Facts) -> Alignment | None:
@@ -121,7 +121,7 @@ def _advanced(facts: Facts, indices: list, before: int) -> _Words | None:
     given = [i for i, index in enumerate(indices) if index is not None]
     if not given or any(indices[i].meta["val"].dtype in (torch.bool, torch.uint8) for i in given):
         return None
-    rank = max(len(shapes[i]) for i in given)
+    rank = max(len(shapes[i] or ()) for i in given)
     broadcast = [f"i{d}" for d in range(rank)]
     outside = ["_" if d in given else f"d{d}" for d in range(len(facts.shapes[0]))]
     adjacent = given == list(range(given[0], given[-1] + 1))

@@ -99,7 +99,7 @@ def moments(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.No
     pair = body.call(aten.var_mean.correction, (x, dims), {"correction": 0, "keepdim": True})
     variance, mean = body.call(operator.getitem, (pair, 0)), body.call(operator.getitem, (pair, 1))
     source, value = node.args[0], node.meta["val"]
-    shape_here = body.shape(source) if body.placement(node) != R else shape_of(source)
+    shape_here = body.shape(source) if body.placement(node) != R else shape_of(source) or ()
     count = 1
     for d in dims:
         count = _times(body, count, body.size(shape_here[d]))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .rule import Alignment, Facts, align_dims
 
 
-def _reduced(facts: Facts, dims: object, keepdim: bool, opaque: bool) -> Alignment | None:
+def _reduced(facts: Facts, dims: Sequence[int] | None, keepdim: bool, opaque: bool) -> Alignment | None:
     rank = len(facts.shapes[0])
-    gone = set(range(rank)) if dims is None or dims == [] else {d % rank for d in dims} if rank else set()
+    gone = set(range(rank)) if not dims else {d % rank for d in dims} if rank else set()
     left = ["_" if opaque and i in gone else f"d{i}" for i in range(rank)]
     right = [f"one{i}" if i in gone else f"d{i}" for i in range(rank) if keepdim or i not in gone]
     return align_dims(facts, [left], [right] * len(facts.results))

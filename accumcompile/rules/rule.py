@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch.fx
 
@@ -14,6 +15,7 @@ from ..sizes import Batch
 Factor = str
 Dim = tuple[Factor, ...]  # a dimension as its factors, outermost first; () where it is broadcast or opaque
 Shape = tuple[Size, ...] | None  # None: an operand that is a Python scalar, or absent
+ANY: tuple[Dim, ...] = (("*",),)  # the dimensions of an operand or result that is any one micro-batch's
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,11 @@ class Facts:
     """What an alignment is worked out from: a node, the shapes of its tensor operands and results, the batch."""
 
     node: torch.fx.Node
-    shapes: tuple[Shape, ...]
-    results: tuple[Shape, ...]
+    shapes: tuple[Any, ...]  # each a Shape, and a tuple wherever the operator's schema asks for a tensor
+    results: tuple[Any, ...]
     batch: Batch
 
-    def argument(self, position: int, name: str, default: object = None) -> object:
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
         """The node's argument, wherever it was written."""
         args, kwargs = self.node.args, self.node.kwargs
         return args[position] if len(args) > position else kwargs.get(name, default)
@@ -53,7 +55,9 @@ class Rule:
     Args:
         dims: how dimensions line up, as einsum writes it: ``"m k, k n -> m n"``. ``...`` stands for dimensions that
             broadcast as pointwise operators broadcast them, ``_`` for one that may not be split and ``_...`` for any
-            number of those. Several results are separated by commas; one operand stands for all.
+            number of those. Several results are separated by commas; one operand stands for all. ``*`` stands for a
+            result that says nothing of the batch, and for an operand that may be such a result: any one micro-batch's
+            will do.
         linear: sets of tensor operands in which the operator is jointly linear, the others held fixed. This is what
             licenses a partial sum to pass, and a factor to be contracted.
         whole: the factors along which nothing may be split.
@@ -110,16 +114,29 @@ def align_words(left: Sequence, right: Sequence, facts: Facts, rule: Rule) -> Al
     if len(left) < len(facts.shapes) or len(right) != len(facts.results):
         return None
     pairs = list(zip(left, facts.shapes, strict=False)) + list(zip(right, facts.results, strict=True))
+    if any(words == ["*"] and _grows(shape, facts.batch) for words, shape in pairs):
+        return None
+    pairs = [(words, None if words == ["*"] else shape) for words, shape in pairs]
     broadcast = (len(shape) - len(words) + 1 for words, shape in pairs if shape is not None and "..." in words)
     depth = max(broadcast, default=0)
-    names = [_names(words, shape, depth) for words, shape in pairs]
-    if None in names:
+    fitting = [_names(words, shape, depth) for words, shape in pairs]
+    names = [found for found in fitting if found is not None]
+    if len(names) < len(fitting):
         return None
     sizes, conflicts = _sizes(names, [shape for _, shape in pairs], facts.batch)
     opaque = conflicts | set(rule.whole.split())
-    dims = tuple(_dims(n, shape, sizes, opaque) for n, (_, shape) in zip(names, pairs, strict=True))
+    dims = tuple(
+        ANY if words == ["*"] else _dims(n, shape, sizes, opaque)
+        for n, (words, shape) in zip(names, pairs, strict=True)
+    )
+    sizes |= {"*": 1} if ANY in dims else {}
     count = len(facts.shapes)
     return Alignment(dims[:count], dims[count:], sizes, rule.groups, rule.reduce)
+
+
+def _grows(shape: Shape, batch: Batch) -> bool:
+    """Whether a dimension of ``shape`` depends on the batch's size."""
+    return any(batch.in_size(size) for size in shape or ())
 
 
 def _names(words: list[str], shape: Shape, depth: int) -> tuple[Factor, ...] | None:

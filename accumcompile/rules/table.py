@@ -6,6 +6,8 @@ a line, whose schema does not tag it pointwise, takes its operands whole: that c
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch._inductor.inductor_prims  # registers the prims that randomness is rewritten to
 
@@ -95,8 +97,6 @@ RULES: dict[torch._ops.OpOverload, Rule] = {
     aten.constant_pad_nd.default: Rule(align=views.pad),
     aten.slice_scatter.default: Rule(align=views.along(2, default=0), linear=({0, 1},)),
     aten.select_scatter.default: Rule(align=indexing.select_scatter, linear=({0, 1},)),
-    aten.split_with_sizes.default: Rule(align=views.along(2, default=0), linear=({0},)),
-    aten.split.Tensor: Rule(align=views.along(2, default=0), linear=({0},)),
     aten.diagonal.default: Rule(align=views.diagonal, linear=({0},)),
     aten.diagonal_scatter.default: Rule(align=views.diagonal_scatter, linear=({0, 1},)),
     aten.unfold.default: Rule(align=views.unfold, linear=({0},)),
@@ -262,12 +262,27 @@ RULES |= {
         "aten.cholesky": MATRIX,
         "prims._low_memory_max_pool_with_offsets": Rule("... _ _ -> ... _ _, ... _ _"),
         "prims._low_memory_max_pool_offsets_to_indices": Rule("... _ _ -> ... _ _"),
+        # beside the output and its logsumexp: lengths, the generator's state, a mask to debug with
+        "aten._scaled_dot_product_flash_attention": Rule("... _ _ -> ... _ _, ... _, *, *, *, *, *, *, *"),
+        "aten._scaled_dot_product_flash_attention_backward": Rule(
+            "... _ _, ... _ _, ... _ _, ... _ _, ... _ _, ... _, *, *, *, * -> ... _ _, ... _ _, ... _ _", linear=({0},)
+        ),
+        "aten._scaled_dot_product_efficient_attention": Rule("... _ _ -> ... _ _, ... _, *, *"),
+        "aten._scaled_dot_product_efficient_attention_backward": Rule(
+            "... _ _, ... _ _, ... _ _, ... _ _, ... _ _, ... _ _, ... _, *, * -> ... _ _, ... _ _, ... _ _, ... _ _",
+            linear=({0},),
+        ),
+        "aten._scaled_dot_product_cudnn_attention": Rule("... _ _ -> ... _ _, ... _ _, *, *, *, *, *, *, *"),
+        "aten._scaled_dot_product_cudnn_attention_backward": Rule(
+            "... _ _, ... _ _, ... _ _, ... _ _, ... _ _, ... _ _, *, *, ... _ _, *, * -> ... _ _, ... _ _, ... _ _",
+            linear=({0},),
+        ),
     }.items()
     if (op := _overload(name)) is not None
 }
 
 
-def rule_of(op: object) -> Rule | None:
+def rule_of(op: Any) -> Rule | None:
     """The rule of an operator; None where it takes its operands whole."""
     found = RULES.get(op)
     if found is not None or not isinstance(op, torch._ops.OpOverload):
@@ -280,16 +295,16 @@ def is_impure(node: torch.fx.Node) -> bool:
     op = node.target
     if not isinstance(op, torch._ops.OpOverload):
         return False
-    return op._schema.is_mutable or op in SEEDS or (torch.Tag.nondeterministic_seeded in op.tags and _draws(node))
+    return op._schema.is_mutable or op in SEEDS or _draws(node)
 
 
 def _draws(node: torch.fx.Node) -> bool:
-    """Attention is tagged as drawing numbers, but draws only where it drops out."""
+    """Attention draws numbers, forward and (the same again) backward, but only where it drops out."""
     for i, argument in enumerate(node.target._schema.arguments):
         if argument.name == "dropout_p":
             given = node.args[i] if i < len(node.args) else node.kwargs.get("dropout_p", argument.default_value)
             return given != 0
-    return True
+    return torch.Tag.nondeterministic_seeded in node.target.tags
 
 
 SEEDS = frozenset(filter(None, map(_overload, ("prims.inductor_seed", "prims.inductor_seeds"))))

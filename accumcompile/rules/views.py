@@ -141,7 +141,7 @@ def _slice_of_outer(facts: Facts, dim: int) -> Alignment | None:
     if batch.quotient(size, block) is None or batch.quotient(start, block) is None:
         return None
     names = [f"d{i}" for i in range(len(facts.shapes[0]))]
-    left = [(n,) for n in names]
+    left: list[Dim] = [(n,) for n in names]
     left[dim] = ("blocks", names[dim])
     sizes = dict(zip(names, facts.results[0], strict=True)) | {"blocks": batch.quotient(size, block)}
     return Alignment((tuple(left),), (tuple((n,) for n in names),), sizes, (frozenset({0}),))

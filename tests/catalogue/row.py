@@ -165,7 +165,8 @@ def mlp(*widths: int) -> nn.Sequential:
 def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
     """Factories in here draw from the seed, in float64, on the device; nothing outside notices."""
     default = torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[]), torch.device(device):
+    drawing = [torch.cuda.current_device()] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=drawing), torch.device(device):
         torch.manual_seed(seed)
         torch.set_default_dtype(torch.float64)
         try:

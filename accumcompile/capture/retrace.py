@@ -1,0 +1,95 @@
+"""Tracing a frame again, with more of its sizes and numbers as symbols. Checked in torch 2.11, 2.13 and 2.15.
+
+A backend has no other way: nothing that it could have set before the first trace reaches Dynamo.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._dynamo import config, exc
+from torch._guards import CompileContext
+from torch._subclasses.fake_tensor import DataDependentOutputException
+
+from .dynamo import mark, patcher
+
+# A frame that received the batch size as a plain int is traced again with these.
+EVERY_SIZE_SYMBOLIC: dict[str, Any] = {"assume_static_by_default": False, "use_duck_shape": False}
+
+# A frame whose graph reads a number off a tensor (the start of x.narrow(1, start, 2)) is traced again with these.
+NUMBERS_OF_TENSORS_SYMBOLIC: dict[str, Any] = {"capture_scalar_outputs": True}
+
+
+class _Restart(exc.TensorifyScalarRestartAnalysis, exc.UnspecializeRestartAnalysis):
+    """The first is the restart that a backend may raise; the second makes Dynamo forget its path so far."""
+
+
+@dataclass
+class _Retrace:
+    """A frame whose batch came in as a constant is traced again: with marks, then with every int symbolic.
+
+    A backend has no other way: nothing it could have set before the first trace reaches Dynamo.
+    """
+
+    frame: object
+    undo: ExitStack
+    tries: int = 0
+
+
+class _Retraces(threading.local):
+    now: _Retrace | None = None
+
+
+_retraces = _Retraces()
+
+
+def retrace(dims: Iterable[tuple[torch.Tensor, int]]) -> None:
+    """Have Dynamo trace the current frame again with symbolic ``dims``; return if that did not help."""
+    now = _retrace_of_frame()
+    fresh = [(t, d) for t, d in dims if d not in getattr(t, "_dynamo_weak_dynamic_indices", ())]
+    if now.tries >= 2 or (now.tries == 1 and not fresh and not config.assume_static_by_default):
+        return
+    for tensor, dim in fresh:
+        now.undo.callback(mark(tensor, dim))
+    if not fresh:
+        now.undo.callback(patcher(EVERY_SIZE_SYMBOLIC)())
+    now.tries += 1
+    raise _Restart(restart_reason="accumcompile: the batch size must be symbolic")
+
+
+def _retrace_of_frame() -> _Retrace:
+    """What has been done to trace the current frame again."""
+    frame, now = CompileContext.current_compile_id(), _retraces.now
+    if now is None or now.frame != frame:
+        end_retrace()
+        now = _retraces.now = _Retrace(frame, ExitStack())
+    return now
+
+
+@contextmanager
+def numbers_of_tensors() -> Iterator[None]:
+    """Where a graph reads a number off a tensor, have Dynamo trace its frame again, that number a symbol."""
+    try:
+        yield
+    except DataDependentOutputException:
+        if config.capture_scalar_outputs:
+            raise
+        _retrace_of_frame().undo.callback(patcher(NUMBERS_OF_TENSORS_SYMBOLIC)())
+        raise _Restart(restart_reason="accumcompile: a number comes from a tensor") from None
+
+
+def is_retraced() -> bool:
+    """Whether this capture has been traced with every int symbolic."""
+    return not config.assume_static_by_default
+
+
+def end_retrace() -> None:
+    """Put marks and settings of a retrace back."""
+    now, _retraces.now = _retraces.now, None
+    if now is not None:
+        now.undo.close()

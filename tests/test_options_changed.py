@@ -1,0 +1,84 @@
+"""Options that are set between calls: those that were compiled in lead to a new capture, the others to none."""
+
+import pytest
+import small
+import torch
+from capturing import frames
+from torch.nn import functional as F
+
+from accumcompile import accumulate
+from accumcompile.lowering import inductor_api
+
+pytestmark = pytest.mark.usefixtures("fresh_dynamo")
+
+
+def step(model, x, y):
+    loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    return loss.detach()
+
+
+@pytest.fixture
+def compiled_with(monkeypatch):
+    """Inductor's options at each of its compilations."""
+    seen = []
+    original = inductor_api.compile_graph
+
+    def compile_graph(gm, inputs, trace, options):
+        seen.append(options)
+        return original(gm, inputs, trace, options)
+
+    monkeypatch.setattr(inductor_api, "compile_graph", compile_graph)
+    return seen
+
+
+@pytest.mark.inductor
+def test_inductors_options(compiled_with):
+    ours, model = accumulate(steps=3)(step), small.net()
+    small.assert_equal(ours, model, *small.data(12))
+    first = len(compiled_with)
+    assert first and not any(compiled_with)
+    ours.settings.change(inductor={"epilogue_fusion": False})
+    model.zero_grad()
+    small.assert_equal(ours, model, *small.data(12))
+    assert compiled_with[first:] == [{"epilogue_fusion": False}] * first
+    ours.settings.options.inductor["epilogue_fusion"] = True  # the user's own dict, edited in place
+    model.zero_grad()
+    small.assert_equal(ours, model, *small.data(12))
+    assert compiled_with[2 * first :] == [{"epilogue_fusion": True}] * first
+
+
+@pytest.mark.inductor
+def test_the_lowering(compiled_with):
+    ours, model = accumulate(steps=3, lowering="eager")(step), small.net()
+    small.assert_equal(ours, model, *small.data(12))
+    assert not compiled_with
+    ours.settings.change(lowering="inductor")
+    model.zero_grad()
+    small.assert_equal(ours, model, *small.data(12))
+    assert compiled_with
+
+
+def test_batch_dims():
+    """Declared later, along the second dim."""
+
+    def total(x):
+        loss = (x.square().sum(0) * x.shape[1]).sum()
+        loss.backward()
+        return loss.detach()
+
+    ours = accumulate(steps=3, lowering="eager")(total)
+    x = torch.randn(6, 12, dtype=torch.float64, requires_grad=True)
+    assert small.runs(ours, x) == [(6, 3)]
+    ours.settings.change(batch_dims={"x": 1})
+    assert small.runs(ours, x) == [(12, 3)]
+
+
+@pytest.mark.parametrize("changed", [{"steps": 6}, {"steps": None, "micro_batch_size": 5}])
+def test_how_many_micro_batches_captures_nothing_anew(changed):
+    ours, model = accumulate(steps=3, lowering="eager")(step), small.net()
+    ours(model, *small.data(12))
+    before = frames()
+    ours.settings.change(**changed)
+    ours(model, *small.data(12))
+    assert frames() == before
