@@ -10,10 +10,10 @@ KEY   := $(shell (cat pyproject.toml; echo '$(TORCH)') | cksum | tr ' ' '-')
 READY := .venv/.ready-$(KEY)
 PIP   := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-full bench oracle lint wheel clean
+.PHONY: help demo test test-full bench oracle models lint wheel clean
 
 help:
-	@echo "make demo | test | test-full | bench | oracle | lint | wheel | clean     (TORCH='$(TORCH)' PYTHON='$(PYTHON)')"
+	@echo "make demo | test | test-full | bench | oracle | models | lint | wheel | clean     (TORCH='$(TORCH)' PYTHON='$(PYTHON)')"
 
 # The stamp's name holds a checksum of pyproject.toml and TORCH, so a change of either installs again.
 $(READY):
@@ -37,6 +37,9 @@ test-full: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
+
+models: $(READY)
+	$(BIN)/python tests/models --write docs/coverage_models.md
 
 oracle: $(READY)
 	$(BIN)/python -m accumcompile.oracle --samples 3 --choices 4 --write docs/coverage_ops.md

@@ -41,6 +41,11 @@ def backend_of(settings: Settings) -> Callable[..., Any]:
 
 def compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], settings: Settings) -> Callable[..., Any]:
     """Split a graph that holds the batch; a graph without one (clipping, an optimizer) runs as it is."""
+    with retrace.last_trace():
+        return _compile_graph(gm, example_inputs, settings)
+
+
+def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], settings: Settings) -> Callable[..., Any]:
     batch = frames.find_batch(gm, settings)
     settings.state["differentiates"] = settings.state.get("differentiates", False) or dynamo.differentiates(gm)
     if batch is None:

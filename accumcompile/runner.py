@@ -12,7 +12,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from .loop import Split
-from .operands import is_size
+from .operands import is_data_dependent, is_size
 from .options import Settings
 from .plan import Plan
 from .rules.table import is_impure
@@ -51,7 +51,10 @@ class Runner:
         with self.draws.kept_on_success():
             values = self.program(split, *given)
         del given
-        finished = [r.finish(v, sizes) if r is not None else v for r, v in zip(self.results, values, strict=True)]
+        results = list(zip(self.results, values, strict=True))
+        for result, value in results:
+            sizes |= result.sizes_of(value) if result is not None else {}
+        finished = [result.finish(value, sizes) if result is not None else value for result, value in results]
         for position in self.copied:
             finished[position] = finished[position].clone(memory_format=torch.contiguous_format)
         return finished
@@ -145,21 +148,28 @@ def _generator(device: torch.device) -> torch.Generator:
 class _Result:
     """What an output must look like: exactly the strides that were traced, for code compiled against them follows."""
 
-    def __init__(self, strides: tuple, contiguous: bool):
+    def __init__(self, shape: tuple, strides: tuple, contiguous: bool):
         self.strides, self.contiguous = strides, contiguous
+        symbols = {d: s for d, s in enumerate(shape) if isinstance(s, sympy.Symbol)}
+        self.data_sizes = {d: s for d, s in symbols.items() if is_data_dependent(s)}
 
     @classmethod
     def of(cls, output: Any) -> _Result | None:
         value = output.meta.get("val") if isinstance(output, Node) else None
         if not isinstance(value, torch.Tensor):
             return None
-        return cls(tuple(expression(s) for s in value.stride()), _is_contiguous(value))
+        shape, strides = (tuple(expression(s) for s in each) for each in (value.shape, value.stride()))
+        return cls(shape, strides, _is_contiguous(value))
+
+    def sizes_of(self, value: torch.Tensor) -> dict:
+        """The sizes that depend on data, as they came out."""
+        return {symbol: value.shape[d] for d, symbol in self.data_sizes.items()}
 
     def finish(self, value: torch.Tensor, sizes: dict) -> torch.Tensor:
         """The value with the strides that were traced."""
         if not (self.contiguous and value.is_contiguous()):
             value = _restrided(value, tuple(_number(s, sizes) for s in self.strides))
-        return value
+        return _no_view(value) if value._is_view() else value
 
 
 def _is_contiguous(value: torch.Tensor) -> bool:
@@ -173,6 +183,11 @@ def _is_contiguous(value: torch.Tensor) -> bool:
 
 def _number(size: Any, sizes: dict) -> int:
     return int(size.xreplace(sizes)) if isinstance(size, sympy.Expr) else size
+
+
+def _no_view(value: torch.Tensor) -> torch.Tensor:
+    """The same memory as a tensor of its own: autograd forbids changing a view in place that came with others."""
+    return value.new_empty(0).set_(value.untyped_storage(), value.storage_offset(), value.shape, value.stride())
 
 
 def _restrided(value: torch.Tensor, strides: tuple[int, ...]) -> torch.Tensor:

@@ -1,66 +1,104 @@
 """What two loops need: saved by the earlier one, or computed again by the later one.
 
-Computing everything again is quadratic in the number of loops. So a value is computed at most twice; beyond that, and
-where rounding must not differ, the smallest cut (in bytes) between what may not be computed again and what the loop
-yields is saved.
+Saving everything is the full batch's memory; computing everything again is quadratic in the number of loops. So what
+costs time is computed again in one loop at most: the one to which most bytes would have to be saved instead. An
+embedding is saved rather than its tower run again for the loss; for its backward the tower is run again rather than
+its activations saved. Every other loop loads the smallest cut, in bytes, between what was computed before and what it
+yields. Elementwise operators may run again in any loop. Nothing does whose rounding must not differ.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import networkx
 from torch.fx import Node
 
 from .locality import closure, is_remade, local_operands, whole_operands
+from .memory import is_alias
 from .operands import elements, is_tensor
 from .placement import Partial, Shard
 from .propagation import Propagation
 from .rules.table import rule_of
 
-_MOST = 2  # times that a value may be computed
-_UNSAVABLE = 1 << 62  # bytes: partial sums, and values of which none has been made before
+_AGAIN = 16  # bytes made again that are as dear as one byte saved
+_UNSAVABLE = 1 << 62  # bytes: partial sums
 
 
 def choose_saved(known: Propagation, loops: list, order: dict[Node, int]) -> None:
     """Fill in ``nodes`` and ``saved`` of each loop."""
-    computed: Counter[Node] = Counter()
+    again = _loops_to_compute_again_in(known, loops)
     maker: dict[Node, Any] = {}  # the last loop that computed a value
     whole: set[Node] = set()  # S values that exist for the full batch
     for loop in loops:
         needed = closure(known, loop.roots, whole)
-        forbidden = {n for n in needed if computed[n] >= _MOST} | _pinned(known, needed, maker)
-        loaded = _smallest_cut(known, needed, loop.roots, forbidden, maker) if forbidden else set()
+        made = needed.intersection(maker)
+        forbidden = {n for n in made if not _is_cheap(n) and again.get(n) is not loop}
+        loaded = _smallest_cut(known, needed, loop.roots, made, forbidden | _pinned(known, needed, maker))
         for node in sorted(loaded, key=order.__getitem__):
             maker[node].saved.append(node)
         whole |= loaded
         loop.roots = [root for root in loop.roots if root not in whole]
         body = closure(known, loop.roots, whole)
         loop.nodes = sorted(body, key=order.__getitem__)
-        computed.update(body)
         maker.update(dict.fromkeys(body, loop))
-        whole |= {root for root in loop.roots if isinstance(known.values[root].placements[0], Shard)}
+        whole |= _whole_after(known, loop)
+
+
+def _loops_to_compute_again_in(known: Propagation, loops: list) -> dict[Node, Any]:
+    """For each value, the loop that would have to load most if nothing were computed again."""
+    most: dict[Node, int] = {}
+    chosen: dict[Node, Any] = {}
+    made: set[Node] = set()
+    whole: set[Node] = set()
+    for loop in loops:
+        needed = closure(known, loop.roots, whole)
+        known_before = needed & made
+        loaded = sum(map(_bytes, _smallest_cut(known, needed, loop.roots, known_before, known_before)))
+        for node in known_before:
+            if loaded >= most.get(node, 0):
+                most[node], chosen[node] = loaded, loop
+        made |= needed
+        whole |= _whole_after(known, loop)
+    return chosen
+
+
+def _whole_after(known: Propagation, loop: Any) -> set[Node]:
+    """What exists for the full batch once a loop has run."""
+    return {root for root in loop.roots if isinstance(known.values[root].placements[0], Shard)}
+
+
+def _is_cheap(node: Node) -> bool:
+    rule = rule_of(node.target)
+    return is_alias(node) or (rule is not None and rule.elementwise)
 
 
 def _smallest_cut(
-    known: Propagation, needed: set[Node], roots: list[Node], forbidden: set[Node], maker: dict
+    known: Propagation, needed: set[Node], roots: list[Node], made: set[Node], forbidden: set[Node]
 ) -> set[Node]:
-    """The cheapest saved values that keep the forbidden ones from being computed, as far as values can be saved."""
-    savable = {n for n in needed if n in maker and is_tensor(n) and isinstance(known.placement(n), Shard)}
+    """The saved values that cost least, together with what is then computed again: nothing forbidden, if it can be."""
     graph = networkx.DiGraph()
+    graph.add_nodes_from(("source", "sink"))
+    for node in made:
+        graph.add_edge((node, "in"), (node, "out"), capacity=_bytes(node) if _savable(known, node) else _UNSAVABLE)
+        again = {} if node in forbidden else {"capacity": 0 if is_alias(node) else _bytes(node) // _AGAIN}
+        graph.add_edge("source", (node, "in"), **again)
+        if node in roots:
+            graph.add_edge((node, "out"), "sink")
     for node in needed:
-        cost = elements(node) * node.meta["val"].dtype.itemsize if node in savable else _UNSAVABLE
-        graph.add_edge((node, "in"), (node, "out"), capacity=cost)
-        for operand in local_operands(known, node):
-            if operand in needed:
-                graph.add_edge((operand, "out"), (node, "in"))
-    for node in forbidden:
-        graph.add_edge("source", (node, "in"))
-    for root in needed.intersection(roots):
-        graph.add_edge((root, "out"), "sink")
+        for operand in made.intersection(local_operands(known, node)):
+            graph.add_edge((operand, "out"), (node, "in") if node in made else "sink")
     _, (reached, _) = networkx.minimum_cut(graph, "source", "sink")
-    return {node for node in savable if (node, "in") in reached and (node, "out") not in reached}
+    return {n for n in made if _savable(known, n) and (n, "in") in reached and (n, "out") not in reached}
+
+
+def _savable(known: Propagation, node: Node) -> bool:
+    return is_tensor(node) and isinstance(known.placement(node), Shard)
+
+
+def _bytes(node: Node) -> int:
+    """What one result of a node takes, roughly; nothing for what is no tensor."""
+    return elements(node) * node.meta["val"].dtype.itemsize if is_tensor(node) else 0
 
 
 def _pinned(known: Propagation, needed: set[Node], maker: dict) -> set[Node]:

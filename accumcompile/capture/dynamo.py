@@ -145,11 +145,6 @@ class Input:
         """The input as Dynamo writes it: ``L['batch']['input_ids']``."""
         return source_name(self.source)
 
-    @property
-    def is_int(self) -> bool:
-        """Whether it is an int of the user's program, rather than a tensor or a tensor's size."""
-        return isinstance(self.fake, torch.SymInt) and type(self.source).__name__ != "TensorPropertySource"
-
     def size(self, dim: int) -> int | torch.SymInt:
         """The size of a dim in the graph: a SymInt where it may vary."""
         return self.fake.shape[dim]

@@ -158,11 +158,10 @@ def find_batch(gm: fx.GraphModule, settings: Settings) -> BatchSymbols | None:
     constant = [c for c in carriers if not c.symbolic]
     if constant and (not symbolic or any(c.kind in PRIMARY for c in constant)):
         retrace.retrace([(c.input.value, c.dim) for c in constant])
-    retrace.end_retrace()
     for carrier in constant:
         _became_constant(carrier, gm, settings, alone=not symbolic)
     if symbolic:
-        return _unified(symbolic, inputs)
+        return _unified(symbolic)
     return BatchSymbols(frozenset()) if any(c.kind != INFERRED for c in constant) else None
 
 
@@ -203,22 +202,22 @@ def _argument(given: Input, leaf: Leaf) -> Iterator[Carrier]:
 # One symbol
 
 
-def _unified(carriers: list[Carrier], inputs: list[Input]) -> BatchSymbols:
+def _unified(carriers: list[Carrier]) -> BatchSymbols:
     """Make the sizes of ``carriers`` one symbol: a guard of Dynamo's checks at each call that they are."""
     first = next((c for c in carriers if c.kind in PRIMARY), carriers[0])
     sizes = [c.size for c in carriers if c.hint == first.hint]
     for size in sizes:
         bool(size == first.size)
-    if retrace.is_retraced():  # the batch size may have come in as an int of its own
-        for given in inputs:
-            if given.is_int and given.value == first.hint:
-                bool(given.fake == first.size)
     symbols = frozenset().union(*(s.node.expr.free_symbols for s in sizes if isinstance(s, torch.SymInt)))
     return BatchSymbols(symbols, declared=any(c.kind == DECLARED for c in carriers))
 
 
 def _became_constant(carrier: Carrier, gm: fx.GraphModule, settings: Settings, alone: bool) -> None:
-    """User code fixed the batch size of an input: an error if it was declared, or no other is left."""
+    """User code fixed the batch size of an input: an error if it was declared, or no other is left.
+
+    A frame whose inputs come out of our own graphs runs whole then, such as a loss on lists of one object a sample:
+    the safety net tells what that costs.
+    """
     line = dynamo.line_that_fixed(gm, carrier.input, carrier.dim)
     facts = {"name": carrier.name, "dim": carrier.dim, "size": carrier.hint}
     if carrier.kind == DECLARED:
@@ -226,7 +225,7 @@ def _became_constant(carrier: Carrier, gm: fx.GraphModule, settings: Settings, a
     if carrier.kind == GUESSED or not _trains(gm):
         return
     if carrier.kind in PRIMARY:
-        if alone:
+        if alone and carrier.kind != CARRIED:
             raise errors.error("AC015", line, **facts)
         errors.warn("AC016", settings, line, **facts)
     at = f" at {line.where}" if line else ""

@@ -72,6 +72,19 @@ def _retrace_of_frame() -> _Retrace:
 
 
 @contextmanager
+def last_trace() -> Iterator[None]:
+    """Put a retrace's marks and settings back at the end, but not before a trace that Dynamo itself restarts."""
+    try:
+        yield
+    except exc.RestartAnalysis:
+        raise
+    except BaseException:
+        end_retrace()
+        raise
+    end_retrace()
+
+
+@contextmanager
 def numbers_of_tensors() -> Iterator[None]:
     """Where a graph reads a number off a tensor, have Dynamo trace its frame again, that number a symbol."""
     try:
@@ -81,11 +94,6 @@ def numbers_of_tensors() -> Iterator[None]:
             raise
         _retrace_of_frame().undo.callback(patcher(NUMBERS_OF_TENSORS_SYMBOLIC)())
         raise _Restart(restart_reason="accumcompile: a number comes from a tensor") from None
-
-
-def is_retraced() -> bool:
-    """Whether this capture has been traced with every int symbolic."""
-    return not config.assume_static_by_default
 
 
 def end_retrace() -> None:
