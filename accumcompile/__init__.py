@@ -5,6 +5,8 @@ from __future__ import annotations
 from .decorator import AccumulatedStep, accumulate
 from .errors import AccumulateError, AccumulateWarning, BuildError
 from .options import Options
+from .rules.register import register_rule
+from .rules.rule import Rule
 from .verify import explain, verify
 
 __all__ = [
@@ -13,7 +15,9 @@ __all__ = [
     "AccumulatedStep",
     "BuildError",
     "Options",
+    "Rule",
     "accumulate",
     "explain",
+    "register_rule",
     "verify",
 ]

@@ -79,19 +79,30 @@ def state(module: torch.nn.Module) -> dict[str, Value]:
 
 
 def check_rule(op: Any, rule: Any, samples: Iterable[tuple]) -> None:
-    """Prove a row of the table on samples of its operator, or raise an AssertionError with what is wrong.
+    """Prove a rule on samples of its operator; nothing is registered.
 
     For every sample, each dimension that can be the batch is cut into uneven micro-batches, and each set of
     operands in which the rule claims to be linear is given as the parts of a sum: what the rule makes of the
     pieces must be the operator's own result.
 
     Args:
-        op: the operator, such as ``torch.ops.mylib.norm.default``.
-        rule: its ``accumcompile.rules.rule.Rule``.
+        op: the operator, as ``accumcompile.register_rule`` takes it, such as ``torch.ops.mylib.norm``.
+        rule: its ``accumcompile.Rule``.
         samples: calls, each a tuple of arguments, named ones last in a dict. A function in front of the
             arguments is called in the operator's place: for one that holds a size, such as ``x.shape[0]``.
+            Take tensors in double precision, with dimensions above 1: some of different sizes, and some of
+            one size, or a rule that confuses two dimensions is right by accident.
+
+    Raises:
+        AssertionError: the rule is wrong, or covers no sample. It names each placement that does not hold, and
+            the sample's shapes.
+        TypeError, ValueError: as ``accumcompile.register_rule``, for what is no operator or no rule of it.
     """
     from .oracle.rules import counterexamples
+    from .rules.checked import check
+    from .rules.register import overload_of
 
-    found = list(counterexamples(op, rule, samples))
+    overload = overload_of(op)
+    check(overload, rule)
+    found = list(counterexamples(overload, rule, samples))
     assert not found, "\n".join(found)

@@ -37,7 +37,6 @@ def test_a_tower_runs_again_for_its_backward_only():
     made = [{value.shape[1] for value in loop.ys if len(value.shape) == 2} for loop in report.loops]
     assert len(report.loops) == 5
     assert set().union(*made) <= {1, 4, 32}, f"activations 16 wide are kept: {made}"
-    assert report.estimated_bytes < 0.35 * report.full_batch_bytes
 
 
 class Normed(nn.Module):

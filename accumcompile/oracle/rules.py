@@ -30,7 +30,7 @@ def counterexamples(op: Any, rule: Rule, samples: Iterable[tuple]) -> Iterator[s
             node = next((n for n in static.gm.graph.nodes if n.target is op), None)
             if node is not None and (rule.factory or alignment_of(node) is not None):
                 covered = True
-            yield from _sums(node, static)
+            yield from _sums(op, call, node, static)
             yield from _dims(op, call, _claimed(node, static) if node is not None else [])
     if not covered:
         yield f"{op}: the rule covers none of the samples"
@@ -85,15 +85,21 @@ def _dims(op: Any, call: Sample, claimed: Iterable[Choice]) -> Iterator[str]:
         try:
             outcome = run_split(captured, normalise=False)
         except Exception as error:
-            yield f"{op} {call.key} batch {choice}: {type(error).__name__}: {error}"
+            yield f"{op}({call.key}), {_batch(choice)}: {type(error).__name__}: {error}"
             continue
-        wrong = max([0.0, *outcome.differences])
-        if not wrong < TOLERANCE:
-            placed = [str(p) for p in outcome.placements]
-            yield f"{op} {call.key} batch {choice}: off by {wrong:.1e}, placed {placed}"
+        for i, (wrong, result) in enumerate(zip(outcome.differences, outcome.outputs, strict=True)):
+            if not wrong < TOLERANCE:
+                placed = outcome.known.placement(result)
+                yield f"{op}({call.key}), {_batch(choice)}: result {i} is not {placed}, off by {wrong:.1e}"
 
 
-def _sums(node: Node | None, static: Captured) -> Iterator[str]:
+def _batch(choice: Choice) -> str:
+    """Where the batch was, in words."""
+    places = [f"dimension {d} of tensor {i}" for i, dims in enumerate(choice) for d in chosen(dims)]
+    return f"the batch being {' and '.join(places)}"
+
+
+def _sums(op: Any, call: Sample, node: Node | None, static: Captured) -> Iterator[str]:
     if node is None or not operands(node):
         return
     values: dict[Node, Any] = dict(zip(static.gm.graph.find_nodes(op="placeholder"), static.tensors, strict=True))
@@ -108,9 +114,10 @@ def _sums(node: Node | None, static: Captured) -> Iterator[str]:
     moves = RULES[node.target].moves and alignment_of(node) is not None
     for group, difference in linear_differences(node, args, kwargs, jointly=moves).items():
         if not difference < TOLERANCE:
-            yield f"{node.target}: not linear in {sorted(group)}, off by {difference:.1e}"
+            which = " and ".join(map(str, sorted(group)))
+            yield f"{op}({call.key}): P(sum) does not pass: not linear in tensor {which}, off by {difference:.1e}"
     if moves:
-        yield from _maxima(node.target, as_sample(node.target, (*args, dict(kwargs))))
+        yield from _maxima(op, as_sample(op, (*args, dict(kwargs))))
 
 
 def _maxima(op: Any, call: Sample) -> Iterator[str]:
@@ -119,7 +126,7 @@ def _maxima(op: Any, call: Sample) -> Iterator[str]:
     runs = zip(*(seeded(call.run, part) for part in zip(*parts, strict=True)), strict=True)
     whole = seeded(call.run, [torch.stack(part).amax(0) for part in parts])
     if any(not rel_diff(w, torch.stack(r).amax(0), scale_of(w)) < TOLERANCE for w, r in zip(whole, runs, strict=True)):
-        yield f"{op}: does more than move data, {Partial('max')} does not pass"
+        yield f"{op}({call.key}): {Partial('max')} does not pass: it does more than move data"
 
 
 def surviving(op: Any, rule: Rule, samples: Sequence[tuple]) -> Iterator[tuple[str, bool]]:

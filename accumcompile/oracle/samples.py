@@ -53,9 +53,15 @@ def sample_of(name: str, fn: Callable, args: tuple, kwargs: dict) -> Sample:
         return fn(*again, **named)
 
     tensors = [leaves[i].detach().clone() for i in places]
-    shown = [(tuple(v.shape), str(v.dtype)) if isinstance(v, torch.Tensor) else repr(v) for v in leaves]
+    shown = ", ".join(map(_shown, leaves))
     ranks = [(v.dim(), str(v.dtype)) if isinstance(v, torch.Tensor) else repr(v) for v in leaves]
-    return Sample(name, run, tensors, str(shown), str((ranks, str(spec))))
+    return Sample(name, run, tensors, shown, str((ranks, str(spec))))
+
+
+def _shown(value: object) -> str:
+    if not isinstance(value, torch.Tensor):
+        return repr(value)
+    return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
 
 
 def samples_of(op: OpInfo, seed: int = 0) -> Iterator[Sample]:
