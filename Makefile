@@ -4,16 +4,17 @@
 TORCH  ?= torch==2.13.0
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PYTEST_ARGS ?=
+N ?= 5000
 
 BIN   := .venv/bin
 KEY   := $(shell (cat pyproject.toml; echo '$(TORCH)') | cksum | tr ' ' '-')
 READY := .venv/.ready-$(KEY)
 PIP   := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-full bench oracle models lint wheel clean
+.PHONY: help demo test test-full bench oracle models fuzz lint wheel clean
 
 help:
-	@echo "make demo | test | test-full | bench | oracle | models | lint | wheel | clean     (TORCH='$(TORCH)' PYTHON='$(PYTHON)')"
+	@echo "make demo | test | test-full | bench | oracle | models | fuzz | lint | wheel | clean     (TORCH='$(TORCH)' PYTHON='$(PYTHON)')"
 
 # The stamp's name holds a checksum of pyproject.toml and TORCH, so a change of either installs again.
 $(READY):
@@ -37,6 +38,10 @@ test-full: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
+
+# N random training steps, one after the other: an hour or two for the default.
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz $(N)
 
 models: $(READY)
 	$(BIN)/python tests/models --write docs/coverage_models.md

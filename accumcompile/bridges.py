@@ -59,6 +59,15 @@ class Bridges(Writer):
             if node.op == "call_function" and is_size(node) and expression(node.meta["val"]) == symbol:
                 self._symbols[symbol] = found = self._copy(node)
                 return found
+        return self._size_of_result(symbol)
+
+    def _size_of_result(self, symbol: sympy.Symbol) -> Node:
+        """A size that no node of its own holds, because only sums with it are used: that of the value that has it."""
+        for node in self._source.nodes:
+            for dim, size in enumerate(shape_of(node) or ()):
+                if size == symbol:
+                    self._symbols[symbol] = found = self.call(aten.sym_size.int, (self.whole(node), dim))
+                    return found
         raise LookupError(symbol)
 
     def whole(self, node: Node) -> Any:

@@ -29,11 +29,11 @@ def first_run(plan: Plan, gm: GraphModule, settings: Settings) -> Run:
 
 
 def _hints(gm: GraphModule) -> Iterator[tuple[sympy.Symbol, int]]:
-    """Each symbol that is an input's size, or an input, and the value it has now."""
+    """Each symbol that is an input's size, or an input, and the value it has now; one that depends on data has none."""
     for node in gm.graph.find_nodes(op="placeholder"):
         value = node.meta.get("val")
         for size in value.shape if isinstance(value, torch.Tensor) else (value,):
-            if isinstance(size, torch.SymInt) and isinstance(size.node.expr, sympy.Symbol):
+            if isinstance(size, torch.SymInt) and isinstance(size.node.expr, sympy.Symbol) and size.node.has_hint():
                 yield size.node.expr, int(size.node.hint)
 
 

@@ -191,9 +191,15 @@ def _no_view(value: torch.Tensor) -> torch.Tensor:
 
 
 def _restrided(value: torch.Tensor, strides: tuple[int, ...]) -> torch.Tensor:
-    """``value`` with these strides, copied where it has others (those of dimensions of size 1 say nothing)."""
+    """``value`` with these strides, copied where it has others (those of dimensions of size 1 say nothing).
+
+    Along a stride of 0 all elements are one, which is written once and broadcast again.
+    """
     same = all(a == b or size <= 1 for a, b, size in zip(value.stride(), strides, value.shape, strict=True))
     if same or value.numel() == 0:
         return value
-    copy = torch.empty_strided(value.shape, strides, dtype=value.dtype, device=value.device)
-    return copy.copy_(value)
+    once = value
+    for dim, stride in enumerate(strides):
+        once = once.narrow(dim, 0, 1) if stride == 0 else once
+    copy = torch.empty_strided(once.shape, strides, dtype=value.dtype, device=value.device)
+    return copy.copy_(once).expand(value.shape)

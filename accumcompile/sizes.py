@@ -8,13 +8,14 @@ that ``s // 4`` and ``s / 4`` become the same polynomial.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import sympy
 import torch
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils._sympy.functions import FloorDiv
 
 from .placement import Shard, Size
@@ -24,10 +25,13 @@ _UNIT = sympy.Symbol("u", integer=True, positive=True)
 
 
 def expression(size: Any) -> Size:
-    """The sympy expression (or int) behind a size as fx metadata holds it."""
-    if isinstance(size, torch.SymInt):
+    """The sympy expression (or int) behind a size as fx metadata holds it.
+
+    A symbolic number of any kind is read and never evaluated, which would make the batch a constant.
+    """
+    if isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         expr = size.node.expr
-        return int(expr) if expr.is_number else expr
+        return int(expr) if isinstance(size, torch.SymInt) and expr.is_number else expr
     return int(size) if not isinstance(size, sympy.Expr) else size
 
 
@@ -41,20 +45,32 @@ def divisors(expr: Size) -> Iterable[int]:
                 yield int(node.q)
 
 
+def divisible(sizes: Iterable[Any]) -> Callable[[int], bool]:
+    """Whether an integer divides every value that one of the ``sizes`` may have: what the trace has checked says it."""
+    known = {str(size): size for size in sizes}.values()
+    return cache(lambda by: by == 1 or any(statically_known_true(size % by == 0) for size in known))
+
+
 @dataclass(frozen=True)
 class Batch:
-    """The batch of a graph: its symbol, the symbols declared equal to it, and the unit that makes it divisible."""
+    """The batch of a graph: its symbol, the symbols declared equal to it, and the unit that makes it divisible.
+
+    ``divides`` says whether an integer divides every batch: a ``unit`` alone may come of a rounded division.
+    """
 
     symbol: sympy.Symbol
     aliases: frozenset[sympy.Symbol] = frozenset()
     unit: int = 1
+    divides: Callable[[int], bool] = field(default=lambda by: True, compare=False, repr=False)
     _cache: dict = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, symbols: Iterable[sympy.Symbol], sizes: Iterable[Size]) -> Batch:
+    def of(
+        cls, symbols: Iterable[sympy.Symbol], sizes: Iterable[Size], divides: Callable[[int], bool] = lambda by: True
+    ) -> Batch:
         """The batch named by ``symbols``, in a graph whose dimensions have the given ``sizes``."""
         first, *rest = sorted(symbols, key=str)
-        return cls(first, frozenset(rest), math.lcm(1, *(d for size in sizes for d in divisors(size))))
+        return cls(first, frozenset(rest), math.lcm(1, *(d for size in sizes for d in divisors(size))), divides)
 
     @cached_property
     def _renaming(self) -> dict:
@@ -96,12 +112,13 @@ class Batch:
     def per_sample(self, size: Size, outer: Size = 1) -> sympy.Expr | None:
         """Rows of a dimension (outer rest) that one sample owns within one ``outer``; None if it owns no such thing.
 
-        A fraction 1/4 says that four samples share a row: a granule of four.
+        A fraction 1/4 says that four samples share a row: a granule of four, which must divide every batch.
         """
         if not self.in_size(size):
             return None
         ratio = sympy.cancel(sympy.sympify(self.polynomial(size)) / (self.polynomial(outer) * self.unit * _UNIT))
-        return ratio if sympy.fraction(ratio)[1].is_Integer else None
+        shared = sympy.fraction(sympy.together(ratio))[1]
+        return ratio if shared.is_Integer and self.divides(int(shared)) else None
 
     def granule(self, size: Size, outer: Size = 1) -> int:
         """The least number of samples that must stay together for a dimension of ``size``."""

@@ -1,0 +1,66 @@
+"""``python tests/fuzz N``: N random steps, each equal to the full batch or refused, most with a lower peak."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler says twice a step that it runs
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from rich.progress import track
+
+from fuzz.check import Outcome, check
+from fuzz.report import Summary, show
+from fuzz.search import smallest, step_of
+
+FEW = 50  # steps, of which shares say nothing
+
+
+def main() -> int:
+    """Search, print, and say by the exit status whether every promise was kept."""
+    parser = argparse.ArgumentParser(prog="python tests/fuzz", description=__doc__)
+    parser.add_argument("steps", type=int, nargs="?", default=300, help="how many random steps")
+    parser.add_argument("--seed", type=int, default=0, help="the first step's; the others follow")
+    parser.add_argument("--shrink", action="store_true", help="make each failing step as small as possible (minutes)")
+    parser.add_argument("--kinds", action="store_true", help="which ops stand in steps whose peak is not lower")
+    options = parser.parse_args()
+    _quiet()
+    outcomes = _run(range(options.seed, options.seed + options.steps))
+    summary = Summary(outcomes)
+    if options.shrink:
+        summary.failures = {number: _smaller(number, o) for number, o in summary.failures.items()}
+    show(summary, options.kinds)
+    return 0 if summary.kept or (options.steps < FEW and not summary.failures) else 1
+
+
+def _quiet() -> None:
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.ERROR)
+    logging.getLogger("torch.__trace").propagate = True  # else torch renders every graph for a trace nobody reads
+
+
+def _run(numbers: Iterable[int]) -> dict[int, Outcome]:
+    steps = ((number, step_of(number)) for number in track(list(numbers), description="random steps"))
+    return {number: check(step) for number, step in steps if step is not None}
+
+
+def _smaller(number: int, outcome: Outcome) -> Outcome:
+    """The failing step, made smaller as long as it fails for the same reason."""
+    reason = _reason(outcome)
+    return check(smallest(number, lambda program: _reason(check(program)) == reason))
+
+
+def _reason(outcome: Outcome) -> str:
+    return "different" if outcome.differences else outcome.failure.split("\n")[0][:60]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,29 @@
+"""Random steps of fixed seeds: equal to the full batch, hardly ever refused, most of them with a lower peak."""
+
+from collections.abc import Iterator
+from itertools import count, islice
+
+import torch
+from fuzz.check import Outcome, check
+from fuzz.report import LEAST_LOWER, MOST_REFUSED, Summary
+from fuzz.search import step_of
+
+STEPS, MOST_OPS = 150, 12  # longer steps are for `make fuzz`
+
+
+def _outcomes() -> Iterator[tuple[int, Outcome]]:
+    """Of every seed that makes a step whose result does not hang on rounding."""
+    for number in count():
+        step = step_of(number, MOST_OPS)
+        outcome = check(step) if step is not None else None
+        if outcome is not None and not outcome.skipped:
+            yield number, outcome
+
+
+def test_random_steps():
+    summary = Summary(dict(islice(_outcomes(), STEPS)))
+    torch._dynamo.reset()
+    failures = [f"seed {n}:\n{o.failure}\n{o.program.source()}" for n, o in summary.failures.items()]
+    assert not failures, "\n\n".join(failures)
+    assert summary.refused_share <= MOST_REFUSED, summary.refused
+    assert summary.lower_share >= LEAST_LOWER, summary.kinds()

@@ -1,0 +1,110 @@
+"""Steps that random search found to fail, made as small as they can be: each equals the full batch now."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from catalogue.compare import TOLERANCE, beyond, differences, run
+from catalogue.row import Case, call, seeded, sgd
+from torch import nn
+
+from accumcompile import accumulate
+
+STEPS = (1, 2, 3, 7)
+
+
+@pytest.fixture(autouse=True)
+def compiled_anew(fresh_dynamo):
+    """Each step is captured by itself."""
+
+
+def assert_equal(model_of, loss_of, batch, sizes, returned=lambda model, *batch: None):
+    """The step of a loss equals the full batch, at every size of the batch and every number of micro-batches."""
+    failures = []
+    for size in sizes:
+        torch._dynamo.reset()
+        case = _case(model_of, loss_of, batch, returned)
+        expected = run(case, case.step, size)
+        step = accumulate(steps=1, lowering="eager")(case.step)
+        for steps in STEPS:
+            case.restore()
+            step.steps = steps
+            wrong = beyond(differences(expected, run(case, step, size)))
+            failures += [f"B = {size}, steps = {steps}, {name}: {wrong[name]:.1e}" for name in wrong]
+    assert not failures, f"relative differences above {TOLERANCE:.0e}:\n" + "\n".join(failures)
+
+
+def _case(model_of, loss_of, batch, returned) -> Case:
+    with seeded(0):
+        model = model_of()
+    optimizer = sgd(model)
+
+    def step(model, optimizer, *inputs):
+        optimizer.zero_grad()
+        loss, value = loss_of(model, *inputs), returned(model, *inputs)
+        loss.backward()
+        optimizer.step()
+        return loss.detach(), value
+
+    case = Case(step, lambda size: call(model, optimizer, *batch(size)), {"model": model}, [optimizer])
+    case.snapshot()
+    return case
+
+
+def rows_and_mask(size):
+    return torch.randn(size, 5), torch.arange(size) % 3 != 1
+
+
+def test_masked_rows_and_the_others_together():
+    """Only the sum of two sizes that depend on data is used: each is read off the value that has it."""
+
+    def loss_of(model, x, mask):
+        return model(torch.cat([x[mask], x[~mask]])).square().mean()
+
+    assert_equal(lambda: nn.Linear(5, 4), loss_of, rows_and_mask, (6,))
+
+
+def test_batch_norm_of_masked_rows_and_the_others_together():
+    """The graph comes in two pieces, and the sizes that depend on data are inputs of the second: they have no hint."""
+
+    def loss_of(model, x, mask):
+        h = model[0](x)
+        return model[1](torch.cat([h[mask], h[~mask]])).square().mean()
+
+    assert_equal(lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)), loss_of, rows_and_mask, (6,))
+
+
+def test_masked_rows_after_batch_norm():
+    """A float computed from the batch's size is read as it stands: evaluated, it would make the size a constant."""
+
+    def loss_of(model, x, mask):
+        return model(x)[mask].sum(0).square().mean()
+
+    def batch(size):
+        return torch.randn(size, 6, 3), torch.arange(size) % 3 != 1
+
+    assert_equal(lambda: nn.BatchNorm1d(6), loss_of, batch, (6, 9))
+
+
+def test_halves_of_a_flattened_batch():
+    """A half holds half of an odd batch's samples and no whole number of them: such a value is not split."""
+
+    def loss_of(model, x):
+        first, second = model(x).reshape(-1).split(2 * x.shape[0])
+        return (first * second).square().mean()
+
+    layers = lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.BatchNorm1d(4, affine=False))  # noqa: E731
+    assert_equal(layers, loss_of, lambda size: (torch.randn(size, 3),), (8, 9, 11))
+
+
+def test_a_broadcast_is_returned():
+    """A result whose elements share memory, and lie otherwise in it than was traced, is written once."""
+
+    def loss_of(model, x):
+        h = model(x)
+        return h.expand(len(x), -1, -1, -1)[:, :, 1].square().mean() + h.reshape(-1, 2, 2, 2).cumsum(0).square().mean()
+
+    def returned(model, x):
+        return model(x).expand(len(x), -1, -1, -1)[:, :, 1].detach()
+
+    assert_equal(lambda: nn.Linear(3, 4), loss_of, lambda size: (torch.randn(size, 2, 3),), (5,), returned)
