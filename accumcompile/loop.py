@@ -92,14 +92,21 @@ def accumulate_loop(
 
 def run_reference(body, split, consts, xs, x_dims, carry, y_dims) -> list[torch.Tensor]:
     """The loop's meaning, as plain as it can be written."""
-    carries: list[Any] = []
+    carries: list[torch.Tensor] = []
     pieces: list[list[torch.Tensor]] = [[] for _ in y_dims]
     for start, rows in split:
         local = [slice_rows(x, d, start, rows, split.batch) for x, d in zip(xs, x_dims, strict=True)]
-        outs = body(rows, torch.tensor(start), *consts, *local)
-        parts, ys = outs[: len(carry)], outs[len(carry) :]
-        carries = carries or [None] * len(carry)
-        carries = [p if c is None else REDUCTIONS[op](c, p) for op, c, p in zip(carry, carries, parts, strict=True)]
-        for kept, y in zip(pieces, ys, strict=True):
+        outs = list(body(rows, torch.tensor(start), *consts, *local))
+        for kept, y in zip(pieces, outs[len(carry) :], strict=True):
             kept.append(y)
+        del outs[len(carry) :], local
+        carries = _merged(carry, carries, outs) if carries else outs
     return carries + [torch.cat(kept, d) for kept, d in zip(pieces, y_dims, strict=True)]
+
+
+def _merged(ops: Sequence[str], carries: list[torch.Tensor], parts: list[Any]) -> list[torch.Tensor]:
+    """The carries with a micro-batch's parts in them, each of which is let go as soon as it is."""
+    for k, op in enumerate(ops):
+        part, parts[k] = parts[k], None
+        carries[k] = REDUCTIONS[op](carries[k], part)
+    return carries

@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import sympy
 import torch
-from torch.fx.experimental.symbolic_shapes import statically_known_true
-from torch.utils._sympy.functions import FloorDiv
+from torch.utils._sympy.functions import FloorDiv, Mod, PythonMod
 
 from .placement import Shard, Size
 
@@ -45,10 +44,20 @@ def divisors(expr: Size) -> Iterable[int]:
                 yield int(node.q)
 
 
-def divisible(sizes: Iterable[Any]) -> Callable[[int], bool]:
+def divisible(sizes: Iterable[torch.SymInt]) -> Callable[[int], bool]:
     """Whether an integer divides every value that one of the ``sizes`` may have: what the trace has checked says it."""
-    known = {str(size): size for size in sizes}.values()
-    return cache(lambda by: by == 1 or any(statically_known_true(size % by == 0) for size in known))
+    certain = {str(size): math.lcm(1, *_checked_divisors(size)) for size in sizes}.values()
+    return lambda by: any(known % by == 0 for known in certain) or by == 1
+
+
+def _checked_divisors(size: torch.SymInt) -> Iterable[int]:
+    """What the trace's guards say of a size ``s``: of ``6 * s`` being a multiple of 24, that 4 divides it."""
+    for guard in size.node.shape_env.guards:
+        remainder, rest = getattr(guard.expr, "lhs", None), getattr(guard.expr, "rhs", None)
+        if isinstance(guard.expr, sympy.Eq) and isinstance(remainder, (Mod, PythonMod)) and rest == 0:
+            times, by = sympy.cancel(remainder.args[0] / size.node.expr), remainder.args[1]
+            if times.is_Integer and by.is_Integer:
+                yield int(by) // math.gcd(int(times), int(by))
 
 
 @dataclass(frozen=True)

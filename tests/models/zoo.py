@@ -15,7 +15,7 @@ import widened
 transformers = widened.transformers
 
 Batch = dict[str, torch.Tensor]
-VOCABULARY, TOKENS, IMAGE, CLASSES = 96, 16, 32, 5
+VOCABULARY, TOKENS, IMAGE, CLASSES = 96, 12, 32, 5
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,15 @@ ZOO: dict[str, Model] = {
         "GPT2Config",
         "GPT2LMHeadModel",
         causal,
-        {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "bos_token_id": 0}
+        {
+            "vocab_size": VOCABULARY,
+            "n_embd": 32,
+            "n_layer": 2,
+            "n_head": 4,
+            "use_cache": False,
+            "n_positions": 64,
+            "bos_token_id": 0,
+        }
         | {"eos_token_id": 2},
     ),
     "gpt_neox": Model("GPTNeoXConfig", "GPTNeoXForCausalLM", causal, TEXT),
@@ -173,7 +181,7 @@ ZOO: dict[str, Model] = {
         "BloomConfig",
         "BloomForCausalLM",
         causal,
-        {"vocab_size": VOCABULARY, "hidden_size": 32, "n_layer": 2, "n_head": 4},
+        {"vocab_size": VOCABULARY, "hidden_size": 32, "n_layer": 2, "n_head": 4, "use_cache": False},
     ),
     "falcon": Model("FalconConfig", "FalconForCausalLM", causal, TEXT | {"ffn_hidden_size": 64}),
     "olmo2": Model("Olmo2Config", "Olmo2ForCausalLM", causal, GROUPED),
