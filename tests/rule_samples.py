@@ -56,6 +56,11 @@ def sized(op, *tail):
     return lambda x: op(x, [x.shape[0], *tail])
 
 
+def same_size(op, x: torch.Tensor):
+    """A resizing ``op`` to the size that ``x`` has: the one case in which sizes inside and outside line up."""
+    return lambda x, *rest: op(x, x.shape[2:], *rest), x
+
+
 pair = [(f(4, 3), f(4, 3)), (f(4, 3), f(3)), (f(4, 1), f(1, 3)), (f(4, 4), f(4, 4))]
 one = [(f(4, 3),), (f(5),), (f(3, 4, 2),)]
 scalar = [(f(4, 3), -0.5)]
@@ -63,7 +68,11 @@ matrices = [(f(5, 3, 3),), (f(2, 4, 3, 3),)]
 image, volume = f(4, 3, 6, 6), f(3, 2, 4, 4, 4)
 q = f(4, 2, 5, 8)
 flash = aten._scaled_dot_product_flash_attention_for_cpu.default(q, q, q)
+mask = f(4, 2, 5, 5)
+masked = aten._scaled_dot_product_flash_attention_for_cpu.default(q, q, q, attn_mask=mask)
 pooled = aten.max_pool2d_with_indices.default(image, [2, 2])
+same_pooled = aten.max_pool2d_with_indices.default(image, [3, 3], [1, 1], [1, 1])
+same_pooled3 = aten.max_pool3d_with_indices.default(volume, [3] * 3, [1] * 3, [1] * 3)
 adaptive = aten.adaptive_max_pool2d.default(image, [2, 2])
 adaptive3 = aten.adaptive_max_pool3d.default(volume, [2, 2, 2])
 pooled3 = aten.max_pool3d_with_indices.default(volume, [2, 2, 2])
@@ -75,7 +84,7 @@ fraction3 = aten.fractional_max_pool3d.default(
 )
 lu, pivots, _ = torch.linalg.lu_factor_ex(spd(4, 3, 3))
 ld, swaps, _ = torch.linalg.ldl_factor_ex(spd(4, 3, 3))
-householder = torch.geqrf(f(4, 5, 3))
+householder, square = torch.geqrf(f(4, 5, 3)), torch.geqrf(f(4, 3, 3))
 
 SAMPLES: dict = {
     # pointwise
@@ -218,7 +227,11 @@ SAMPLES: dict = {
     aten.baddbmm.default: [(f(2, 4, 5), f(2, 4, 3), f(2, 3, 5)), (f(1, 1, 5), f(2, 4, 3), f(2, 3, 5))],
     aten.addbmm.default: [(f(4, 5), f(3, 4, 2), f(3, 2, 5))],
     aten._trilinear.default: [(f(4, 3), f(2, 3, 5), f(4, 5), [1, 3], [0], [1, 2], [2, 3])],
-    aten._cdist_forward.default: [(f(4, 3), f(5, 3), 2.0, None), (f(2, 4, 3), f(2, 5, 3), 1.0, None)],
+    aten._cdist_forward.default: [
+        (f(4, 3), f(5, 3), 2.0, None),
+        (f(2, 4, 3), f(2, 5, 3), 1.0, None),
+        (f(2, 4, 3), f(2, 4, 3), 1.0, None),
+    ],
     aten._cdist_backward.default: [(f(4, 5), f(4, 3), f(5, 3), 2.0, torch.cdist(f(4, 3), f(5, 3)))],
     aten._weight_norm_interface_backward.default: [(f(4, 3), f(4, 3), f(4, 1), f(4, 1).abs() + 1, 0)],
     aten.convolution.default: [
@@ -265,50 +278,91 @@ SAMPLES: dict = {
         (f(4, 5), b(4, 3), [None, n(5, 3)], 0.0),
         (f(4, 5), b(4, 3), [None, n(5, 3)], 1.0),
     ],
-    aten._unsafe_masked_index_put_accumulate.default: [(f(4, 5), b(4, 3), [None, n(5, 3)], f(4, 3))],
+    aten._unsafe_masked_index_put_accumulate.default: [
+        (f(4, 5), b(4, 3), [None, n(5, 3)], f(4, 3)),
+        (f(4, 5), b(4, 8) | True, [None, n(5, 8)], f(4, 8)),
+    ],
     aten.scatter.value: [(f(4, 5), 1, n(5, 4, 2), -2.0), (f(4, 5), 1, n(5, 4, 2), 2.0), (f(4, 5), 0, n(4, 2, 5), 2.0)],
     aten.scatter.src: [(f(4, 5), 1, torch.tensor([[0, 2]] * 4), f(4, 2))],
     aten.scatter_add.default: [(f(4, 5), 1, n(5, 4, 2), f(4, 2)), (f(4, 5), 0, n(4, 6, 5), f(6, 5))],
-    aten.scatter.reduce: [(f(4, 5), 1, n(5, 4, 2), f(4, 2), {"reduce": "multiply"})],
-    aten.scatter.value_reduce: [(f(4, 5), 1, n(5, 4, 2), 2.0, {"reduce": "multiply"})],
+    aten.scatter.reduce: [(f(4, 5), 1, n(5, 4, 2), f(4, 2), {"reduce": how}) for how in ("multiply", "add")],
+    aten.scatter.value_reduce: [(f(4, 5), 1, n(5, 4, 2), 2.0, {"reduce": how}) for how in ("multiply", "add")],
     aten.scatter_reduce.two: [(f(4, 5), 1, n(5, 4, 2), f(4, 2), how) for how in ("sum", "amax", "prod")],
-    aten.index_reduce.default: [(f(4, 5), 1, n(5, 3), f(4, 3), "prod")],
+    aten.index_reduce.default: [(f(4, 5), 1, n(5, 3), f(4, 3), how) for how in ("prod", "amax")],
     aten.searchsorted.Tensor: [(torch.arange(5.0), f(4, 3)), (f(4, 5).sort().values, f(4, 3))],
     aten.bucketize.Tensor: [(f(4, 3), torch.arange(5.0).double())],
     # images
     aten.avg_pool2d.default: [(image, [2, 2]), (image, [3, 3], [1, 1], [1, 1])],
     aten.avg_pool2d_backward.default: [(f(4, 3, 6, 6), image, [3, 3], [1, 1], [1, 1], False, True, None)],
-    aten._adaptive_avg_pool2d.default: [(image, [2, 2])],
-    aten._adaptive_avg_pool2d_backward.default: [(f(4, 3, 2, 2), image)],
+    aten._adaptive_avg_pool2d.default: [(image, [2, 2]), same_size(aten._adaptive_avg_pool2d.default, image)],
+    aten._adaptive_avg_pool2d_backward.default: [
+        (f(4, 3, 2, 2), image),
+        (f(4, 3, 4, 4), image),  # windows that overlap
+        (f(4, 3, 6, 6), image),
+    ],
     aten.max_pool2d_with_indices.default: [(image, [2, 2]), (image, [3, 3], [1, 1], [1, 1])],
     aten.max_pool2d_with_indices_backward.default: [
-        (f(4, 3, 3, 3), image, [2, 2], [2, 2], [0, 0], [1, 1], False, pooled[1])
+        (f(4, 3, 3, 3), image, [2, 2], [2, 2], [0, 0], [1, 1], False, pooled[1]),
+        (f(4, 3, 6, 6), image, [3, 3], [1, 1], [1, 1], [1, 1], False, same_pooled[1]),
     ],
-    aten.adaptive_max_pool2d.default: [(image, [2, 2])],
-    aten.adaptive_max_pool2d_backward.default: [(f(4, 3, 2, 2), image, adaptive[1])],
-    aten.adaptive_max_pool3d.default: [(volume, [2, 2, 2])],
-    aten.adaptive_max_pool3d_backward.default: [(f(3, 2, 2, 2, 2), volume, adaptive3[1])],
-    aten.avg_pool3d.default: [(volume, [2, 2, 2])],
-    aten.avg_pool3d_backward.default: [(f(3, 2, 2, 2, 2), volume, [2] * 3, [2] * 3, [0] * 3, False, True, None)],
-    aten._adaptive_avg_pool3d.default: [(volume, [2, 2, 2])],
-    aten._adaptive_avg_pool3d_backward.default: [(f(3, 2, 2, 2, 2), volume)],
-    aten.max_pool3d_with_indices.default: [(volume, [2, 2, 2])],
+    aten.adaptive_max_pool2d.default: [(image, [2, 2]), same_size(aten.adaptive_max_pool2d.default, image)],
+    aten.adaptive_max_pool2d_backward.default: [
+        (f(4, 3, 2, 2), image, adaptive[1]),
+        (f(4, 3, 6, 6), image, aten.adaptive_max_pool2d.default(image, [6, 6])[1]),
+    ],
+    aten.adaptive_max_pool3d.default: [(volume, [2, 2, 2]), same_size(aten.adaptive_max_pool3d.default, volume)],
+    aten.adaptive_max_pool3d_backward.default: [
+        (f(3, 2, 2, 2, 2), volume, adaptive3[1]),
+        (f(3, 2, 4, 4, 4), volume, aten.adaptive_max_pool3d.default(volume, [4, 4, 4])[1]),
+    ],
+    aten.avg_pool3d.default: [(volume, [2, 2, 2]), (volume, [3] * 3, [1] * 3, [1] * 3)],
+    aten.avg_pool3d_backward.default: [
+        (f(3, 2, 2, 2, 2), volume, [2] * 3, [2] * 3, [0] * 3, False, True, None),
+        (f(3, 2, 4, 4, 4), volume, [3] * 3, [1] * 3, [1] * 3, False, True, None),
+    ],
+    aten._adaptive_avg_pool3d.default: [(volume, [2, 2, 2]), same_size(aten._adaptive_avg_pool3d.default, volume)],
+    aten._adaptive_avg_pool3d_backward.default: [
+        (f(3, 2, 2, 2, 2), volume),
+        (f(3, 2, 3, 3, 3), volume),  # windows that overlap
+        (f(3, 2, 4, 4, 4), volume),
+    ],
+    aten.max_pool3d_with_indices.default: [(volume, [2, 2, 2]), (volume, [3] * 3, [1] * 3, [1] * 3)],
     aten.max_pool3d_with_indices_backward.default: [
-        (f(3, 2, 2, 2, 2), volume, [2] * 3, [2] * 3, [0] * 3, [1] * 3, False, pooled3[1])
+        (f(3, 2, 2, 2, 2), volume, [2] * 3, [2] * 3, [0] * 3, [1] * 3, False, pooled3[1]),
+        (f(3, 2, 4, 4, 4), volume, [3] * 3, [1] * 3, [1] * 3, [1] * 3, False, same_pooled3[1]),
     ],
     aten.fractional_max_pool2d.default: [(image, [2, 2], [3, 3], torch.rand(4, 3, 2, dtype=torch.float64))],
     aten.fractional_max_pool2d_backward.default: [(f(4, 3, 3, 3), image, [2, 2], [3, 3], fraction[1])],
     aten.fractional_max_pool3d.default: [(volume, [2] * 3, [2] * 3, torch.rand(3, 2, 3, dtype=torch.float64))],
     aten.fractional_max_pool3d_backward.default: [(f(3, 2, 2, 2, 2), volume, [2] * 3, [2] * 3, fraction3[1])],
-    aten.grid_sampler_2d.default: [(image, f(4, 5, 4, 2) / 3, 0, 0, False)],
-    aten.grid_sampler_2d_backward.default: [(f(4, 3, 5, 4), image, f(4, 5, 4, 2) / 3, 0, 0, False, [True, True])],
-    aten.grid_sampler_3d.default: [(volume, f(3, 2, 3, 4, 3) / 3, 0, 0, False)],
+    aten.grid_sampler_2d.default: [
+        (image, f(4, 5, 4, 2) / 3, 0, 0, False),
+        (f(4, 4, 4, 4), f(4, 4, 4, 2) / 3, 0, 0, False),
+        (f(2, 4, 5, 5), f(2, 4, 4, 2) / 3, 0, 0, False),
+        (f(2, 3, 5, 5), f(2, 4, 4, 2) / 3, 0, 0, False),
+    ],
+    aten.grid_sampler_2d_backward.default: [
+        (f(4, 3, 5, 4), image, f(4, 5, 4, 2) / 3, 0, 0, False, [True, True]),
+        (f(4, 4, 4, 4), f(4, 4, 4, 4), f(4, 4, 4, 2) / 3, 0, 0, False, [True, True]),
+        (f(4, 3, 5, 4), f(4, 3, 2, 6), f(4, 5, 4, 2) / 3, 0, 0, False, [True, True]),  # as high as coordinates
+    ],
+    aten.grid_sampler_3d.default: [
+        (volume, f(3, 2, 3, 4, 3) / 3, 0, 0, False),
+        (f(4, 4, 4, 4, 4), f(4, 4, 4, 4, 3) / 3, 0, 0, False),
+        (f(2, 4, 5, 5, 5), f(2, 3, 4, 2, 3) / 3, 0, 0, False),
+        (f(2, 4, 5, 5, 5), f(2, 3, 2, 4, 3) / 3, 0, 0, False),
+        (f(2, 3, 5, 5, 5), f(2, 4, 4, 4, 3) / 3, 0, 0, False),
+        (f(2, 3, 5, 5, 5), f(2, 6, 4, 4, 3) / 3, 0, 0, False),
+    ],
     aten.grid_sampler_3d_backward.default: [
-        (f(3, 2, 2, 3, 4), volume, f(3, 2, 3, 4, 3) / 3, 0, 0, False, [True, True])
+        (f(3, 2, 2, 3, 4), volume, f(3, 2, 3, 4, 3) / 3, 0, 0, False, [True, True]),
+        (f(4, 4, 4, 4, 4), f(4, 4, 4, 4, 4), f(4, 4, 4, 4, 3) / 3, 0, 0, False, [True, True]),
+        (f(4, 2, 5, 4, 5), f(4, 2, 3, 6, 6), f(4, 5, 4, 5, 3) / 3, 0, 0, False, [True, True]),
     ],
     **{
         getattr(aten, f"{kind}_pad{rank}d_backward").default: [
-            (f(4, *[6] * (rank + 1)), f(4, 6, *[4] * rank), [1] * 2 * rank)
+            (f(4, *[6] * (rank + 1)), f(4, 6, *[4] * rank), [1] * 2 * rank),
+            (f(4, 6, *[5] * rank), f(4, 6, *[5] * rank), [1, -1] * rank),
         ]
         for kind in ("reflection", "replication")
         for rank in (1, 2, 3)
@@ -320,7 +374,12 @@ SAMPLES: dict = {
                 f(4, 3, *[8] * rank),
                 [8] * rank,
                 [3, *[4] * rank],
-            )
+            ),
+            (lambda x, op=op, rest=rest: op(x, [*x.shape[2:]], [*x.shape], *rest), f(4, 3, *[6] * rank)),
+            (
+                lambda x, op=op, rank=rank, rest=rest: op(x, [6] * rank, [*x.shape[:2], *[3] * rank], *rest),
+                f(4, 4, *[6] * rank),
+            ),
         ]
         for op, rank, rest in [
             (aten.upsample_bilinear2d_backward.default, 2, [False]),
@@ -334,8 +393,10 @@ SAMPLES: dict = {
             (aten.upsample_nearest3d_backward.default, 3, []),
         ]
     },
-    aten._upsample_bilinear2d_aa.default: [(image, [8, 8], False)],
-    aten._upsample_bicubic2d_aa.default: [(image, [8, 8], False)],
+    **{
+        op: [(image, [8, 8], False), (f(4, 4, 6, 6), [8, 8], False), (*same_size(op, image), False)]
+        for op in (aten._upsample_bilinear2d_aa.default, aten._upsample_bicubic2d_aa.default)
+    },
     # matrices
     **dict.fromkeys(
         [
@@ -365,7 +426,7 @@ SAMPLES: dict = {
         for op in (aten._linalg_det.default, aten._linalg_slogdet.default)
     },
     aten.linalg_pinv.atol_rtol_tensor: [
-        (f(5, 4, 3), {"atol": torch.zeros(5).double(), "rtol": torch.zeros(5).double()})
+        (f(5, *rank), {"atol": torch.zeros(5).double(), "rtol": torch.zeros(5).double()}) for rank in ((4, 3), (3, 3))
     ],
     aten.cholesky_inverse.default: [(spd(5, 3, 3).cholesky(),)],
     aten.cholesky_solve.default: [(f(5, 3, 4), spd(5, 3, 3).cholesky())],
@@ -375,15 +436,16 @@ SAMPLES: dict = {
     ],
     aten.triangular_solve.default: [(f(5, 3, 4), upper(5, 3, 3))],
     aten._linalg_solve_ex.default: [(spd(5, 3, 3), f(5, 3, 4))],
-    aten.ormqr.default: [(*householder, f(4, 5, 2))],
-    aten.linalg_householder_product.default: [householder],
+    aten.ormqr.default: [(*householder, f(4, 5, 2)), (*square, f(4, 3, 2))],
+    aten.linalg_householder_product.default: [householder, square],
     aten.linalg_lu_solve.default: [(lu, pivots, f(4, 3, 2))],
     aten.lu_unpack.default: [(lu, pivots)],
     aten.linalg_ldl_solve.default: [(ld, swaps, f(4, 3, 2))],
     # attention
-    aten._scaled_dot_product_flash_attention_for_cpu.default: [(q, q, q)],
+    aten._scaled_dot_product_flash_attention_for_cpu.default: [(q, q, q), (q, q, q, {"attn_mask": mask})],
     aten._scaled_dot_product_flash_attention_for_cpu_backward.default: [
-        (f(4, 2, 5, 8), q, q, q, flash[0], flash[1], 0.0, False)
+        (f(4, 2, 5, 8), q, q, q, flash[0], flash[1], 0.0, False),
+        (f(4, 2, 5, 8), q, q, q, masked[0], masked[1], 0.0, False, {"attn_mask": mask}),
     ],
 }
 

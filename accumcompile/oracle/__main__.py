@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
-import multiprocessing
-import signal
 import warnings
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 from torch.testing._internal.common_methods_invocations import op_db
-from torch.testing._internal.opinfo.core import OpInfo
 
+from .apart import apart
 from .survey import Verdict, survey
 from .table import markdown, show
-
-SECONDS = 300  # for one operator
 
 
 def main() -> int:
@@ -50,29 +45,7 @@ def _judge(operators: list, samples: int, choices: int) -> Iterator[Verdict]:
     """Each operator in a process of its own: one that is given senseless parts of its input may end it."""
     survey(next(op for op in op_db if op.name == "addmm"), 1, 1)  # imports once what every process needs
     for op in operators:
-        yield _apart(op, samples, choices)
-
-
-def _apart(op: OpInfo, samples: int, choices: int) -> Verdict:
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(theirs, op, samples, choices))
-    process.start()
-    theirs.close()
-    try:
-        return ours.recv()
-    except EOFError:
-        return Verdict(op.name, died=True)
-    finally:
-        process.join()
-
-
-def _send(pipe: Connection, op: OpInfo, samples: int, choices: int) -> None:
-    signal.alarm(SECONDS)
-    try:
-        pipe.send(survey(op, samples, choices))
-    except Exception:  # parts of an input that make no sense to the operator
-        pipe.send(Verdict(op.name, died=True))
+        yield apart(survey, op, samples, choices) or Verdict(op.name, died=True)
 
 
 if __name__ == "__main__":

@@ -62,9 +62,7 @@ class Outcome:
 
 def run_split(found: Captured, normalise: bool = True) -> Outcome:
     """Both runs of a captured graph with a batch."""
-    assert found.batch is not None
-    gm = behind_work(normal(found.gm, found.batch) if normalise else found.gm)
-    known = propagate(gm.graph, found.batch)
+    gm, known = placed(found, normalise)
     plan = schedule(gm.graph, known)
     program = form_loops(gm, plan)
     expected = seeded(found.gm, found.tensors)
@@ -72,6 +70,13 @@ def run_split(found: Captured, normalise: bool = True) -> Outcome:
     differences = [rel_diff(a, b, scale_of(a)) for a, b in zip(expected, actual, strict=True)]
     placements = [known.placement(o) for o in plan.outputs if isinstance(o, Node)]
     return Outcome(known, plan.outputs, differences, placements, count_gathers(known), len(plan.loops))
+
+
+def placed(found: Captured, normalise: bool = True) -> tuple[GraphModule, Propagation]:
+    """The graph that is split, and the placement of everything in it."""
+    assert found.batch is not None
+    gm = behind_work(normal(found.gm, found.batch) if normalise else found.gm)
+    return gm, propagate(gm.graph, found.batch)
 
 
 def normal(gm: GraphModule, batch: Batch) -> GraphModule:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -108,7 +108,16 @@ def choices(tensors: list[torch.Tensor], most: int = 8) -> list[Choice]:
         every = [c for c in itertools.islice(itertools.product(*options), 1000) if any(d is not None for d in c)]
         every.sort(key=lambda c: sum(d is not None for d in c))
         single, joint = [c for c in every if sum(d is not None for d in c) == 1], every[::-1]
-        found += dict.fromkeys([*single, *joint[:4]])
-        found.append(tuple(tuple(d for d, s in enumerate(x.shape) if s == size) or None for x in tensors))
-    found = [c for c in found if not all(d is None or (isinstance(d, tuple) and len(d) == 1) for d in c)]
+        found += dict.fromkeys([*single, *joint[:4], *together(tensors, [size])])
     return spread(list(dict.fromkeys(found)), most)
+
+
+def together(tensors: list[torch.Tensor], sizes: Iterable[int] | None = None) -> list[Choice]:
+    """For each size that occurs more than once, all dimensions of that size: these tell factors apart."""
+    every = sizes if sizes is not None else sorted({s for x in tensors for s in x.shape if s > 1})
+    found = [[tuple(d for d, s in enumerate(x.shape) if s == size) for x in tensors] for size in every]
+    return [tuple(_short(dims) for dims in c) for c in found if sum(map(len, c)) > 1]
+
+
+def _short(dims: tuple[int, ...]) -> int | tuple[int, ...] | None:
+    return (dims[0] if len(dims) == 1 else dims) if dims else None

@@ -1,0 +1,98 @@
+"""Rules for operators that are not in the table: the user's own."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+
+from .checked import check
+from .rule import Rule
+
+
+def register_rule(op: Any, rule: Rule) -> None:
+    """Enter a rule for an operator of your own, so that it runs in micro-batches.
+
+    Without one an operator takes its operands whole, which is right and costs memory. A rule is a promise:
+    prove it first, with ``accumcompile.testing.check_rule``. What was captured before is captured anew.
+
+    Args:
+        op: an operator with one overload, such as ``torch.ops.mylib.gated``; an overload of it, such as
+            ``torch.ops.mylib.gated.default``; or what ``torch.library.custom_op`` returned.
+        rule: an ``accumcompile.Rule``, such as ``Rule("... _, _ -> ... _", linear=({1},))``. A second call with an
+            equal rule does nothing.
+
+    Raises:
+        TypeError: ``op`` is no operator, or ``rule`` no Rule.
+        ValueError: the words of the rule cannot be read or do not fit the operator's schema; the operator has
+            another rule; or no rule can be used for it, because it changes its operands, draws random numbers
+            or is gone before rules are read.
+    """
+    from .table import RULES  # late: it brings the compiler
+
+    overload = overload_of(op)
+    check(overload, rule)
+    if RULES.get(overload) == rule:
+        return
+    why = _unusable(overload)
+    if why:
+        raise ValueError(f"{overload}: {why}")
+    RULES[overload] = rule
+    _forget_captures()
+
+
+def overload_of(op: Any) -> torch._ops.OpOverload:
+    """The overload that ``op`` stands for.
+
+    Raises:
+        TypeError: it is no operator.
+        ValueError: it has several overloads.
+    """
+    op = getattr(op, "_opoverload", op)  # what torch.library.custom_op returns
+    if isinstance(op, torch._ops.OpOverload):
+        return op
+    if not isinstance(op, torch._ops.OpOverloadPacket):
+        raise TypeError(
+            f"{op!r} is no operator: a Python function becomes one by torch.library.custom_op, "
+            "and is then torch.ops.<library>.<name>"
+        )
+    names = op.overloads()
+    if len(names) != 1:
+        raise ValueError(f"{op} has the overloads {', '.join(names)}: give one, such as {op}.{names[0]}")
+    return getattr(op, names[0])
+
+
+def _unusable(op: torch._ops.OpOverload) -> str | None:
+    """Why no rule of the user's can be used for the operator; None where one can."""
+    from .table import RULES
+
+    if op in RULES:
+        return (
+            "it has a rule already. A second one cannot replace it: which of two holds would depend on the order "
+            "of imports. Try rules with accumcompile.testing.check_rule, which registers nothing"
+        )
+    if op._schema.is_mutable:
+        return (
+            "it changes its operands, and so runs once, on the whole batch. Return the new values instead "
+            "(mutates_args=())"
+        )
+    if torch.Tag.nondeterministic_seeded in op.tags:
+        return "it draws random numbers, and so runs once, on the whole batch. Draw outside, and hand the numbers over"
+    if _is_taken_apart(op):
+        return "it is taken apart into other operators before rules are read: those are split by rules of their own"
+    return None
+
+
+def _is_taken_apart(op: torch._ops.OpOverload) -> bool:
+    """Whether no captured graph holds the operator."""
+    from torch._inductor.decomposition import select_decomp_table
+
+    composite = torch._C.DispatchKey.CompositeImplicitAutograd
+    return op in select_decomp_table() or composite in op.py_kernels or op.has_kernel_for_dispatch_key(composite)
+
+
+def _forget_captures() -> None:
+    """Steps captured so far were split without the rule: they are captured anew, as is all that Dynamo knows."""
+    if "accumcompile.compiler" in sys.modules:
+        torch._dynamo.reset()
