@@ -9,19 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch._inductor.inductor_prims  # registers the prims that randomness is rewritten to
 
 from . import indexing, local, reductions, views
 from .ops import moments
+from .optional import OPTIONAL, overload
 from .rule import Rule
 
 aten, prims = torch.ops.aten, torch.ops.prims
-
-
-def _overload(name: str) -> torch._ops.OpOverload | None:
-    """The default overload of "namespace.name", where this torch has it."""
-    namespace, packet = name.split(".")
-    return getattr(getattr(getattr(torch.ops, namespace), packet, None), "default", None)
 
 
 POINTWISE = Rule("... -> ...")
@@ -254,32 +248,7 @@ RULES: dict[torch._ops.OpOverload, Rule] = {
     ),
 }
 
-# operators that not every supported torch has, or that one device only has
-RULES |= {
-    op: rule
-    for name, rule in {
-        "prims.fma": Rule("... -> ...", linear=({0, 2}, {1, 2})),
-        "aten.cholesky": MATRIX,
-        "prims._low_memory_max_pool_with_offsets": Rule("... _ _ -> ... _ _, ... _ _"),
-        "prims._low_memory_max_pool_offsets_to_indices": Rule("... _ _ -> ... _ _"),
-        # beside the output and its logsumexp: lengths, the generator's state, a mask to debug with
-        "aten._scaled_dot_product_flash_attention": Rule("... _ _ -> ... _ _, ... _, *, *, *, *, *, *, *"),
-        "aten._scaled_dot_product_flash_attention_backward": Rule(
-            "... _ _, ... _ _, ... _ _, ... _ _, ... _ _, ... _, *, *, *, * -> ... _ _, ... _ _, ... _ _", linear=({0},)
-        ),
-        "aten._scaled_dot_product_efficient_attention": Rule("... _ _ -> ... _ _, ... _, *, *"),
-        "aten._scaled_dot_product_efficient_attention_backward": Rule(
-            "... _ _, ... _ _, ... _ _, ... _ _, ... _ _, ... _ _, ... _, *, * -> ... _ _, ... _ _, ... _ _, ... _ _",
-            linear=({0},),
-        ),
-        "aten._scaled_dot_product_cudnn_attention": Rule("... _ _ -> ... _ _, ... _ _, *, *, *, *, *, *, *"),
-        "aten._scaled_dot_product_cudnn_attention_backward": Rule(
-            "... _ _, ... _ _, ... _ _, ... _ _, ... _ _, ... _ _, *, *, ... _ _, *, * -> ... _ _, ... _ _, ... _ _",
-            linear=({0},),
-        ),
-    }.items()
-    if (op := _overload(name)) is not None
-}
+RULES |= OPTIONAL
 
 
 def rule_of(op: Any) -> Rule | None:
@@ -307,4 +276,4 @@ def _draws(node: torch.fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded in node.target.tags
 
 
-SEEDS = frozenset(filter(None, map(_overload, ("prims.inductor_seed", "prims.inductor_seeds"))))
+SEEDS = frozenset(filter(None, map(overload, ("prims.inductor_seed", "prims.inductor_seeds"))))

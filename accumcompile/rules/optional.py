@@ -1,0 +1,39 @@
+"""Rows of the table for operators that not every supported torch has, or that one device only has."""
+
+from __future__ import annotations
+
+import torch
+import torch._inductor.inductor_prims  # registers the prims that randomness is rewritten to
+
+from .rule import Rule
+
+
+def overload(name: str) -> torch._ops.OpOverload | None:
+    """The default overload of "namespace.name", where this torch has it."""
+    namespace, packet = name.split(".")
+    return getattr(getattr(getattr(torch.ops, namespace), packet, None), "default", None)
+
+
+# Of attention, beside the output and its logsumexp: lengths, the generator's state, a mask to debug with.
+NAMED = {
+    "prims.fma": Rule("... -> ...", linear=({0, 2}, {1, 2})),
+    "aten.cholesky": Rule("... _ _ -> ... _ _"),
+    "prims._low_memory_max_pool_with_offsets": Rule("... _ _ -> ... _ _, ... _ _"),
+    "prims._low_memory_max_pool_offsets_to_indices": Rule("... _ _ -> ... _ _"),
+    "aten._scaled_dot_product_flash_attention": Rule("... _ _ -> ... _ _, ... _, *, *, *, *, *, *, *"),
+    "aten._scaled_dot_product_flash_attention_backward": Rule(
+        "... _ _, ... _ _, ... _ _, ... _ _, ... _ _, ... _, *, *, *, * -> ... _ _, ... _ _, ... _ _", linear=({0},)
+    ),
+    "aten._scaled_dot_product_efficient_attention": Rule("... _ _ -> ... _ _, ... _, *, *"),
+    "aten._scaled_dot_product_efficient_attention_backward": Rule(
+        "... _ _, ... _ _, ... _ _, ... _ _, ... _ _, ... _ _, ... _, *, * -> ... _ _, ... _ _, ... _ _, ... _ _",
+        linear=({0},),
+    ),
+    "aten._scaled_dot_product_cudnn_attention": Rule("... _ _ -> ... _ _, ... _ _, *, *, *, *, *, *, *"),
+    "aten._scaled_dot_product_cudnn_attention_backward": Rule(
+        "... _ _, ... _ _, ... _ _, ... _ _, ... _ _, ... _ _, *, *, ... _ _, *, * -> ... _ _, ... _ _, ... _ _",
+        linear=({0},),
+    ),
+}
+
+OPTIONAL = {op: rule for name, rule in NAMED.items() if (op := overload(name)) is not None}
