@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 from variants import Step
 
 Spread = tuple[float, float, float]  # median, least, greatest
@@ -68,16 +67,3 @@ def read_peak(device: str) -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 2**10
-
-
-def live_peak(step: Step) -> float:
-    """The most MiB that the tensors of one update hold at a time, by the profiler's record of allocations."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        step()
-    events = record.profiler.kineto_results.events()
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
-    live = peak = 0
-    for _, change in changes:
-        live += change
-        peak = max(peak, live)
-    return peak / 2**20

@@ -21,7 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from measure import Spread, interleave, live_peak, peak_memory, ratio, timed
+from live import live_peak
+from measure import Spread, interleave, peak_memory, ratio, timed
 from models import CASES
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -80,7 +81,7 @@ def report_memory(case: str, variant: str, device: str) -> None:
     for _ in range(3):
         step()
     peak = peak_memory(step, device)
-    print(json.dumps({"peak_mib": peak, "live_mib": live_peak(step)}))
+    print(json.dumps({"peak_mib": peak, "live_mib": live_peak(step) / 2**20}))
 
 
 def table_of(results: list[Result]) -> Table:

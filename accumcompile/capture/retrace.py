@@ -31,10 +31,7 @@ class _Restart(exc.TensorifyScalarRestartAnalysis, exc.UnspecializeRestartAnalys
 
 @dataclass
 class _Retrace:
-    """A frame whose batch came in as a constant is traced again: with marks, then with every int symbolic.
-
-    A backend has no other way: nothing it could have set before the first trace reaches Dynamo.
-    """
+    """A frame whose batch came in as a constant is traced again: with marks, then with every int symbolic."""
 
     frame: object
     undo: ExitStack

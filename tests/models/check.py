@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import copy
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from live import live_peak
 from zoo import ZOO, Batch
 
 from accumcompile import AccumulateError, accumulate
+from accumcompile.compare import largest, rel_diff
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+from live import live_peak
 
 BATCH, STEPS, TOLERANCE = 16, 8, 1e-9
 EXACT = "equal"
@@ -26,7 +32,7 @@ class Outcome:
     """
 
     name: str
-    verdict: str  # EXACT, "differs", "refused", "partly" or "error"
+    verdict: str  # EXACT, "differs", "refused" or "error"
     why: str = ""
     difference: float = float("nan")
     loops: int = 0
@@ -51,14 +57,14 @@ def train_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: 
     return out.loss.detach()
 
 
-def check(name: str, lowering: str = "eager", steps: int = STEPS) -> Outcome:
+def check(name: str) -> Outcome:
     """Run the model both ways."""
     torch._dynamo.reset()
     start = time.perf_counter()
     full, batch = ZOO[name].build(), _batch(name)
     split, optimizer = copy.deepcopy(full), sgd(full)
     norm = any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in full.modules())
-    step = accumulate(steps=steps, lowering=lowering)(train_step)
+    step = accumulate(steps=STEPS, lowering="eager")(train_step)
     expected = _state(full, train_step(full, optimizer, batch))
     try:
         difference = _difference(expected, _state(split, step(split, sgd(split), batch)))
@@ -67,6 +73,8 @@ def check(name: str, lowering: str = "eager", steps: int = STEPS) -> Outcome:
         return Outcome(name, "refused", str(error).splitlines()[0], batch_norm=norm)
     except Exception as error:  # what a user would see as a crash
         return Outcome(name, "error", f"{type(error).__name__}: {str(error).splitlines()[:1]}", batch_norm=norm)
+    kept = _kept(full, batch)
+    gradients = sum(p.numel() * p.itemsize for p in split.parameters() if p.requires_grad)
     return Outcome(
         name,
         EXACT if difference <= TOLERANCE else "differs",
@@ -75,19 +83,17 @@ def check(name: str, lowering: str = "eager", steps: int = STEPS) -> Outcome:
         micro_batches=max((loop.micro_batches for loop in report.loops), default=1),
         gathered=report.gathered_bytes,
         graphs=len(report.graphs),
-        activations=_activations(step, split, batch) / _activations(train_step, full, batch),
-        kept=_kept(full, batch),
+        # The full batch's peak comes before its gradients; sums of gradients live from the first micro-batch on.
+        activations=(_peak(step, split, batch) - kept - gradients) / (_peak(train_step, full, batch) - kept),
+        kept=kept,
         batch_norm=norm,
         seconds=time.perf_counter() - start,
     )
 
 
-def _activations(step: Callable[..., torch.Tensor], model: torch.nn.Module, batch: Batch) -> int:
-    """The most bytes alive in an update, beside gradients and the model's output."""
+def _peak(step: Callable[..., torch.Tensor], model: torch.nn.Module, batch: Batch) -> int:
     optimizer = sgd(model)
-    gradients = sum(p.numel() * p.itemsize for p in model.parameters() if p.requires_grad)
-    held = gradients if step is not train_step else 0  # the full batch's peak is before its gradients
-    return live_peak(lambda: step(model, optimizer, batch)) - held - _kept(model, batch)
+    return live_peak(lambda: step(model, optimizer, batch))
 
 
 def _kept(model: torch.nn.Module, batch: Batch) -> int:
@@ -124,9 +130,5 @@ def _difference(expected: State, actual: State) -> float:
 def _relative(expected: dict[str, torch.Tensor], actual: dict[str, torch.Tensor]) -> float:
     if expected.keys() != actual.keys():
         return float("inf")
-    largest = max((_largest(v) for v in expected.values()), default=0.0)
-    apart = max((_largest(v.detach() - actual[k].detach()) for k, v in expected.items()), default=0.0)
-    return apart / largest if largest else apart
-
-
-_largest: Callable[[torch.Tensor], float] = lambda v: v.detach().abs().max().item() if v.numel() else 0.0  # noqa: E731
+    scale = largest(expected.values())
+    return max((rel_diff(value, actual[name], scale) for name, value in expected.items()), default=0.0)
