@@ -39,7 +39,7 @@ test-full: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
 
-# N random training steps, one after the other: an hour or two for the default.
+# N random training steps: an hour or two on two cores for the default.
 fuzz: $(READY)
 	$(BIN)/python tests/fuzz $(N)
 

@@ -81,6 +81,12 @@ def test_the_batch_is_dim_0_of_the_first_tensor_and_of_all_as_large():
     assert found(nn.Parameter(x), small.net(), y) == (12, {"c": 0})
 
 
+def test_a_tensor_that_is_trained_is_the_batch_only_where_nothing_else_can_be():
+    weight, (x, y) = torch.ones(5, 4, requires_grad=True), small.data(12)
+    assert found(weight, x, y) == (12, {"a": None, "b": 0, "c": 0})
+    assert found(x.requires_grad_(), weight) == (12, {"a": 0, "b": None})
+
+
 @pytest.mark.parametrize("dims", [{"a": 1}, {"a": 1, "b": 0}, (None, 1, 0), {"a": -2}])
 def test_batch_dims_are_declared(dims):
     x, y = torch.ones(5, 12, 4), torch.ones(12)

@@ -143,21 +143,26 @@ def declared(batch_dims: Any, named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find(named: Mapping[str, Any], batch_dims: Any, settings: Settings) -> Batch:
-    """The batch among the arguments: declared, else dim 0 of the first tensor and of all as large."""
+    """The batch among the arguments: declared, else dim 0 of the first tensor that is data, and of all as large."""
     dims = declared(batch_dims, named)
     found = [leaf for name, value in named.items() for leaf in tensors(name, value, dims[name])]
     sure = [Leaf(n, t, d % t.dim(), declared=True) for n, t, d in found if isinstance(d, int)]
     open_ = [(n, t) for n, t, d in found if d is _INFER and t.dim() > 0 and t.layout is torch.strided]
     if not sure and not open_:
         raise errors.error("AC011", where.here(), step=settings.name)
-    size = _size(sure) if sure else open_[0][1].shape[0]
-    first = None if sure else open_[0][0]
+    first, leading = _leading(open_) if not sure else (None, None)
+    size = _size(sure) if leading is None else leading.shape[0]
     inferred = [Leaf(n, t, _inferred(n, t, size, first, settings), leading=n == first) for n, t in open_]
     leaves: dict[int, Leaf] = {}
     for leaf in [*sure, *inferred, *(Leaf(n, t) for n, t, _ in found)]:
         leaves.setdefault(id(leaf.tensor), leaf)
     _check_not_empty(leaves.values())
     return Batch(size, tuple(leaves.values()))
+
+
+def _leading(found: Sequence[tuple[str, torch.Tensor]]) -> tuple[str, torch.Tensor]:
+    """The first tensor that is not trained, for those are seldom data; the first of all where every one is."""
+    return next((each for each in found if not each[1].requires_grad), found[0])
 
 
 def _inferred(name: str, tensor: torch.Tensor, size: int, first: str | None, settings: Settings) -> int | None:

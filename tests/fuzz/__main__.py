@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
-import warnings
-from collections.abc import Iterable
 from pathlib import Path
 
 os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler says twice a step that it runs
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-from rich.progress import track
-
 from fuzz.check import Outcome, check
+from fuzz.parallel import outcomes, quiet
 from fuzz.report import Summary, show
-from fuzz.search import smallest, step_of
+from fuzz.search import smallest
 
 FEW = 50  # steps, of which shares say nothing
 
@@ -28,28 +23,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python tests/fuzz", description=__doc__)
     parser.add_argument("steps", type=int, nargs="?", default=300, help="how many random steps")
     parser.add_argument("--seed", type=int, default=0, help="the first step's; the others follow")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="steps at a time (default: one per core)")
     parser.add_argument("--shrink", action="store_true", help="make each failing step as small as possible (minutes)")
     parser.add_argument("--kinds", action="store_true", help="which ops stand in steps whose peak is not lower")
     options = parser.parse_args()
-    _quiet()
-    outcomes = _run(range(options.seed, options.seed + options.steps))
-    summary = Summary(outcomes)
+    quiet()
+    found = outcomes(range(options.seed, options.seed + options.steps), options.jobs)
+    summary = Summary(found)
     if options.shrink:
         summary.failures = {number: _smaller(number, o) for number, o in summary.failures.items()}
     show(summary, options.kinds)
     return 0 if summary.kept or (options.steps < FEW and not summary.failures) else 1
-
-
-def _quiet() -> None:
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.ERROR)
-    logging.getLogger("torch.__trace").propagate = True  # else torch renders every graph for a trace nobody reads
-
-
-def _run(numbers: Iterable[int]) -> dict[int, Outcome]:
-    steps = ((number, step_of(number)) for number in track(list(numbers), description="random steps"))
-    return {number: check(step) for number, step in steps if step is not None}
 
 
 def _smaller(number: int, outcome: Outcome) -> Outcome:

@@ -1,0 +1,45 @@
+"""Many random steps at a time, in processes that are given up after a while."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+import torch
+from rich.progress import Progress
+
+from .check import Outcome, check
+from .search import step_of
+
+AT_A_TIME = 50  # steps in one process: torch keeps some 4 MB of each
+
+
+def outcomes(numbers: Sequence[int], jobs: int) -> dict[int, Outcome]:
+    """What becomes of the step of each number, but for the few whose draw makes no step."""
+    length = min(AT_A_TIME, -(-len(numbers) // jobs))
+    portions = [numbers[i : i + length] for i in range(0, len(numbers), length)]
+    spawn = multiprocessing.get_context("spawn")
+    found: dict[int, Outcome] = {}
+    with ProcessPoolExecutor(jobs, spawn, quiet, max_tasks_per_child=1) as workers, Progress() as progress:
+        task = progress.add_task("random steps", total=len(numbers))
+        waiting = {workers.submit(_check_all, portion): portion for portion in portions}
+        for done in as_completed(waiting):
+            found |= done.result()
+            progress.advance(task, len(waiting[done]))
+    return dict(sorted(found.items()))
+
+
+def quiet() -> None:
+    """One thread, and nothing said but what a search finds."""
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.ERROR)
+    logging.getLogger("torch.__trace").propagate = True  # else torch renders every graph for a trace nobody reads
+
+
+def _check_all(numbers: Sequence[int]) -> dict[int, Outcome]:
+    steps = ((number, step_of(number)) for number in numbers)
+    return {number: check(step) for number, step in steps if step is not None}
