@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from rich.progress import Progress
 from torch.testing._internal.common_methods_invocations import op_db
 
 from .apart import apart
@@ -44,8 +45,9 @@ def _quiet() -> None:
 def _judge(operators: list, samples: int, choices: int) -> Iterator[Verdict]:
     """Each operator in a process of its own: one that is given senseless parts of its input may end it."""
     survey(next(op for op in op_db if op.name == "addmm"), 1, 1)  # imports once what every process needs
-    for op in operators:
-        yield apart(survey, op, samples, choices) or Verdict(op.name, died=True)
+    with Progress(auto_refresh=False) as progress:  # no thread that refreshes, for processes are forked here
+        for op in progress.track(operators, description="operators"):
+            yield apart(survey, op, samples, choices) or Verdict(op.name, died=True)
 
 
 if __name__ == "__main__":
