@@ -42,7 +42,7 @@ class Placer:
             return self._in_turn()
         rule = rule_of(self.node.target)
         if rule is None:
-            return self._universal("it has no rule")
+            return self._universal("it has no rule (accumcompile.register_rule gives it one)")
         if self._is_split() and self._unbacked():
             return self._universal("its size depends on data")
         alignment = rule.alignment(Facts(self.node, self.shapes, self.results, self.batch))
