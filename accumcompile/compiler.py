@@ -20,6 +20,7 @@ from .propagate import propagate
 from .runner import Runner
 from .sizes import Batch, divisible, expression
 from .stages import schedule
+from .unsplit import warn_of_unsplit
 
 
 def compile_piece(
@@ -52,6 +53,7 @@ def compile_piece(
     first = first_run(report, gm, settings)
     dump.program(program, first, settings)
     warn_of_kept(first, settings)
+    warn_of_unsplit(first, settings)
     forget(program)
     return Runner(lower(program, settings), gm, plan, report, settings, owned_from)
 

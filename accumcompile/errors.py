@@ -141,6 +141,13 @@ MESSAGES: dict[str, Message] = {
         "keep that value the same between calls, call torch._dynamo.mark_dynamic for a size that varies, or raise "
         "torch._dynamo.config.{config}; a step decorated with accumulate() is an error then",
     ),
+    "AC035": Message(
+        "little of the step could be split",
+        "from this line on it runs on the full batch; explain() lists what does",
+        "write the step for the batch as one (no chunk, split or loop over its samples); a rule splits an operator of "
+        "your own (register_rule)",
+        "an estimated peak of {peak}, where the full batch at once has {full}",
+    ),
     # Ours to repair
     "AC901": Message("internal check failed: {what}", "{why}", "please report this, with the graph that dump= writes"),
 }

@@ -12,10 +12,9 @@ from . import errors
 from .capture.journal import Run
 from .loop import Split
 from .options import Settings
-from .plan import Plan, ValueFact
+from .plan import Plan
 from .report import Graph
 from .report_text import KEPT_FIX, human
-from .where import Frame
 
 MUCH = 10  # a tenth of the peak
 LEAST = 16 << 20  # bytes: below that, nobody runs out of memory because of them
@@ -50,10 +49,4 @@ def warn_of_kept(run: Run, settings: Settings) -> None:
         largest = max(run.plan.kept, key=lambda value: value.bytes(run.sizes))
         names = ", ".join(dict.fromkeys(value.name for value in graph.kept))
         facts = {"bytes": human(held), "peak": human(graph.estimated_bytes), "fix": KEPT_FIX}
-        errors.warn("AC033", settings, _line(largest), names=names, **facts)
-
-
-def _line(value: ValueFact) -> Frame | None:
-    """The user's line that made a value."""
-    file, _, line = value.where.rpartition(":")
-    return Frame(file, int(line), value.function, value.code) if file else None
+        errors.warn("AC033", settings, largest.frame, names=names, **facts)

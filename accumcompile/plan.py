@@ -8,6 +8,7 @@ import sympy
 import torch
 
 from .memory import Sizes, Step, count
+from .where import Frame
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,12 @@ class ValueFact:
     def bytes(self, sizes: Sizes) -> int:
         """Bytes of the full value, with the graph's symbols bound by ``sizes``."""
         return count(self.shape, sizes) * (self.dtype.itemsize if self.dtype else 8)
+
+    @property
+    def frame(self) -> Frame | None:
+        """The user's line that made it."""
+        file, _, line = self.where.rpartition(":")
+        return Frame(file, int(line), self.function, self.code) if file else None
 
 
 @dataclass(frozen=True)

@@ -83,9 +83,15 @@ def _headline(report: Report) -> str:
     asked = f"steps={report.steps}" if report.steps is not None else f"micro_batch_size={report.asked_size}"
     if report.steps is None and report.asked_size is None:
         asked = "the defaults"
-    runs = dict.fromkeys((graph.batch, graph.micro_batches) for graph in report.graphs)
-    really = "; ".join(f"a batch of {batch} ran as {described(sizes)}" for batch, sizes in runs)
-    return f"{report.name}: {asked} asked for" + (f"; {really}" if really else "")
+    return "; ".join([f"{report.name}: {asked} asked for", *_runs(report)])
+
+
+def _runs(report: Report) -> Iterator[str]:
+    """How each batch ran."""
+    split = dict.fromkeys((graph.batch, graph.micro_batches) for graph in report.graphs if graph.loops)
+    for batch in dict.fromkeys(graph.batch for graph in report.graphs):
+        ways = [described(sizes) for of, sizes in split if of == batch] or ["a whole: nothing could be split"]
+        yield from (f"a batch of {batch} ran as {way}" for way in ways)
 
 
 def _peaks(report: Report) -> str:

@@ -6,7 +6,7 @@ from itertools import count, islice
 import torch
 from fuzz.check import Outcome, check
 from fuzz.report import LEAST_LOWER, MOST_REFUSED, Summary
-from fuzz.search import step_of
+from fuzz.search import smallest, step_of
 
 STEPS, MOST_OPS = 150, 12  # longer steps are for `make fuzz`
 
@@ -27,3 +27,10 @@ def test_random_steps():
     assert not failures, "\n\n".join(failures)
     assert summary.refused_share <= MOST_REFUSED, summary.refused
     assert summary.lower_share >= LEAST_LOWER, summary.kinds()
+
+
+def test_a_step_that_fails_is_made_small():
+    number = next(n for n in count() if "cumulative" in step_of(n).kinds and len(step_of(n).ops) > 15)
+    small = smallest(number, lambda program: "cumulative" in program.kinds)
+    assert "cumulative" in small.kinds
+    assert len(small.ops) <= 6

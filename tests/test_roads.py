@@ -34,6 +34,20 @@ def test_a_loss_that_is_scaled_outside_of_the_graph():
         assert ran.roads == ["fused", "fused"]
 
 
+def test_a_loss_that_is_added_to_an_earlier_graphs():
+    """The gradient of that graph's input is the tangent itself."""
+
+    def step(model, x, y):
+        penalty = sum(p.square().sum() for p in model.parameters())
+        torch._dynamo.graph_break()
+        loss = penalty + F.cross_entropy(model(x), y)
+        loss.backward()
+        return loss.detach()
+
+    ran = same(step, small.net())
+    assert "fused" in ran.roads
+
+
 class Clip(torch.autograd.Function):
     """Clips its gradient, which is not linear in it."""
 

@@ -144,11 +144,12 @@ class Kept:
 
     def _backward(self) -> GraphModule:
         """The graph that AOTAutograd wants to see: what ``scale`` does, written as nodes."""
-        graph, new = Graph(), {}
-        for node in (*self.distinct, self.tangent):
-            new[node] = graph.placeholder(node.name)
-            new[node].meta["val"] = node.meta["val"]
-        products = [g and graph.call_function(aten.mul.Tensor, (new[g], new[self.tangent])) for g in self.gradients]
+        graph = Graph()
+        kept = {node: graph.placeholder(f"kept_{node.name}") for node in self.distinct}
+        tangent = graph.placeholder(self.tangent.name)
+        for node, new in (*kept.items(), (self.tangent, tangent)):
+            new.meta["val"] = node.meta["val"]
+        products = [g and graph.call_function(aten.mul.Tensor, (kept[g], tangent)) for g in self.gradients]
         for node, product in zip(self.gradients, products, strict=True):
             if product is not None:
                 product.meta["val"] = node.meta["val"]

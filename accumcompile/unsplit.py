@@ -1,0 +1,27 @@
+"""A graph of which little could be split: said once without being asked."""
+
+from __future__ import annotations
+
+from . import errors
+from .capture.journal import Run
+from .kept import LEAST
+from .options import Settings
+from .report import Graph
+from .report_text import human
+
+TRAINING = ("fused", "backward")
+
+
+def warn_of_unsplit(run: Run, settings: Settings) -> None:
+    """Say so if a training graph runs on the full batch in large part, and needs most of its memory for that."""
+    graph = Graph.of(run, calls=1)
+    if run.plan.road not in TRAINING or not run.plan.whole or graph.full_batch_bytes < LEAST:
+        return
+    if graph.estimated_bytes > graph.full_batch_bytes * _most(len(run.split)):
+        facts = {"peak": human(graph.estimated_bytes), "full": human(graph.full_batch_bytes)}
+        errors.warn("AC035", settings, run.plan.whole[0].frame, **facts)
+
+
+def _most(micro_batches: int) -> float:
+    """The share of the full batch's memory that is worth no word: half, or twice what micro-batches must hold."""
+    return max(1 / 2, 2 / micro_batches)
