@@ -14,7 +14,7 @@ from rich.progress import Progress
 from .check import Outcome, check
 from .search import step_of
 
-AT_A_TIME = 50  # steps in one process: torch keeps some 4 MB of each
+AT_A_TIME = 50  # steps in one process: torch keeps megabytes of each
 
 
 def outcomes(numbers: Sequence[int], jobs: int) -> dict[int, Outcome]:
@@ -35,6 +35,7 @@ def outcomes(numbers: Sequence[int], jobs: int) -> dict[int, Outcome]:
 def quiet() -> None:
     """One thread, and nothing said but what a search finds."""
     torch.set_num_threads(1)
+    torch._dynamo.config.fake_tensor_cache_enabled = False  # no step has another's shapes: it costs a sixth of the time
     warnings.filterwarnings("ignore")
     logging.disable(logging.ERROR)
     logging.getLogger("torch.__trace").propagate = True  # else torch renders every graph for a trace nobody reads
