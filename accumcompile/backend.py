@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .capture import dynamo, frames, retrace, safety
+from .capture import dynamo, floats, frames, retrace, safety
 from .options import Options, Settings
 
 # torch.compile hands over the same dict for every graph of a step, and keeps it alive as long as the step.
@@ -46,6 +46,8 @@ def compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], settin
 
 
 def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], settings: Settings) -> Callable[..., Any]:
+    if frames.current_call() is None:
+        retrace.retrace_if_floats_are_left()
     batch = frames.find_batch(gm, settings)
     settings.state["differentiates"] = settings.state.get("differentiates", False) or dynamo.differentiates(gm)
     if batch is None:
@@ -55,7 +57,7 @@ def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], setti
     frames.warn_of_last_capture(settings)
     from .capture.aot import compile_graph as split  # late: it brings the compiler
 
-    with retrace.numbers_of_tensors():
+    with retrace.numbers_of_tensors(), floats.tensors_stay_tensors(gm):
         run = split(gm, example_inputs, batch, settings)
     frames.check_still_symbolic(gm, batch, settings)
     return safety.split(frames.remembering(run, gm, batch))

@@ -17,6 +17,7 @@ from torch._guards import CompileContext
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from .dynamo import mark, patcher
+from .floats import forget_floats
 
 # A frame that received the batch size as a plain int is traced again with these.
 EVERY_SIZE_SYMBOLIC: dict[str, Any] = {"assume_static_by_default": False, "use_duck_shape": False}
@@ -36,6 +37,7 @@ class _Retrace:
     frame: object
     undo: ExitStack
     tries: int = 0
+    has_forgotten: bool = False
 
 
 class _Retraces(threading.local):
@@ -57,6 +59,17 @@ def retrace(dims: Iterable[tuple[torch.Tensor, int]]) -> None:
         now.undo.callback(patcher(EVERY_SIZE_SYMBOLIC)())
     now.tries += 1
     raise _Restart(restart_reason="accumcompile: the batch size must be symbolic")
+
+
+def retrace_if_floats_are_left() -> None:
+    """Have Dynamo trace the current frame again, once, if it was traced with what an earlier capture left of floats.
+
+    For the plain backend; a decorated call forgets it before Dynamo begins.
+    """
+    now = _retrace_of_frame()
+    if not now.has_forgotten and forget_floats():
+        now.has_forgotten = True
+        raise _Restart(restart_reason="accumcompile: floats of an earlier capture")
 
 
 def _retrace_of_frame() -> _Retrace:
@@ -96,5 +109,6 @@ def numbers_of_tensors() -> Iterator[None]:
 def end_retrace() -> None:
     """Put marks and settings of a retrace back."""
     now, _retraces.now = _retraces.now, None
+    forget_floats()
     if now is not None:
         now.undo.close()

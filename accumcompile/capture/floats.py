@@ -1,0 +1,41 @@
+"""Tensors without dimensions, kept from being taken for Python's floats. Checked in torch 2.11 and 2.13.
+
+Dynamo thinks of a float64 tensor without dimensions, in main memory, that it may be a Python float. Where nobody reads
+it as one, AOTAutograd has the frame traced again, and in that second trace Dynamo drops what changes the tensor in
+place (``ema.lerp_(loss, 0.1)``), as plain ``torch.compile`` does: the buffer silently keeps its value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import fx
+from torch._dynamo.symbolic_convert import TensorifyState
+
+
+@contextmanager
+def tensors_stay_tensors(gm: fx.GraphModule) -> Iterator[None]:
+    """Within the block, no frame is traced again because of a tensor input whose number ``gm`` never reads."""
+    fresh = set(_numbers_never_read(gm)) - TensorifyState.force_specializations
+    TensorifyState.force_specializations |= fresh
+    try:
+        yield
+    finally:
+        TensorifyState.force_specializations -= fresh
+
+
+def forget_floats() -> bool:
+    """Forget what Dynamo found of floats: it goes by names that another capture has too. Whether there was anything."""
+    found = bool(TensorifyState.force_specializations)
+    TensorifyState.clear()
+    return found
+
+
+def _numbers_never_read(gm: fx.GraphModule) -> Iterator[str]:
+    for node in gm.graph.find_nodes(op="placeholder"):
+        value = node.meta.get("example_value")
+        number = getattr(value, "item_memo", None) if isinstance(value, torch.Tensor) else None
+        if isinstance(number, torch.SymFloat) and not any(user.target == "item" for user in node.users):
+            yield str(number.node._expr)
