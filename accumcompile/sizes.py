@@ -15,7 +15,7 @@ from typing import Any
 
 import sympy
 import torch
-from torch.utils._sympy.functions import FloorDiv, Mod, PythonMod
+from torch.utils._sympy.functions import CleanDiv, FloorDiv, Mod, PythonMod
 
 from .placement import Shard, Size
 
@@ -90,8 +90,22 @@ class Batch:
         if not isinstance(size, sympy.Expr):
             return size
         if size not in self._cache:
-            self._cache[size] = size.subs(self._renaming)
+            self._cache[size] = size.xreplace(self._rounded(size)).subs(self._renaming)
         return self._cache[size]
+
+    def _rounded(self, size: sympy.Expr) -> dict[sympy.Expr, sympy.Symbol]:
+        """The divisions of the batch that may leave a remainder, ``s // 2``: each a number of its own, for 2 * (s // 2)
+        is not s."""
+        divisions = [node for node in size.atoms(FloorDiv, Mod, PythonMod) if self.in_size(node)]
+        return {node: sympy.Symbol(f"({node})", integer=True) for node in divisions if not self._is_exact(node)}
+
+    def _is_exact(self, division: sympy.Expr) -> bool:
+        """Whether a division leaves no remainder, whatever the batch."""
+        dividend, divisor = division.args
+        if isinstance(division, CleanDiv) or not divisor.is_Integer:
+            return isinstance(division, CleanDiv)
+        times = dividend.as_content_primitive()[0]
+        return times.is_Integer and self.divides(int(divisor) // math.gcd(int(times), int(divisor)))
 
     def unified(self, size: Size) -> Size:
         """``size`` with every symbol of the batch written as the one."""

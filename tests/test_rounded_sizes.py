@@ -1,0 +1,62 @@
+"""Sizes that are rounded down, such as ``len(x) // 2 * 2``: they are not the batch's, and nothing may take them so."""
+
+import capturing
+import pytest
+import small
+import sympy
+import torch
+from torch.nn import functional as F
+from torch.utils._sympy.functions import CleanDiv, FloorDiv
+
+from accumcompile.sizes import Batch
+
+SIZE = sympy.Symbol("s", integer=True, positive=True)
+EVEN = Batch.of([SIZE], [FloorDiv(SIZE, 2)], lambda by: by in (1, 2))
+ANY = Batch.of([SIZE], [FloorDiv(SIZE, 2)], lambda by: by == 1)
+
+
+def whole_pairs(z):
+    return z[: len(z) // 2 * 2]
+
+
+def differences(z):
+    z = whole_pairs(z)
+    return z[::2] - z[1::2]
+
+
+def neighbours(z):
+    z = whole_pairs(z)
+    return z[1:] - z[:-1]
+
+
+def in_threes(z):
+    return z[: len(z) // 3 * 3].unflatten(0, (-1, 3)).std(1)
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+@pytest.mark.parametrize("cut", [whole_pairs, differences, neighbours, in_threes])
+def test_a_batch_that_is_cut_to_whole_groups(cut):
+    """The step's own result, and one that is only returned."""
+
+    def step(model, x, y):
+        out = model(x)
+        loss = cut(out).square().mean() + F.cross_entropy(out, y)
+        loss.backward()
+        with torch.no_grad():
+            return loss.detach(), cut(out.detach()).exp().sum()
+
+    capturing.same(step, small.net(), sizes=(12, 13, 7, 8))
+
+
+def test_a_rounded_size_is_the_batch_only_where_nothing_is_rounded():
+    assert EVEN.equal(2 * FloorDiv(SIZE, 2), SIZE)
+    assert not ANY.equal(2 * FloorDiv(SIZE, 2), SIZE)
+    assert ANY.equal(FloorDiv(SIZE, 2) + SIZE, SIZE + FloorDiv(SIZE, 2))
+    assert ANY.equal(2 * CleanDiv(SIZE, 2), SIZE)
+    assert ANY.equal(FloorDiv(6 * SIZE, 3), 2 * SIZE)
+
+
+def test_a_sample_owns_no_rows_of_a_rounded_size():
+    assert EVEN.per_sample(2 * FloorDiv(SIZE, 2)) == 1
+    assert ANY.per_sample(2 * FloorDiv(SIZE, 2)) is None
+    assert ANY.quotient(2 * FloorDiv(SIZE, 2), SIZE) is None
