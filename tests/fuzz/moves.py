@@ -114,12 +114,30 @@ def halves(m: Maker) -> str:
     return m.one_of(forms)
 
 
-@op(1)
+@op(2)
 def rows_apart(m: Maker) -> str:
     """The batch cut at a fixed row: the parts have other statistics."""
     v = m.value(lambda v: 0 in v.batch_dims)
     forms = ("torch.cat([{0}[:1] * 2, {0}[1:]])", "{0}[1:].sum(0) - {0}[:1].sum(0)", "{0}[0] * {0}[-1]")
     return m.one_of(forms).format(v)
+
+
+@op(2)
+def rounded(m: Maker) -> str:
+    """As many rows as make whole groups, or a share of them, whatever the batch."""
+    v = m.value(lambda v: 0 in v.batch_dims)
+    k = m.one_of((2, 3, 4))
+    rows = f"{v}.shape[0] // {k}"
+    forms = (
+        f"{v}[: {rows} * {k}].square().mean(0)",
+        f"{v}[{rows} * {k} - 1 :].sum(0)",
+        f"{v}[{rows} :].amax(0)",
+        f"{v}[::{k}].mean(0)",
+        f"{v}[: {rows} * {k}].unflatten(0, (-1, {k})).std(1, unbiased=False).sum(0)",
+        f"{v}[: ({v}.shape[0] + 1) // 2].mean(0)",
+        f"({v}[1:] - {v}[:-1]).square().sum(0)",
+    )
+    return m.one_of(forms)
 
 
 # --- indexing
