@@ -48,7 +48,7 @@ def check(program: Program) -> Outcome:
     program, expected = _settled(program)
     outcome = Outcome(program)
     if expected is None:
-        outcome.skipped = "ill-conditioned"
+        outcome.skipped = "ill-conditioned, or not defined"
         return outcome
     try:
         _compare(outcome, expected)
@@ -62,7 +62,8 @@ def check(program: Program) -> Outcome:
 
 
 def _settled(program: Program) -> tuple[Program, list[tuple[History, int]] | None]:
-    """The step and its full-batch runs, with plain SGD where Adam would magnify rounding; None if that hangs on it."""
+    """The step and its full-batch runs, with plain SGD where Adam would magnify rounding; None if that hangs on it, or
+    if the step fails by itself."""
     for optimizer in dict.fromkeys((program.optimizer, "sgd")):
         settled = replace(program, optimizer=optimizer)
         expected = _reference(settled)
@@ -79,7 +80,7 @@ def _reference(program: Program) -> list[tuple[History, int]] | None:
             found.append(history(case, case.step, size, measure=not found))
             case.restore()
             noisy, _ = history(case, case.step, size, around=partial(Rounding, size))
-        except Tied:
+        except (Tied, ValueError, RuntimeError, IndexError):  # a batch that small leaves some operator nothing to do
             return None
         # A NaN is a difference too, so a step that yields one is left out.
         if beyond(differences(found[-1][0], noisy), WELL_CONDITIONED) or _not_finite(found[-1][0]):

@@ -15,7 +15,7 @@ MOST_REFUSED, LEAST_LOWER = 0.10, 0.70  # the promises that a search holds the c
 
 
 class Summary:
-    """The numbers of a search; steps whose result hangs on rounding are no part of them."""
+    """The numbers of a search; steps that fail by themselves, or hang on rounding, are no part of them."""
 
     def __init__(self, outcomes: Mapping[int, Outcome]):
         self.steps = {number: o for number, o in outcomes.items() if not o.skipped}
@@ -64,7 +64,7 @@ def show(summary: Summary, kinds: bool = False) -> None:
 
 def _table(summary: Summary) -> Table:
     table = Table("steps", str(len(summary.steps)))
-    table.add_row("left out: the full batch's own result hangs on rounding", str(summary.skipped))
+    table.add_row("left out: the full batch fails, or its result hangs on rounding", str(summary.skipped))
     table.add_row("failures", str(len(summary.failures)))
     table.add_row(f"refused (at most {MOST_REFUSED:.0%})", f"{summary.refused_share:.1%}")
     for code, count in sorted(summary.refused.items()):
