@@ -34,6 +34,12 @@ def expression(size: Any) -> Size:
     return int(size) if not isinstance(size, sympy.Expr) else size
 
 
+def present(size: Any) -> int:
+    """The value of a size in the call for which it was traced."""
+    known = expression(size)
+    return known if isinstance(known, int) else int(size.node.hint)
+
+
 def divisors(expr: Size) -> Iterable[int]:
     """Every integer that ``expr`` divides something by."""
     if isinstance(expr, sympy.Expr):
@@ -72,6 +78,7 @@ class Batch:
     unit: int = 1
     divides: Callable[[int], bool] = field(default=lambda by: True, compare=False, repr=False)
     _cache: dict = field(default_factory=dict, compare=False, repr=False)
+    _rounded: dict = field(default_factory=dict, compare=False, repr=False)  # a rounded division's symbol -> itself
 
     @classmethod
     def of(
@@ -90,22 +97,30 @@ class Batch:
         if not isinstance(size, sympy.Expr):
             return size
         if size not in self._cache:
-            self._cache[size] = size.xreplace(self._rounded(size)).subs(self._renaming)
+            self._cache[size] = self._divided(size).subs(self._renaming)
         return self._cache[size]
 
-    def _rounded(self, size: sympy.Expr) -> dict[sympy.Expr, sympy.Symbol]:
-        """The divisions of the batch that may leave a remainder, ``s // 2``: each a number of its own, for 2 * (s // 2)
+    def _divided(self, size: sympy.Expr) -> sympy.Expr:
+        """``size`` with its divisions as fractions. One that may leave a remainder is a number of its own: 2 * (s // 2)
         is not s."""
-        divisions = [node for node in size.atoms(FloorDiv, Mod, PythonMod) if self.in_size(node)]
-        return {node: sympy.Symbol(f"({node})", integer=True) for node in divisions if not self._is_exact(node)}
+        if not self.in_size(size) or not size.args:
+            return size
+        args = [self._divided(arg) for arg in size.args]
+        if not isinstance(size, (FloorDiv, Mod, PythonMod)):
+            return size.func(*args)
+        if not (isinstance(size, CleanDiv) or self._is_whole(args[0] / args[1])):
+            rounded = sympy.Symbol(f"({size})", integer=True)
+            self._rounded[rounded] = size
+            return rounded
+        return args[0] / args[1] if isinstance(size, FloorDiv) else sympy.Integer(0)
 
-    def _is_exact(self, division: sympy.Expr) -> bool:
-        """Whether a division leaves no remainder, whatever the batch."""
-        dividend, divisor = division.args
-        if isinstance(division, CleanDiv) or not divisor.is_Integer:
-            return isinstance(division, CleanDiv)
-        times = dividend.as_content_primitive()[0]
-        return times.is_Integer and self.divides(int(divisor) // math.gcd(int(times), int(divisor)))
+    def _is_whole(self, ratio: sympy.Expr) -> bool:
+        """Whether a quotient is a whole number, whatever the batch."""
+        numerator, denominator = sympy.fraction(sympy.cancel(ratio))
+        if not denominator.is_Integer or not self.divides(int(denominator)):
+            return False
+        samples = dict.fromkeys((self.symbol, *self.aliases), denominator * _UNIT)
+        return _is_integral(sympy.expand(numerator.subs(samples) / denominator))
 
     def unified(self, size: Size) -> Size:
         """``size`` with every symbol of the batch written as the one."""
@@ -125,12 +140,13 @@ class Batch:
             return None
         ratio = sympy.cancel(sympy.sympify(self.polynomial(a)) / self.polynomial(b))
         numerator, denominator = sympy.fraction(ratio)
-        whole = denominator == 1 and all(c.is_Integer for c in numerator.as_coefficients_dict().values())
-        return (int(ratio) if ratio.is_number else self._from_polynomial(ratio)) if whole else None
+        if denominator != 1 or not _is_integral(numerator):
+            return None
+        return int(ratio) if ratio.is_number else self._from_polynomial(ratio)
 
     def _from_polynomial(self, ratio: sympy.Expr) -> sympy.Expr:
         """A polynomial's size, with the batch's symbol in the place of unit * u."""
-        return ratio.xreplace({_UNIT: self.symbol / sympy.Integer(self.unit)})
+        return ratio.xreplace({_UNIT: self.symbol / sympy.Integer(self.unit)} | self._rounded)
 
     def per_sample(self, size: Size, outer: Size = 1) -> sympy.Expr | None:
         """Rows of a dimension (outer rest) that one sample owns within one ``outer``; None if it owns no such thing.
@@ -141,7 +157,7 @@ class Batch:
             return None
         ratio = sympy.cancel(sympy.sympify(self.polynomial(size)) / (self.polynomial(outer) * self.unit * _UNIT))
         shared = sympy.fraction(sympy.together(ratio))[1]
-        return ratio if shared.is_Integer and self.divides(int(shared)) else None
+        return ratio.xreplace(self._rounded) if shared.is_Integer and self.divides(int(shared)) else None
 
     def granule(self, size: Size, outer: Size = 1) -> int:
         """The least number of samples that must stay together for a dimension of ``size``."""
@@ -164,6 +180,11 @@ class Batch:
             return sizes
         dim = placement.dim
         return (*sizes[:dim], self.local(sizes[dim], placement.outer), *sizes[dim + 1 :])
+
+
+def _is_integral(polynomial: sympy.Expr) -> bool:
+    """Whether all coefficients are whole numbers."""
+    return all(c.is_Integer for c in polynomial.as_coefficients_dict().values())
 
 
 def unfolded(shape: tuple[Size, ...], placement: Shard) -> tuple[Size, ...]:

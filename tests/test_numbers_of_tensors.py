@@ -5,6 +5,7 @@ import pytest
 import small
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from accumcompile.arithmetic import first_that_holds
 
@@ -60,3 +61,18 @@ def test_dynamos_setting_is_put_back():
 
 def test_the_first_condition_that_holds():
     assert first_that_holds(1, False, 2, True, 3, True) == 2
+
+
+def counts(model, x, y):
+    """A size that data decides, and that a check makes the number 3."""
+    loss = F.cross_entropy(model(x), y)
+    seen = torch.zeros(3, dtype=torch.long)
+    seen += torch.bincount(y, minlength=3)
+    loss.backward()
+    return loss.detach(), seen
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+@pytest.mark.parametrize("lowering", ["eager", pytest.param("inductor", marks=pytest.mark.inductor)])
+def test_a_size_of_data_that_is_known_in_the_end(lowering):
+    capturing.same(counts, model(), data=small.data, lowering=lowering)

@@ -54,9 +54,19 @@ def test_a_rounded_size_is_the_batch_only_where_nothing_is_rounded():
     assert ANY.equal(FloorDiv(SIZE, 2) + SIZE, SIZE + FloorDiv(SIZE, 2))
     assert ANY.equal(2 * CleanDiv(SIZE, 2), SIZE)
     assert ANY.equal(FloorDiv(6 * SIZE, 3), 2 * SIZE)
+    assert ANY.equal(FloorDiv(SIZE**2, SIZE), SIZE)
+    assert EVEN.equal(FloorDiv(SIZE, FloorDiv(SIZE, 2)), 2)
+    assert not EVEN.equal(FloorDiv(SIZE + 1, 2), SIZE / 2)
 
 
 def test_a_sample_owns_no_rows_of_a_rounded_size():
     assert EVEN.per_sample(2 * FloorDiv(SIZE, 2)) == 1
     assert ANY.per_sample(2 * FloorDiv(SIZE, 2)) is None
     assert ANY.quotient(2 * FloorDiv(SIZE, 2), SIZE) is None
+
+
+def test_a_rounded_size_stays_what_it_is():
+    """It is a number of its own only while sizes are compared."""
+    pairs = FloorDiv(SIZE, 2)
+    assert ANY.quotient(pairs * SIZE, SIZE) == pairs
+    assert ANY.per_sample(pairs * SIZE) == pairs

@@ -16,8 +16,9 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from ..loop import accumulate_loop
+from ..sizes import present
 from . import inductor_api, random
-from .forms import Form, chooser, number
+from .forms import Form, chooser
 from .inductor_api import signature
 from .progress import Progress
 from .specialise import specialise
@@ -150,7 +151,7 @@ def is_view(target: torch._ops.OpOverload) -> bool:
 def elements(value: Any) -> int:
     """About how many elements a value has."""
     leaves = value if isinstance(value, (list, tuple)) else [value]
-    return sum(math.prod(number(s) for s in v.shape) for v in leaves if isinstance(v, torch.Tensor))
+    return sum(math.prod(present(s) for s in v.shape) for v in leaves if isinstance(v, torch.Tensor))
 
 
 def replace_by_call(program: GraphModule, members: Sequence[Node], name: str, wrap: Callable) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch.fx import GraphModule
 
 from ..passes.fuse_accumulation import fuse_accumulation
+from ..sizes import expression, present
 from . import inductor_api
 from .products import use_in_place_products
 from .specialise import Specialised, specialise
@@ -54,7 +55,7 @@ class Buffer:
     @classmethod
     def of(cls, piece: torch.Tensor, dim: int) -> Buffer:
         """For pieces like ``piece``, a fake tensor."""
-        strides = [number(s) for s in piece.stride()]
+        strides = [present(s) for s in piece.stride()]
         order = tuple(sorted(range(piece.dim()), key=lambda d: (-strides[d], d != dim, d)))
         return cls(dim, order, tuple(map(expression, piece.shape)), piece.dtype, piece.device)
 
@@ -74,16 +75,6 @@ class Buffer:
     def pieces(self, whole: torch.Tensor, rows: int, batch: int) -> list[torch.Tensor]:
         """The micro-batches' parts of the whole."""
         return list(whole.split(max(whole.shape[self.dim] * rows // batch, 1), self.dim))
-
-
-def expression(size: Any) -> Any:
-    """A size of a fake tensor as a number or an expression in its symbols."""
-    return size.node.expr if isinstance(size, torch.SymInt) else int(size)
-
-
-def number(size: Any) -> int:
-    """Its present value."""
-    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
 
 
 def evaluate(expr: Any, values: dict) -> int:

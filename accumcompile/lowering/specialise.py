@@ -16,7 +16,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from .. import errors, where
-from ..sizes import ROWS
+from ..sizes import ROWS, present
 from .inductor_api import Tracing
 from .specs import SCALED, Array, Dim, Factor, Literal, Size, Sizes, Spec, evaluate, value_of
 
@@ -58,10 +58,6 @@ class Specialised:
     def guard(self) -> Callable[[Sequence[int]], bool] | None:
         """A check of what was assumed about the symbols, given their values in the order of ``symbols``."""
         return self.trace.guard({ours: value_of(theirs, self.sizes) for ours, theirs in self.symbols.items()})
-
-    def number(self, size: Any) -> int:
-        """The present value of a size in our symbols."""
-        return int(size) if isinstance(size, int) else size.node.hint
 
 
 def specialise(graph: Graph, root: torch.nn.Module, specs: Sequence[Spec], sizes: Sizes) -> Specialised:
@@ -149,7 +145,7 @@ class _Copy:
     def _check(self, node: Node, result: Any) -> None:
         expected = node.meta.get("local_shape")
         if expected is not None and isinstance(result, torch.Tensor):
-            numbers = [self.done.number(s) for s in result.shape]
+            numbers = [present(s) for s in result.shape]
             check_shape(node, numbers, self.done.sizes)
 
 

@@ -16,7 +16,7 @@ from torch.fx.graph import CodeGen
 from torch.utils._pytree import tree_leaves
 
 from ..placement import Size
-from ..sizes import Batch, expression
+from ..sizes import Batch, expression, present
 
 Tensors = Sequence[torch.Tensor]
 Choice = tuple[int | tuple[int, ...] | None, ...]  # for each tensor, its dimensions of batch size
@@ -79,12 +79,8 @@ def _flat(fn: Callable) -> Callable:
 
 
 def _tangent(fake: torch.Tensor) -> torch.Tensor:
-    shape = [_hint(s) for s in fake.shape]
+    shape = [present(s) for s in fake.shape]
     return torch.randn(shape, dtype=fake.dtype)
-
-
-def _hint(size: Any) -> int:
-    return size if isinstance(size, int) else int(size.node.hint)
 
 
 def _batch(gm: GraphModule, tensors: Tensors) -> tuple[Batch | None, int]:
