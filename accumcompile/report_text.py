@@ -90,8 +90,8 @@ def _runs(report: Report) -> Iterator[str]:
     """How each batch ran."""
     split = dict.fromkeys((graph.batch, graph.micro_batches) for graph in report.graphs if graph.loops)
     for batch in dict.fromkeys(graph.batch for graph in report.graphs):
-        ways = [described(sizes) for of, sizes in split if of == batch] or ["a whole: nothing could be split"]
-        yield from (f"a batch of {batch} ran as {way}" for way in ways)
+        ways = [f"as {described(sizes)}" for of, sizes in split if of == batch]
+        yield from (f"a batch of {batch} ran {way}" for way in ways or ["whole: nothing could be split"])
 
 
 def _peaks(report: Report) -> str:

@@ -108,11 +108,21 @@ class Batch:
         args = [self._divided(arg) for arg in size.args]
         if not isinstance(size, (FloorDiv, Mod, PythonMod)):
             return size.func(*args)
-        if not (isinstance(size, CleanDiv) or self._is_whole(args[0] / args[1])):
-            rounded = sympy.Symbol(f"({size})", integer=True)
-            self._rounded[rounded] = size
-            return rounded
-        return args[0] / args[1] if isinstance(size, FloorDiv) else sympy.Integer(0)
+        if isinstance(size, CleanDiv):
+            return args[0] / args[1]
+        known = self._quotient_and_remainder(*args)
+        if known is not None:
+            return known[0] if isinstance(size, FloorDiv) else known[1]
+        rounded = sympy.Symbol(f"({size})", integer=True)
+        self._rounded[rounded] = size
+        return rounded
+
+    def _quotient_and_remainder(self, a: sympy.Expr, b: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr] | None:
+        """``a // b`` and ``a % b`` where they are the same polynomials for every batch: (2 s + 1) // 2 is s."""
+        constant, rest = sympy.expand(sympy.cancel(a / b)).as_coeff_Add()
+        if not constant.is_Rational or not self._is_whole(rest):
+            return None
+        return rest + sympy.floor(constant), (constant - sympy.floor(constant)) * b
 
     def _is_whole(self, ratio: sympy.Expr) -> bool:
         """Whether a quotient is a whole number, whatever the batch."""

@@ -56,4 +56,4 @@ def test_strict_refuses_it():
 def test_the_headline_says_that_nothing_was_split():
     x, y = torch.randn(12, 4, dtype=torch.float64), torch.randn(12, 3, dtype=torch.float64)
     headline = str(eager(by_hand).explain(net(), x, y)).splitlines()[0]
-    assert headline.endswith("a batch of 12 ran as a whole: nothing could be split")
+    assert headline.endswith("a batch of 12 ran whole: nothing could be split")
