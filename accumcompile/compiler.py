@@ -13,7 +13,7 @@ from .capture.naming import Names
 from .dump import dumper_of
 from .kept import first_run, warn_of_kept
 from .lowering import lower
-from .operands import is_size, shape_of
+from .operands import input_sizes, is_size, shape_of
 from .options import Settings
 from .passes import PIPELINE, form_loops
 from .propagate import propagate
@@ -70,19 +70,11 @@ _NO_BATCH = Batch(sympy.Symbol("no_batch"))
 
 def batch_of(gm: GraphModule, symbols: Iterable[sympy.Symbol]) -> Batch:
     """The batch of a graph, as far as it occurs in a size of an input."""
-    symbols = set(symbols)
     sizes = [s for n in gm.graph.nodes for s in _sizes(n)]
     bound = {s for n in gm.graph.find_nodes(op="placeholder") for size in _sizes(n) for s in _symbols(size)}
-    present = bound & symbols
-    return Batch.of(present, sizes, divisible(_traced(gm, present))) if present else _NO_BATCH
-
-
-def _traced(gm: GraphModule, symbols: set[sympy.Symbol]) -> Iterable[torch.SymInt]:
-    """The inputs' sizes that are these symbols, as the trace knows them."""
-    for node in gm.graph.find_nodes(op="placeholder"):
-        value = node.meta["val"]
-        sizes = value.shape if isinstance(value, torch.Tensor) else (value,)
-        yield from (s for s in sizes if isinstance(s, torch.SymInt) and s.node.expr in symbols)
+    present = bound & set(symbols)
+    traced = (s for s in input_sizes(gm) if s.node.expr in present)
+    return Batch.of(present, sizes, divisible(traced)) if present else _NO_BATCH
 
 
 def _sizes(node: Node) -> list:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import sympy
-import torch
 from torch.fx import GraphModule
 
 from . import errors
 from .capture.journal import Run
 from .loop import Split
+from .operands import input_sizes
 from .options import Settings
 from .plan import Plan
 from .report import Graph
@@ -29,11 +29,9 @@ def first_run(plan: Plan, gm: GraphModule, settings: Settings) -> Run:
 
 def _hints(gm: GraphModule) -> Iterator[tuple[sympy.Symbol, int]]:
     """Each symbol that is an input's size, or an input, and the value it has now; one that depends on data has none."""
-    for node in gm.graph.find_nodes(op="placeholder"):
-        value = node.meta.get("val")
-        for size in value.shape if isinstance(value, torch.Tensor) else (value,):
-            if isinstance(size, torch.SymInt) and isinstance(size.node.expr, sympy.Symbol) and size.node.has_hint():
-                yield size.node.expr, int(size.node.hint)
+    for size in input_sizes(gm):
+        if isinstance(size.node.expr, sympy.Symbol) and size.node.has_hint():
+            yield size.node.expr, int(size.node.hint)
 
 
 def warn_of_kept(run: Run, settings: Settings) -> None:

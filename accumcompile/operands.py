@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
 from .placement import Size
 from .sizes import expression
@@ -40,6 +40,14 @@ def operands(node: Node) -> list[Operand]:
 def is_size(node: Node) -> bool:
     """Whether a node yields a number, not a tensor."""
     return isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool))
+
+
+def input_sizes(gm: GraphModule) -> Iterator[torch.SymInt]:
+    """The symbolic sizes of a graph's inputs, and the inputs that are such sizes."""
+    for node in gm.graph.find_nodes(op="placeholder"):
+        value = node.meta.get("val")
+        sizes = value.shape if isinstance(value, torch.Tensor) else (value,)
+        yield from (size for size in sizes if isinstance(size, torch.SymInt))
 
 
 def shape_of(node: Node | None) -> tuple[Size, ...] | None:

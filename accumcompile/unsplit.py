@@ -14,8 +14,10 @@ TRAINING = ("fused", "backward")
 
 def warn_of_unsplit(run: Run, settings: Settings) -> None:
     """Say so if a training graph runs on the full batch in large part, and needs most of its memory for that."""
+    if run.plan.road not in TRAINING or not run.plan.whole:
+        return
     graph = Graph.of(run, calls=1)
-    if run.plan.road not in TRAINING or not run.plan.whole or graph.full_batch_bytes < LEAST:
+    if graph.full_batch_bytes < LEAST:
         return
     if graph.estimated_bytes > graph.full_batch_bytes * _most(len(run.split)):
         facts = {"peak": human(graph.estimated_bytes), "full": human(graph.full_batch_bytes)}

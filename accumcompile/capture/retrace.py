@@ -107,7 +107,7 @@ def numbers_of_tensors() -> Iterator[None]:
 
 
 def end_retrace() -> None:
-    """Put marks and settings of a retrace back."""
+    """Put marks and settings of a retrace back, and forget what it found of floats."""
     now, _retraces.now = _retraces.now, None
     forget_floats()
     if now is not None:
