@@ -116,9 +116,15 @@ def halves(m: Maker) -> str:
 
 @op(2)
 def rows_apart(m: Maker) -> str:
-    """The batch cut at a fixed row: the parts have other statistics."""
+    """The batch cut at fixed rows, or at every second: the parts have other statistics."""
     v = m.value(lambda v: 0 in v.batch_dims)
-    forms = ("torch.cat([{0}[:1] * 2, {0}[1:]])", "{0}[1:].sum(0) - {0}[:1].sum(0)", "{0}[0] * {0}[-1]")
+    forms = (
+        "torch.cat([{0}[:1] * 2, {0}[1:]])",
+        "{0}[1:].sum(0) - {0}[:1].sum(0)",
+        "{0}[0] * {0}[-1]",
+        "{0}[::2].mean(0) - {0}[1::2].mean(0)",
+        "({0}[1:] - {0}[:-1]).square().sum(0)",
+    )
     return m.one_of(forms).format(v)
 
 
@@ -132,10 +138,8 @@ def rounded(m: Maker) -> str:
         f"{v}[: {rows} * {k}].square().mean(0)",
         f"{v}[{rows} * {k} - 1 :].sum(0)",
         f"{v}[{rows} :].amax(0)",
-        f"{v}[::{k}].mean(0)",
         f"{v}[: {rows} * {k}].unflatten(0, (-1, {k})).std(1, unbiased=False).sum(0)",
         f"{v}[: ({v}.shape[0] + 1) // 2].mean(0)",
-        f"({v}[1:] - {v}[:-1]).square().sum(0)",
     )
     return m.one_of(forms)
 
