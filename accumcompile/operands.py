@@ -83,6 +83,11 @@ def is_data_dependent(symbol: object) -> bool:
     return str(symbol).startswith(("u", "zuf"))
 
 
+def comes_from_data(size: Any) -> bool:
+    """Whether data decides a size as it was traced, even if a check has since found it equal to another size."""
+    return isinstance(size, torch.SymInt) and any(is_data_dependent(s) for s in size.node._expr.free_symbols)
+
+
 def _by_schema(node: Node) -> Iterator[Operand]:
     for i, argument in enumerate(node.target._schema.arguments):
         path: Path = ("args", i) if i < len(node.args) else ("kwargs", argument.name)
@@ -139,3 +144,8 @@ def ancestors(node: Node) -> set[Node]:
             seen.add(current)
             stack += current.all_input_nodes
     return seen
+
+
+def outputs(gm: GraphModule) -> list[Any]:
+    """The outputs of a graph."""
+    return list(next(iter(gm.graph.find_nodes(op="output"))).args[0])

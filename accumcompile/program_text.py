@@ -11,6 +11,7 @@ import torch
 from torch.fx import GraphModule
 
 from accumcompile.loop import Split
+from accumcompile.sizes import present
 
 HEADER = '"""A program of accumcompile on random inputs: python runs it."""\n'
 IMPORTS = (
@@ -126,4 +127,4 @@ def _concrete(value: Any, sizes: Mapping[sympy.Symbol, int]) -> Any:
     if not isinstance(value, torch.SymInt):
         return value
     bound = sympy.sympify(value.node.expr.xreplace({s: sympy.Integer(n) for s, n in sizes.items()}))
-    return int(bound) if bound.is_number else int(value.node.hint)
+    return int(bound) if bound.is_number else present(value)

@@ -11,8 +11,9 @@ import sympy
 import torch
 from torch.fx import GraphModule, Node
 
+from .bindings import bindings, number
 from .loop import Split
-from .operands import is_data_dependent, is_size
+from .operands import is_data_dependent
 from .options import Settings
 from .plan import Plan
 from .rules.table import is_impure
@@ -36,7 +37,7 @@ class Runner:
         self.program, self.report, self.settings = program, report, settings
         known = plan.propagation
         self.symbol, self.granule = known.batch.symbol, known.granule
-        self.reads = list(_bindings(gm))
+        self.reads = list(bindings(gm))
         self.draws = _Draws.of(gm)
         self.results = [_Result.of(o) for o in plan.outputs]
         self.copied = shared(plan.outputs, owned_from) if owned_from is not None else []
@@ -87,32 +88,6 @@ def _is_view(node: Node) -> bool:
         return True
     schema = getattr(node.target, "_schema", None)
     return schema is not None and any(result.alias_info is not None for result in schema.returns)
-
-
-def _bindings(gm: GraphModule):
-    """How to read each symbol off the inputs."""
-    found: set = set()
-    for position, node in enumerate(gm.graph.find_nodes(op="placeholder")):
-        value = node.meta.get("val")
-        if is_size(node):
-            yield from _once(found, expression(value) if isinstance(value, torch.SymInt) else None, _argument(position))
-        elif isinstance(value, torch.Tensor):
-            for dim, size in enumerate(value.shape):
-                yield from _once(found, expression(size), _size(position, dim))
-
-
-def _once(found: set, expr: Any, read: Callable):
-    if isinstance(expr, sympy.Symbol) and expr not in found:
-        found.add(expr)
-        yield expr, read
-
-
-def _argument(position: int) -> Callable:
-    return lambda arguments: arguments[position]
-
-
-def _size(position: int, dim: int) -> Callable:
-    return lambda arguments: arguments[position].shape[dim]
 
 
 class _Draws:
@@ -168,7 +143,7 @@ class _Result:
     def finish(self, value: torch.Tensor, sizes: dict) -> torch.Tensor:
         """The value with the strides that were traced."""
         if not (self.contiguous and value.is_contiguous()):
-            value = _restrided(value, tuple(_number(s, sizes) for s in self.strides))
+            value = _restrided(value, tuple(number(s, sizes) for s in self.strides))
         return _no_view(value) if value._is_view() else value
 
 
@@ -179,10 +154,6 @@ def _is_contiguous(value: torch.Tensor) -> bool:
             return False
         expected = expected * size
     return True
-
-
-def _number(size: Any, sizes: dict) -> int:
-    return int(size.xreplace(sizes)) if isinstance(size, sympy.Expr) else size
 
 
 def _no_view(value: torch.Tensor) -> torch.Tensor:

@@ -35,9 +35,13 @@ def expression(size: Any) -> Size:
 
 
 def present(size: Any) -> int:
-    """The value of a size in the call for which it was traced."""
+    """The value of a size in the call for which it was traced; where only data decides it, 64 stands for that."""
     known = expression(size)
-    return known if isinstance(known, int) else int(size.node.hint)
+    if isinstance(known, sympy.Expr):
+        # Not its hint: a size of data that a check has found equal to one that is known has none.
+        known = known.xreplace(size.node.shape_env.backed_var_to_val)
+        known = known.xreplace(dict.fromkeys(known.free_symbols, sympy.Integer(64)))
+    return int(known)
 
 
 def divisors(expr: Size) -> Iterable[int]:

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from accumcompile.sizes import present
+
 from .rewriting import Emit, rewrite, sizes_of
 
 aten, prims = torch.ops.aten, torch.ops.prims
@@ -77,17 +79,12 @@ def _by_layout(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
 def _laid_out(emit: Emit, x: Node) -> Node:
     """A copy of ``x`` with the order of dimensions in memory that was traced."""
     value = x.meta["val"]
-    order = sorted(range(value.dim()), key=lambda d: -_hint(value.stride(d)))
+    order = sorted(range(value.dim()), key=lambda d: -present(value.stride(d)))
     if order == list(range(value.dim())):
         return emit(aten.clone.default, x, memory_format=torch.contiguous_format)
     outermost_first = emit(aten.permute.default, x, order)
     copy = emit(aten.clone.default, outermost_first, memory_format=torch.contiguous_format)
     return emit(aten.permute.default, copy, [order.index(d) for d in range(value.dim())])
-
-
-def _hint(stride: Any) -> int:
-    """A number to compare strides by."""
-    return stride if isinstance(stride, int) else stride.node.hint
 
 
 def _same_as_view(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:

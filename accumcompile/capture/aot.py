@@ -10,12 +10,13 @@ import torch
 from torch.fx import GraphModule, Node
 
 from ..compiler import compile_piece
-from ..operands import ancestors
+from ..operands import ancestors, outputs
 from ..options import Settings
 from . import aot_api, naming
 from .frames import BatchSymbols
 from .reattach import reattached
 from .roads import Roads
+from .undefined import undefined_stays
 
 
 def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, settings: Settings) -> Callable:
@@ -27,7 +28,7 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSy
     others = [o for o in differentiable_outputs(gm) if o is not sink]
     if not others:
         return capture(gm, example_inputs, batch, settings, fused=True)[0]
-    positions = [results(gm).index(o) for o in others]
+    positions = [outputs(gm).index(o) for o in others]
     fused, roads = capture(detached(gm, others), example_inputs, batch, settings, fused=True, beside=positions)
     if roads.road != "fused":
         return capture(gm, example_inputs, batch, settings, fused=False)[0]
@@ -50,17 +51,13 @@ def capture(
 
     roads = Roads(piece, settings.options.lowering == "inductor", fused, beside)
     backend = aot_api.aot(roads.partition, roads.forward, roads.backward, roads.inference)
-    return backend(gm, example_inputs), roads
-
-
-def results(gm: GraphModule) -> list[Any]:
-    """The outputs of Dynamo's graph."""
-    return list(next(iter(gm.graph.find_nodes(op="output"))).args[0])
+    compiled = backend(gm, example_inputs)
+    return undefined_stays(compiled) if roads.tangents > 1 else compiled, roads
 
 
 def differentiable_outputs(gm: GraphModule) -> list[Node]:
     """The outputs that a backward may start from."""
-    return [o for o in dict.fromkeys(results(gm)) if isinstance(o, Node) and _requires_grad(o)]
+    return [o for o in dict.fromkeys(outputs(gm)) if isinstance(o, Node) and _requires_grad(o)]
 
 
 def _requires_grad(node: Node) -> bool:
@@ -77,9 +74,9 @@ def scalar_sink(gm: GraphModule) -> Node | None:
     return sinks[0] if len(sinks) == 1 else None
 
 
-def detached(gm: GraphModule, outputs: list[Node]) -> GraphModule:
+def detached(gm: GraphModule, chosen: list[Node]) -> GraphModule:
     """The same graph, some of whose outputs are no longer differentiable."""
-    names = {o.name for o in outputs}
+    names = {o.name for o in chosen}
     gm, output = _copy(gm)
 
     def cut(node: Node) -> Node:
@@ -95,9 +92,9 @@ def detached(gm: GraphModule, outputs: list[Node]) -> GraphModule:
     return gm
 
 
-def returning(gm: GraphModule, outputs: list[Node]) -> GraphModule:
+def returning(gm: GraphModule, chosen: list[Node]) -> GraphModule:
     """The same graph with only these outputs."""
-    names = [o.name for o in outputs]
+    names = [o.name for o in chosen]
     gm, output = _copy(gm)
     by_name = {n.name: n for n in gm.graph.nodes}
     output.args = (tuple(by_name[name] for name in names),)

@@ -5,7 +5,7 @@ Checked on torch 2.11, 2.13 and 2.15.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any
 
 import torch
@@ -101,6 +101,22 @@ def _described(gm: GraphModule) -> list[tuple[Any, Any]]:
 def extract(joint: GraphModule, saved: list[Node], sizes: list[Node], outputs: int) -> tuple[GraphModule, GraphModule]:
     """Cut a joint graph into forward and backward, which hand over ``saved`` and ``sizes`` and nothing else."""
     return _extract_fwd_bwd_modules(joint, saved, sizes, num_fwd_outputs=outputs)
+
+
+def own_nodes(results: Iterable[Any], before: Set[Any]) -> set[Any]:
+    """AOTAutograd's own nodes on the tape, between its inputs, whose nodes are ``before``, and its ``results``."""
+    seen, found = set(before), set()
+    stack = [value.grad_fn for value in results if isinstance(value, torch.Tensor)]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if type(node).__name__ == "CompiledFunctionBackward":
+            found.add(node)
+        else:
+            stack += [earlier for earlier, _ in node.next_functions]
+    return found
 
 
 def keeps_graph() -> bool:

@@ -17,13 +17,14 @@ import sympy
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from ..operands import ancestors, is_size
+from ..operands import ancestors, is_size, outputs
 from ..passes import canonical, deduplicate
 from ..placement import Partial, R
 from ..propagate import propagate
 from ..rules.table import is_impure
 from ..sizes import Batch
 from . import aot_api
+from .undefined import passing_undefined
 
 aten = torch.ops.aten
 Compile = Callable[[GraphModule, str, int | None], Callable]
@@ -41,6 +42,7 @@ class Roads:
         self.compile_piece, self.compiled, self.wants_fused = compile_piece, compiled, wants_fused
         self.beside = beside  # positions of the outputs beside the loss that stay differentiable
         self.road = "inference"
+        self.tangents = 0  # how many of the outputs a gradient can arrive for
         self.mutated: list[int] = []  # positions of the inputs that the graph gives a new value
         self.reads: list[int] = []  # positions of the inputs that the outputs beside the loss are computed from
         self.kept: Kept | None = None
@@ -50,6 +52,7 @@ class Roads:
     ) -> tuple[GraphModule, GraphModule]:
         """AOTAutograd's ``partition_fn``."""
         joint = normal(joint, self.compiled)
+        self.tangents = len(aot_api.tangents(joint))
         self.mutated = aot_api.mutated_inputs(joint)
         self.reads = inputs_behind(joint, self.beside) if self.beside else []
         if self.wants_fused and is_fusable(joint, num_fwd_outputs):
@@ -68,7 +71,7 @@ class Roads:
     def backward(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
         """AOTAutograd's ``bw_compiler``."""
         if self.road != "fused" or self.kept is None:
-            return self.compile_piece(gm, "backward", 0)
+            return passing_undefined(gm, self.compile_piece(gm, "backward", 0))
         scale, self.kept = self.kept.scale(), None  # the joint graph is large, and done with
         return scale
 
@@ -104,11 +107,6 @@ def is_linear(joint: GraphModule, tangent: Node, gradients: list[Node | None]) -
     known = propagate(joint.graph, nowhere, dict.fromkeys(joint.graph.nodes, R) | {tangent: Partial("sum")})
     values = [known.values[g] for g in gradients if g is not None]
     return all(v.placement == Partial("sum") or v.zero for v in values)
-
-
-def outputs(gm: GraphModule) -> list[Any]:
-    """The outputs of a graph."""
-    return list(next(iter(gm.graph.find_nodes(op="output"))).args[0])
 
 
 class Kept:

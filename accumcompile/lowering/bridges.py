@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch.fx import Graph, GraphModule, Node
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from ..loop import accumulate_loop
+from ..operands import comes_from_data
 from ..sizes import present
 from . import inductor_api, random
 from .forms import Form, chooser
@@ -123,7 +123,7 @@ def tensors_in(value: Any) -> bool:
 def has_unbacked(value: Any) -> bool:
     """Whether a size depends on data."""
     leaves = value if isinstance(value, (list, tuple)) else [value]
-    return any(isinstance(v, torch.Tensor) and free_unbacked_symbols(v.shape) for v in leaves)
+    return any(comes_from_data(s) for v in leaves if isinstance(v, torch.Tensor) for s in v.shape)
 
 
 def is_worthwhile(members: Sequence[Node]) -> bool:
