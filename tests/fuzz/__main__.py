@@ -24,14 +24,15 @@ def main() -> int:
     parser.add_argument("steps", type=int, nargs="?", default=300, help="how many random steps")
     parser.add_argument("--seed", type=int, default=0, help="the first step's; the others follow")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="steps at a time (default: one per core)")
+    parser.add_argument("--lowering", choices=("eager", "inductor"), default="eager", help="inductor: minutes a step")
     parser.add_argument("--shrink", action="store_true", help="make each failing step as small as possible (minutes)")
     parser.add_argument("--kinds", action="store_true", help="which ops stand in steps whose peak is not lower")
     options = parser.parse_args()
     quiet()
-    found = outcomes(range(options.seed, options.seed + options.steps), options.jobs)
+    found = outcomes(range(options.seed, options.seed + options.steps), options.jobs, options.lowering)
     summary = Summary(found)
     if options.shrink:
-        summary.failures = {number: _smaller(number, o) for number, o in summary.failures.items()}
+        summary.failures = {number: _smaller(number, o, options.lowering) for number, o in summary.failures.items()}
     show(summary, options.kinds)
     return 0 if summary.kept or (options.steps < FEW and not summary.failures) else 1
 
@@ -39,7 +40,8 @@ def main() -> int:
 def _smaller(number: int, outcome: Outcome) -> Outcome:
     """The failing step, made smaller as long as it fails for the same reason."""
     reason = _reason(outcome)
-    return check(smallest(number, lambda program: _reason(check(program)) == reason))
+    found = smallest(number, lambda program: _reason(check(program, outcome.lowering)) == reason)
+    return check(found, outcome.lowering)
 
 
 def _reason(outcome: Outcome) -> str:

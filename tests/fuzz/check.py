@@ -30,6 +30,7 @@ class Outcome:
     """What became of a step. ``peaks`` are (accumulated, full batch), where there was more than one micro-batch."""
 
     program: Program
+    lowering: str = "eager"
     skipped: str = ""
     refused: str = ""
     failure: str = ""
@@ -42,11 +43,11 @@ class Outcome:
         return self.peaks is not None and self.peaks[0] < self.peaks[1]
 
 
-def check(program: Program) -> Outcome:
-    """Everything about one step."""
+def check(program: Program, lowering: str = "eager") -> Outcome:
+    """Everything about one step, in micro-batches lowered so."""
     torch._dynamo.reset()
     program, expected = _settled(program)
-    outcome = Outcome(program)
+    outcome = Outcome(program, lowering)
     if expected is None:
         outcome.skipped = "ill-conditioned, or not defined"
         return outcome
@@ -95,7 +96,7 @@ def _not_finite(record: History) -> bool:
 def _compare(outcome: Outcome, expected: list[tuple[History, int]]) -> None:
     program = outcome.program
     case = build(program.source())
-    step = accumulate(steps=1, lowering="eager")(case.step)
+    step = accumulate(steps=1, lowering=outcome.lowering)(case.step)
     for i, ((size, steps), (full, full_peak)) in enumerate(zip(program.runs, expected, strict=True)):
         case.restore()
         step.steps = steps

@@ -17,7 +17,7 @@ from .search import step_of
 AT_A_TIME = 50  # steps in one process: torch keeps megabytes of each
 
 
-def outcomes(numbers: Sequence[int], jobs: int) -> dict[int, Outcome]:
+def outcomes(numbers: Sequence[int], jobs: int, lowering: str = "eager") -> dict[int, Outcome]:
     """What becomes of the step of each number, but for the few whose draw makes no step."""
     length = min(AT_A_TIME, -(-len(numbers) // jobs))
     portions = [numbers[i : i + length] for i in range(0, len(numbers), length)]
@@ -25,7 +25,7 @@ def outcomes(numbers: Sequence[int], jobs: int) -> dict[int, Outcome]:
     found: dict[int, Outcome] = {}
     with ProcessPoolExecutor(jobs, spawn, quiet, max_tasks_per_child=1) as workers, Progress() as progress:
         task = progress.add_task("random steps", total=len(numbers))
-        waiting = {workers.submit(_check_all, portion): portion for portion in portions}
+        waiting = {workers.submit(_check_all, portion, lowering): portion for portion in portions}
         for done in as_completed(waiting):
             found |= done.result()
             progress.advance(task, len(waiting[done]))
@@ -41,6 +41,6 @@ def quiet() -> None:
     logging.getLogger("torch.__trace").propagate = True  # else torch renders every graph for a trace nobody reads
 
 
-def _check_all(numbers: Sequence[int]) -> dict[int, Outcome]:
+def _check_all(numbers: Sequence[int], lowering: str) -> dict[int, Outcome]:
     steps = ((number, step_of(number)) for number in numbers)
-    return {number: check(step) for number, step in steps if step is not None}
+    return {number: check(step, lowering) for number, step in steps if step is not None}

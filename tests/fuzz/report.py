@@ -89,4 +89,4 @@ def _failure(number: int, outcome: Outcome) -> Iterable[str]:
     yield f"\n--- seed {number}: {runs}"
     yield outcome.failure
     yield outcome.program.source()
-    yield f"again: python tests/fuzz 1 --seed {number}"
+    yield f"again: python tests/fuzz 1 --seed {number} --lowering {outcome.lowering}"
