@@ -83,6 +83,11 @@ MESSAGES: dict[str, Message] = {
         "this line fixes the size {size} of its dim {dim}: it is no batch, and what depends on it runs whole",
         "compute sizes from the tensor (x.shape[0]) instead of writing the number, or declare batch_dims",
     ),
+    "AC017": Message(
+        "PyTorch cannot trace this for a batch whose size varies",
+        "{reason}",
+        "call it in a function under torch.compiler.disable: it then runs on the whole batch, and the rest is split",
+    ),
     # The safety net
     "AC020": Message(
         "the step ran on the full batch",

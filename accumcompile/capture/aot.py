@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from ..compiler import compile_piece
 from ..operands import ancestors, outputs
 from ..options import Settings
-from . import aot_api, naming
+from . import aot_api, naming, untraceable
 from .frames import BatchSymbols
 from .reattach import reattached
 from .roads import Roads
@@ -49,9 +49,16 @@ def capture(
     def piece(graph: GraphModule, road: str, owned_from: int | None) -> Callable:
         return compile_piece(graph, road, batch.symbols, settings, names, owned_from)
 
-    roads = Roads(piece, settings.options.lowering == "inductor", fused, beside)
-    backend = aot_api.aot(roads.partition, roads.forward, roads.backward, roads.inference)
-    compiled = backend(gm, example_inputs)
+    def new_roads() -> Roads:
+        return Roads(piece, settings.options.lowering == "inductor", fused, beside)
+
+    def trace(roads: Roads) -> Callable:
+        backend = aot_api.aot(roads.partition, roads.forward, roads.backward, roads.inference)
+        return backend(gm, example_inputs)
+
+    roads = new_roads()
+    with untraceable.named(again=lambda: trace(new_roads()), over=lambda: roads.traced):
+        compiled = trace(roads)
     return undefined_stays(compiled) if roads.tangents > 1 else compiled, roads
 
 

@@ -42,6 +42,7 @@ class Roads:
         self.compile_piece, self.compiled, self.wants_fused = compile_piece, compiled, wants_fused
         self.beside = beside  # positions of the outputs beside the loss that stay differentiable
         self.road = "inference"
+        self.traced = False  # whether AOTAutograd has come to hand us what it traced
         self.tangents = 0  # how many of the outputs a gradient can arrive for
         self.mutated: list[int] = []  # positions of the inputs that the graph gives a new value
         self.reads: list[int] = []  # positions of the inputs that the outputs beside the loss are computed from
@@ -51,6 +52,7 @@ class Roads:
         self, joint: GraphModule, inputs: Any, *, num_fwd_outputs: int, **_: Any
     ) -> tuple[GraphModule, GraphModule]:
         """AOTAutograd's ``partition_fn``."""
+        self.traced = True
         joint = normal(joint, self.compiled)
         self.tangents = len(aot_api.tangents(joint))
         self.mutated = aot_api.mutated_inputs(joint)
@@ -77,6 +79,7 @@ class Roads:
 
     def inference(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
         """AOTAutograd's ``inference_compiler``."""
+        self.traced = True
         return self.compile_piece(normal(gm, self.compiled), "inference", None)
 
 
