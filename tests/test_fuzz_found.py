@@ -18,15 +18,17 @@ def compiled_anew(fresh_dynamo):
     """Each step is captured by itself."""
 
 
-def assert_equal(model_of, loss_of, batch, sizes, returned=lambda model, *batch: None):
+def assert_equal(
+    model_of, loss_of, batch, sizes, returned=lambda model, *batch: None, steps_of=STEPS, lowering="eager"
+):
     """The step of a loss equals the full batch, at every size of the batch and every number of micro-batches."""
     failures = []
     for size in sizes:
         torch._dynamo.reset()
         case = _case(model_of, loss_of, batch, returned)
         expected = run(case, case.step, size)
-        step = accumulate(steps=1, lowering="eager")(case.step)
-        for steps in STEPS:
+        step = accumulate(steps=1, lowering=lowering)(case.step)
+        for steps in steps_of:
             case.restore()
             step.steps = steps
             wrong = beyond(differences(expected, run(case, step, size)))
@@ -108,3 +110,44 @@ def test_a_broadcast_is_returned():
         return model(x).expand(len(x), -1, -1, -1)[:, :, 1].detach()
 
     assert_equal(lambda: nn.Linear(3, 4), loss_of, lambda size: (torch.randn(size, 2, 3),), (5,), returned)
+
+
+class Looked(nn.Module):
+    """Looks up, by the largest of its features, rows of a table."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Linear(4, 8)
+        self.table = nn.Parameter(torch.randn(7, 8))
+
+    def forward(self, x):
+        pairs = self.features(x).reshape(2, -1, 8).transpose(0, 1).roll(1, 0)
+        return self.table[pairs[:, :, 1:].argmax(2)].square().mean() + self.table.sum().sin()
+
+
+@pytest.mark.inductor
+def test_a_compiled_bridge_knows_a_multiple_of_half_the_batch_and_not_the_batch():
+    """Its stride is a multiple of that: a number where the size is one."""
+    assert_equal(
+        Looked, Looked.forward, lambda size: (torch.randn(size, 16, 4),), (12,), steps_of=(13,), lowering="inductor"
+    )
+
+
+class Averaged(nn.Module):
+    """Keeps an average of its penalty, and is differentiated again behind a graph break."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(5, 4)
+        self.register_buffer("average", torch.zeros(()))
+
+    def forward(self, x, mask):
+        h = self.linear(x)
+        penalty = h.square().mean()
+        self.average.lerp_(penalty.detach(), 0.1)
+        return torch.cat([h[mask], h[~mask]]).logsumexp(0).mean() + penalty
+
+
+def test_an_average_beside_values_that_are_differentiated_again():
+    """The second capture comes when Dynamo is through: nothing can be traced again because of the average's number."""
+    assert_equal(Averaged, Averaged.forward, rows_and_mask, (6,))

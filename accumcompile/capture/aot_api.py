@@ -21,6 +21,8 @@ from torch._inductor.fx_passes.joint_graph import joint_graph_passes
 from torch._inductor.virtualized import V
 from torch.fx import GraphModule, Node
 
+from . import floats
+
 Compile = Callable[[GraphModule, Sequence[Any]], Callable]
 
 
@@ -42,13 +44,14 @@ def later(capture: Callable[[Sequence[Any]], Callable], inputs: Sequence[Any]) -
     size is which symbol when the capture is over.
     """
     context = TracingContext.get()
-    assert context.fake_mode is not None, "a capture is under way"
+    assert context.fake_mode is not None and context.fake_mode.shape_env is not None, "a capture is under way"
+    sizes = context.fake_mode.shape_env
     stand_ins = [to_fake_tensor(x, context.fake_mode) if isinstance(x, torch.Tensor) else x for x in inputs]
     made: list[Callable] = []
 
     def run(*given: Any) -> Any:
         if not made:
-            with tracing(context), torch.enable_grad():
+            with tracing(context), torch.enable_grad(), floats.no_frame_again(sizes):
                 made.append(capture(stand_ins))
         return made[0](*given)
 

@@ -7,23 +7,29 @@ place (``ema.lerp_(loss, 0.1)``), as plain ``torch.compile`` does: the buffer si
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import fx
 from torch._dynamo.symbolic_convert import TensorifyState
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 
 @contextmanager
 def tensors_stay_tensors(gm: fx.GraphModule) -> Iterator[None]:
     """Within the block, no frame is traced again because of a tensor input whose number ``gm`` never reads."""
-    fresh = set(_numbers_never_read(gm)) - TensorifyState.force_specializations
-    TensorifyState.force_specializations |= fresh
-    try:
+    with _never_again_for(_numbers_never_read(gm)):
         yield
-    finally:
-        TensorifyState.force_specializations -= fresh
+
+
+@contextmanager
+def no_frame_again(sizes: ShapeEnv) -> Iterator[None]:
+    """Within the block, no frame is traced again because of a float: for a second capture of a graph, which comes when
+    Dynamo is through with the frame."""
+    with _never_again_for(str(s) for s in sizes.backed_var_to_val if symbol_is_type(s, SymT.FLOAT)):
+        yield
 
 
 def forget_floats() -> bool:
@@ -31,6 +37,16 @@ def forget_floats() -> bool:
     found = bool(TensorifyState.force_specializations)
     TensorifyState.clear()
     return found
+
+
+@contextmanager
+def _never_again_for(floats: Iterable[str]) -> Iterator[None]:
+    fresh = set(floats) - TensorifyState.force_specializations
+    TensorifyState.force_specializations |= fresh
+    try:
+        yield
+    finally:
+        TensorifyState.force_specializations -= fresh
 
 
 def _numbers_never_read(gm: fx.GraphModule) -> Iterator[str]:

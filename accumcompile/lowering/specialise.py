@@ -65,7 +65,7 @@ def specialise(graph: Graph, root: torch.nn.Module, specs: Sequence[Spec], sizes
     trace = Tracing()
     done = Specialised(GraphModule(root, Graph()), trace, _fresh_symbols(specs, sizes, trace), sizes)
     copy = _Copy(done, Graph(), root)
-    arguments = {theirs: copy.argument(f"size_{theirs}", done.size(theirs)) for theirs in done.symbols.values()}
+    arguments = {theirs: copy.argument(f"size_{ours}", done.size(theirs)) for ours, theirs in done.symbols.items()}
     for position, (holder, spec) in enumerate(zip(graph.find_nodes(op="placeholder"), specs, strict=True)):
         if isinstance(spec, Literal):
             copy.env[holder] = spec.value
@@ -90,9 +90,7 @@ def _fresh_symbols(specs: Sequence[Spec], sizes: Sizes, trace: Tracing) -> dict[
     fresh: dict[sympy.Expr, sympy.Expr] = {e: trace.symbol(sizes[e], str(e)) for e in bare}
     for i, expr in enumerate(exprs):
         if not expr.free_symbols <= fresh.keys():
-            value = evaluate(expr, sizes)
-            errors.check(value is not None, f"the size {expr} is not known")
-            fresh[expr] = trace.symbol(value or 0, f"expr{i}")
+            fresh[expr] = trace.symbol(value_of(expr, sizes), f"expr{i}")
     return fresh
 
 

@@ -131,12 +131,23 @@ def evaluate(dim: Dim, sizes: Mapping[Any, int]) -> int | None:
     if dim in sizes:
         return sizes[dim]
     value = dim.xreplace(dict(sizes))
-    return int(value) if value.is_number else None
+    return int(value) if value.is_number else _multiple(dim, sizes)
+
+
+def _multiple(dim: sympy.Expr, sizes: Mapping[Any, int]) -> int | None:
+    """The value of a multiple of a size of which only the whole is known: a stride of ``8 * (16 * (s // 2))``, say."""
+    for known, number in sizes.items():
+        ratio = (dim / known).xreplace(dict(sizes)) if number else sympy.nan
+        if ratio.is_Rational:
+            return int(ratio * number)
+    return None
 
 
 def value_of(expr: sympy.Expr, sizes: Sizes) -> int:
     """The value of one of the captured graph's sizes."""
-    return sizes[expr] if expr in sizes else int(expr.xreplace(sizes))
+    value = evaluate(expr, sizes)
+    errors.check(value is not None, f"the size {expr} is not known")
+    return value or 0
 
 
 def symbolic_stride(value: torch.Tensor, dims: Sequence[Dim]) -> tuple[Dim, ...]:
