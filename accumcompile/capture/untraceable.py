@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch._dynamo.exc import TorchDynamoException
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from .. import errors, where
 from ..errors import AccumulateError
@@ -25,8 +26,8 @@ def named(again: Callable[[], Any], over: Callable[[], bool]) -> Iterator[None]:
     """
     try:
         yield
-    except (AccumulateError, TorchDynamoException):
-        raise  # ours has its line, and Dynamo's own stop its trace or begin it anew
+    except (AccumulateError, TorchDynamoException, DataDependentOutputException):
+        raise  # ours has its line, Dynamo's own stop its trace or begin it anew, and for the last we have that done
     except Exception as error:
         if over():
             raise
