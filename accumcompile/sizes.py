@@ -21,6 +21,7 @@ from .placement import Shard, Size
 
 ROWS = sympy.Symbol("rows", integer=True, positive=True)
 _UNIT = sympy.Symbol("u", integer=True, positive=True)
+_DIVISIONS = (FloorDiv, Mod, PythonMod)
 
 
 def expression(size: Any) -> Size:
@@ -48,7 +49,7 @@ def divisors(expr: Size) -> Iterable[int]:
     """Every integer that ``expr`` divides something by."""
     if isinstance(expr, sympy.Expr):
         for node in sympy.preorder_traversal(expr):
-            if isinstance(node, (FloorDiv, sympy.Mod)) and node.args[1].is_Integer:
+            if isinstance(node, _DIVISIONS) and node.args[1].is_Integer:
                 yield int(node.args[1])
             elif node.is_Rational and not node.is_Integer:
                 yield int(node.q)
@@ -110,7 +111,7 @@ class Batch:
         if not self.in_size(size) or not size.args:
             return size
         args = [self._divided(arg) for arg in size.args]
-        if not isinstance(size, (FloorDiv, Mod, PythonMod)):
+        if not isinstance(size, _DIVISIONS):
             return size.func(*args)
         if isinstance(size, CleanDiv):
             return args[0] / args[1]
