@@ -95,11 +95,30 @@ def two_of_one(model, x, y):
     return decided(total, scores, y)
 
 
+class Both(torch.autograd.Function):
+    """Autograd gives it zeros for the output that has no gradient, and so both inputs get one."""
+
+    @staticmethod
+    def forward(ctx, values, scores):
+        return values * 2, scores * 3
+
+    @staticmethod
+    def backward(ctx, to_values, to_scores):
+        return to_values * 2, to_scores * 3
+
+
+def function_of_both(model, x, y):
+    """The scores' gradient is computed from a tangent that is missing, and is zero in eager too."""
+    values, scores = Both.apply(*model(x))
+    torch._dynamo.graph_break()
+    return decided(values, scores, y)
+
+
 UNDEFINED = [only_compared, beside_a_loss, rows_of_a_mask, views, nothing_but_compared]
 
 
 @lowerings
-@pytest.mark.parametrize("forward", [*UNDEFINED, two_of_one], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("forward", [*UNDEFINED, two_of_one, function_of_both], ids=lambda f: f.__name__)
 def test_as_in_eager(forward, lowering):
     model = gated()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)

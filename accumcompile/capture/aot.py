@@ -16,7 +16,7 @@ from . import aot_api, naming, untraceable
 from .frames import BatchSymbols
 from .reattach import reattached
 from .roads import Roads
-from .undefined import undefined_stays
+from .undefined import reached, undefined_stays
 
 
 def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, settings: Settings) -> Callable:
@@ -50,7 +50,7 @@ def capture(
         return compile_piece(graph, road, batch.symbols, settings, names, owned_from)
 
     def new_roads() -> Roads:
-        return Roads(piece, settings.options.lowering == "inductor", fused, beside)
+        return Roads(piece, settings.options.lowering == "inductor", fused, reached(gm), beside)
 
     def trace(roads: Roads) -> Callable:
         backend = aot_api.aot(roads.partition, roads.forward, roads.backward, roads.inference)

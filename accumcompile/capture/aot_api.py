@@ -11,7 +11,12 @@ from typing import Any
 import torch
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import to_fake_tensor
-from torch._functorch._aot_autograd.descriptors import InputMutationAOTOutput, PlainAOTOutput
+from torch._functorch._aot_autograd.descriptors import (
+    InputMutationAOTOutput,
+    IntermediateBaseAOTOutput,
+    PlainAOTInput,
+    PlainAOTOutput,
+)
 from torch._functorch.compile_utils import fx_graph_cse
 from torch._functorch.partitioners import _extract_fwd_bwd_modules
 from torch._guards import TracingContext, detect_fake_mode, tracing
@@ -84,6 +89,23 @@ def mutated_inputs(gm: GraphModule) -> list[int]:
 def user_outputs(gm: GraphModule) -> dict[int, Node]:
     """The outputs of a joint graph that are the user's, by their position among the user's outputs."""
     return {d.idx: node for node, d in _described(gm) if isinstance(d, PlainAOTOutput) and isinstance(node, Node)}
+
+
+def outputs_of_tangents(gm: GraphModule) -> dict[Node, int | None]:
+    """Each tangent, and which of the user's outputs it is the gradient of; None: of something else."""
+    return {node: _output(node.meta["desc"].output) for node in tangents(gm)}
+
+
+def _output(description: Any) -> int | None:
+    if isinstance(description, IntermediateBaseAOTOutput):
+        return _output(description.base_of)
+    return description.idx if isinstance(description, PlainAOTOutput) else None
+
+
+def inputs_of_gradients(gm: GraphModule) -> list[int | None]:
+    """Which of the user's inputs each output of a backward graph is the gradient of; None: of no such input."""
+    of = [getattr(description, "grad_of", None) for _, description in _described(gm)]
+    return [given.idx if isinstance(given, PlainAOTInput) else None for given in of]
 
 
 def descriptions(gm: GraphModule, outputs: Sequence[Any]) -> list[Any]:

@@ -38,8 +38,16 @@ def normal(gm: GraphModule, compiled: bool) -> GraphModule:
 class Roads:
     """Chooses a road for one captured graph and compiles its pieces."""
 
-    def __init__(self, compile_piece: Compile, compiled: bool, wants_fused: bool, beside: Sequence[int] = ()):
+    def __init__(
+        self,
+        compile_piece: Compile,
+        compiled: bool,
+        wants_fused: bool,
+        reach: Sequence[set[int]],
+        beside: Sequence[int] = (),
+    ):
         self.compile_piece, self.compiled, self.wants_fused = compile_piece, compiled, wants_fused
+        self.reach = reach  # for each output, positions of the inputs that autograd comes to from it
         self.beside = beside  # positions of the outputs beside the loss that stay differentiable
         self.road = "inference"
         self.traced = False  # whether AOTAutograd has come to hand us what it traced
@@ -73,7 +81,7 @@ class Roads:
     def backward(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
         """AOTAutograd's ``bw_compiler``."""
         if self.road != "fused" or self.kept is None:
-            return passing_undefined(gm, self.compile_piece(gm, "backward", 0))
+            return passing_undefined(gm, self.compile_piece(gm, "backward", 0), self.reach)
         scale, self.kept = self.kept.scale(), None  # the joint graph is large, and done with
         return scale
 

@@ -6,7 +6,7 @@ to parameters that eager leaves at None: weight decay and momentum would then ac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sympy
@@ -32,15 +32,35 @@ def undefined_stays(compiled: Callable) -> Callable:
     return run
 
 
-def passing_undefined(backward: GraphModule, run: Callable[[list], list]) -> Callable[[list], list]:
+def reached(forward: GraphModule) -> list[set[int]]:
+    """For each output of Dynamo's graph, the positions of the inputs that autograd comes to from it.
+
+    Not the same as what its gradient is computed from: ``torch.autograd.Function`` gives each of its inputs a gradient
+    if any of its outputs has one.
+    """
+    given = {node: i for i, node in enumerate(forward.graph.find_nodes(op="placeholder"))}
+    return [{given[node] for node in _differentiated(output) if node in given} for output in outputs(forward)]
+
+
+def passing_undefined(
+    backward: GraphModule, run: Callable[[list], list], reach: Sequence[set[int]]
+) -> Callable[[list], list]:
     """``run``, the boxed callable made of the graph ``backward``, which may then be given None for a tangent.
 
-    It computes with zeros in its place, and gives None for what depends on no other tangent.
+    It computes with zeros in its place, and gives None for what autograd comes to from no other tangent.
+
+    Args:
+        backward: a graph of AOTAutograd's.
+        run: called with the list of its inputs, which it empties.
+        reach: of the forward that it belongs to, as ``reached`` gives it.
     """
     given = backward.graph.find_nodes(op="placeholder")
     tangents = {node: given.index(node) for node in aot_api.tangents(backward)}
     zeros = {position: _zeros(node.meta["val"]) for node, position in tangents.items()}
-    behind = [_behind(output, tangents) for output in outputs(backward)]
+    behind = [
+        _behind(gradient, tangents) | _leading_to(source, backward, tangents, reach)
+        for gradient, source in zip(outputs(backward), aot_api.inputs_of_gradients(backward), strict=True)
+    ]
     reads = list(bindings(backward))
 
     def boxed(arguments: list) -> list:
@@ -70,8 +90,33 @@ def _zeros(value: torch.Tensor) -> Callable[[Mapping[sympy.Symbol, int]], torch.
     return make
 
 
-def _behind(output: Any, tangents: Mapping[Node, int]) -> set[int]:
-    """Positions of the tangents that an output is computed from."""
-    if not isinstance(output, Node):
+def _differentiated(output: Any) -> set[Node]:
+    """What autograd comes to from a value."""
+    found: set[Node] = set()
+    stack = [output]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, Node) and node not in found and _may_require_grad(node):
+            found.add(node)
+            stack += node.all_input_nodes
+    return found
+
+
+def _may_require_grad(node: Node) -> bool:
+    value = node.meta.get("example_value")
+    return value.requires_grad if isinstance(value, torch.Tensor) else True
+
+
+def _behind(gradient: Any, tangents: Mapping[Node, int]) -> set[int]:
+    """Positions of the tangents that a gradient is computed from."""
+    if not isinstance(gradient, Node):
         return set()
-    return {tangents[node] for node in ancestors(output) | {output} if node in tangents}
+    return {tangents[node] for node in ancestors(gradient) | {gradient} if node in tangents}
+
+
+def _leading_to(
+    source: int | None, backward: GraphModule, tangents: Mapping[Node, int], reach: Sequence[set[int]]
+) -> set[int]:
+    """Positions of the tangents from which autograd comes, or may come, to an input of the forward."""
+    known = aot_api.outputs_of_tangents(backward)
+    return {at for node, at in tangents.items() if (o := known[node]) is None or source is None or source in reach[o]}
