@@ -3,28 +3,41 @@
 from collections.abc import Iterator
 from itertools import count, islice
 
+import pytest
 import torch
 from fuzz.check import Outcome, check
 from fuzz.report import LEAST_LOWER, MOST_REFUSED, Summary
 from fuzz.search import smallest, step_of
 
 STEPS, MOST_OPS = 150, 12  # longer steps are for `make fuzz`
+COMPILED = 20
 
 
-def _outcomes() -> Iterator[tuple[int, Outcome]]:
+def _outcomes(lowering: str = "eager") -> Iterator[tuple[int, Outcome]]:
     """Of every seed that makes a step whose result does not hang on rounding."""
     for number in count():
         step = step_of(number, MOST_OPS)
-        outcome = check(step) if step is not None else None
+        outcome = check(step, lowering) if step is not None else None
         if outcome is not None and not outcome.skipped:
             yield number, outcome
 
 
-def test_random_steps():
-    summary = Summary(dict(islice(_outcomes(), STEPS)))
+def _without_failures(steps: int, lowering: str = "eager") -> Summary:
+    summary = Summary(dict(islice(_outcomes(lowering), steps)))
     torch._dynamo.reset()
     failures = [f"seed {n}:\n{o.failure}\n{o.program.source()}" for n, o in summary.failures.items()]
     assert not failures, "\n\n".join(failures)
+    return summary
+
+
+@pytest.mark.slow
+@pytest.mark.inductor
+def test_random_steps_through_inductor():
+    assert _without_failures(COMPILED, "inductor").refused_share <= MOST_REFUSED
+
+
+def test_random_steps():
+    summary = _without_failures(STEPS)
     assert summary.refused_share <= MOST_REFUSED, summary.refused
     assert summary.lower_share >= LEAST_LOWER, summary.kinds()
 
