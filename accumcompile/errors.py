@@ -36,6 +36,9 @@ class Message:
     cost: str = ""
 
 
+_FROM_THE_TENSOR = "compute sizes from the tensor (x.shape[0]) instead of writing the number"
+_ONLY_NUMBERS = "\ncall what takes only numbers (math.log, torch.linspace) in a function under torch.compiler.disable"
+
 MESSAGES: dict[str, Message] = {
     # Options
     "AC001": Message("{option}={value} is not {wanted}", fix="give {wanted}"),
@@ -71,17 +74,17 @@ MESSAGES: dict[str, Message] = {
     "AC014": Message(
         "the batch size became a constant",
         "batch_dims declares dim {dim} of {name}, and this line fixes its size to {size}",
-        "compute sizes from the tensor (x.shape[0]) instead of writing the number",
+        _FROM_THE_TENSOR + _ONLY_NUMBERS,
     ),
     "AC015": Message(
         "the batch size became a constant",
         "no input has a batch size left that may vary: this line fixes that of {name} to {size}",
-        "compute sizes from the tensor (x.shape[0]) instead of writing the number, or declare batch_dims",
+        _FROM_THE_TENSOR + ", or declare batch_dims" + _ONLY_NUMBERS,
     ),
     "AC016": Message(
         "the batch size of {name} became a constant",
         "this line fixes the size {size} of its dim {dim}: it is no batch, and what depends on it runs whole",
-        "compute sizes from the tensor (x.shape[0]) instead of writing the number, or declare batch_dims",
+        _FROM_THE_TENSOR + ", or declare batch_dims" + _ONLY_NUMBERS,
     ),
     "AC017": Message(
         "PyTorch cannot trace this for a batch whose size varies",

@@ -1,5 +1,7 @@
 """What PyTorch cannot trace for a batch of any size: an error with the user's line, and a fix that works."""
 
+import re
+
 import capturing
 import pytest
 import small
@@ -67,6 +69,46 @@ def test_the_fix_works():
 
     ran = capturing.same(step, Transformer(), data=images)
     assert all(run.split.rows < run.split.batch for run in ran.runs)
+
+
+def combinations(x):
+    return torch.combinations(torch.arange(len(x))).T
+
+
+def pairs_apart(model, x, pairs):
+    i, j = pairs(x)
+    return torch.exp(-(model(x)[i] - model(x)[j]).square()).mean()
+
+
+def test_a_line_inside_of_which_dynamo_fails_is_named():
+    """It does not know a size that depends on data, of an operator made of several."""
+
+    def step(model, x, y):
+        pairs_apart(model, x, combinations).backward()
+
+    text = small.refused(small.eager(step), small.net(), *small.data(12))
+    assert_expected_inline(
+        re.sub(r"PendingUnbacked.*", "...", text),
+        """\
+accumcompile AC017: PyTorch cannot trace this for a batch whose size varies
+  test_untraceable.py:N in combinations
+      return torch.combinations(torch.arange(len(x))).T
+  why   ...
+  fix   call it in a function under torch.compiler.disable: it then runs on the whole batch, and the rest is split""",
+    )
+
+
+@pytest.mark.filterwarnings("ignore::accumcompile.AccumulateWarning")
+def test_the_fix_works_there_too():
+    outside = torch.compiler.disable(combinations)
+
+    def step(model, x, y):
+        loss = pairs_apart(model, x, outside)
+        loss.backward()
+        return loss.detach()
+
+    ran = capturing.same(step, small.net())
+    assert any(run.split.rows < run.split.batch for run in ran.runs)
 
 
 def test_a_bug_of_ours_is_not_taken_for_one_of_pytorchs(monkeypatch):

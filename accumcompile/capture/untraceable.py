@@ -6,9 +6,10 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from traceback import walk_tb
 from typing import Any
 
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import InternalTorchDynamoError, TorchDynamoException
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from .. import errors, where
@@ -32,7 +33,33 @@ def named(again: Callable[[], Any], over: Callable[[], bool]) -> Iterator[None]:
         if over():
             raise
         line = where.user_frame(str(error)) or _line_told(again)
-        raise errors.error("AC017", line, reason=_FILE.sub("", str(error).strip().split("\n")[0])) from error
+        raise errors.error("AC017", line, reason=_reason(error)) from error
+
+
+@contextmanager
+def named_of_dynamo() -> Iterator[None]:
+    """Around the call of a step: an error inside of Dynamo, on a line that it names, becomes one of ours.
+
+    Raises:
+        AccumulateError: AC017.
+    """
+    try:
+        yield
+    except InternalTorchDynamoError as error:
+        line = where.user_frame(str(error))
+        if line is None or not _raised_in_torch(error):
+            raise
+        raise errors.error("AC017", line, reason=_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of an error of PyTorch's."""
+    return _FILE.sub("", re.split(r"\n|(?<=[a-z)])\. ", str(error).strip())[0])
+
+
+def _raised_in_torch(error: Exception) -> bool:
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").startswith("torch.")
 
 
 def _line_told(again: Callable[[], Any]) -> where.Frame | None:
