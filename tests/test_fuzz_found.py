@@ -151,3 +151,15 @@ class Averaged(nn.Module):
 def test_an_average_beside_values_that_are_differentiated_again():
     """The second capture comes when Dynamo is through: nothing can be traced again because of the average's number."""
     assert_equal(Averaged, Averaged.forward, rows_and_mask, (6,))
+
+
+def test_rows_of_two_factors_behind_a_graph_break():
+    """What comes in has ``s * t`` rows, as the targets it is compared with: the batch is ``s`` and not ``t``."""
+
+    def loss_of(model, x, targets):
+        h = torch.cat([model(x), x], 0).std(1, keepdim=True)
+        size = x.shape[0]
+        torch._dynamo.graph_break()
+        return (h - targets.reshape(2 * size, 1)).abs().mean()
+
+    assert_equal(lambda: nn.Linear(4, 4), loss_of, lambda size: (torch.randn(size, 4), torch.randn(size, 2)), (9,))

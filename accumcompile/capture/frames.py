@@ -208,8 +208,22 @@ def _unified(carriers: list[Carrier]) -> BatchSymbols:
     sizes = [c.size for c in carriers if c.hint == first.hint]
     for size in sizes:
         bool(size == first.size)
-    symbols = frozenset().union(*(s.node.expr.free_symbols for s in sizes if isinstance(s, torch.SymInt)))
+    own = _own_symbols(carriers)
+    symbols = frozenset().union(*(_batch_of(s.node.expr, own) for s in sizes if isinstance(s, torch.SymInt)))
     return BatchSymbols(symbols, declared=any(c.kind == DECLARED for c in carriers))
+
+
+def _own_symbols(carriers: list[Carrier]) -> set[sympy.Symbol]:
+    """The symbols that are a batch size by themselves, and not a factor of the size of a flattened dimension."""
+    call = current_call()
+    alone = [c for c in carriers if isinstance(c.size, torch.SymInt) and c.size.node.expr.is_Symbol]
+    batch = call.batch if call is not None else alone[0].hint if alone else None
+    return {c.size.node.expr for c in alone if c.hint == batch and isinstance(c.size, torch.SymInt)}
+
+
+def _batch_of(size: sympy.Expr, own: set[sympy.Symbol]) -> set[sympy.Symbol]:
+    """The batch's symbols in a size: of ``s * t``, the rows of a flattened dimension, the one that is a batch."""
+    return size.free_symbols if len(size.free_symbols) == 1 else size.free_symbols & own
 
 
 def _became_constant(carrier: Carrier, gm: fx.GraphModule, settings: Settings, alone: bool) -> None:
