@@ -50,7 +50,7 @@ def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], setti
         retrace.retrace_if_floats_are_left()
     batch = frames.find_batch(gm, settings)
     settings.state["differentiates"] = settings.state.get("differentiates", False) or dynamo.differentiates(gm)
-    if batch is None:
+    if batch is None or batch.small:
         return safety.without_batch(gm.forward)
     if not batch.symbols:
         return gm.forward
@@ -59,5 +59,6 @@ def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], setti
 
     with retrace.numbers_of_tensors(), floats.tensors_stay_tensors(gm):
         run = split(gm, example_inputs, batch, settings)
-    frames.check_still_symbolic(gm, batch, settings)
+    if not frames.is_still_symbolic(gm, settings):
+        return safety.without_batch(gm.forward)
     return safety.split(frames.remembering(run, gm, batch))

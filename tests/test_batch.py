@@ -4,6 +4,7 @@ import dataclasses
 from collections import UserDict, namedtuple
 from types import SimpleNamespace
 
+import capturing
 import pytest
 import small
 import torch
@@ -222,6 +223,27 @@ accumcompile AC016: the batch size of x became a constant
   fix   compute sizes from the tensor (x.shape[0]) instead of writing the number, or declare batch_dims
         call what takes only numbers (math.log, torch.linspace) in a function under torch.compiler.disable""",
     )
+
+
+def neighbours(model, x, y):
+    """Of two samples there is one pair: PyTorch makes a constant of every size that is 1."""
+    logits = model(x)
+    loss = F.cross_entropy(logits, y) + (logits[1:] - logits[:-1]).square().mean()
+    loss.backward()
+    return loss.detach()
+
+
+@pytest.mark.parametrize("by", [capturing.decorated, capturing.by_name])
+def test_a_last_batch_no_larger_than_a_micro_batch_runs_whole(by):
+    ran = capturing.same(neighbours, small.net(), sizes=(12, 13, 2, 12, 2), by=by, strict=True)
+    assert [run.split.batch for run in ran.runs] == [12, 13, 12]
+    assert ran.settings.notes == [
+        "a batch of 2, no larger than a micro-batch before, ran whole: its size became a constant"
+    ]
+
+
+def test_a_first_batch_whose_size_became_a_constant_is_an_error():
+    assert "AC015" in small.refused(small.eager(neighbours), small.net(), *small.data(2))
 
 
 def masked(model, x, y, mask, weight):

@@ -33,11 +33,13 @@ if TYPE_CHECKING:
 class BatchSymbols:
     """The batch of one graph. After unification its symbols are one, as long as Dynamo's guards hold.
 
-    No symbols: the graph holds the batch, but only as a constant, and nothing to train.
+    No symbols: the graph holds the batch, but only as a constant. Either there is nothing to train, or the batch is
+    ``small``: no larger than a micro-batch that has run, so that it may run whole.
     """
 
     symbols: frozenset[sympy.Symbol]
     declared: bool = False
+    small: bool = False
 
 
 @dataclass(eq=False)
@@ -158,6 +160,8 @@ def find_batch(gm: fx.GraphModule, settings: Settings) -> BatchSymbols | None:
     constant = [c for c in carriers if not c.symbolic]
     if constant and (not symbolic or any(c.kind in PRIMARY for c in constant)):
         retrace.retrace([(c.input.value, c.dim) for c in constant])
+        if _is_small(constant, settings):
+            return BatchSymbols(frozenset(), small=True)
     for carrier in constant:
         _became_constant(carrier, gm, settings, alone=not symbolic)
     if symbolic:
@@ -165,12 +169,29 @@ def find_batch(gm: fx.GraphModule, settings: Settings) -> BatchSymbols | None:
     return BatchSymbols(frozenset()) if any(c.kind != INFERRED for c in constant) else None
 
 
-def check_still_symbolic(gm: fx.GraphModule, batch: BatchSymbols, settings: Settings) -> None:
-    """Called when a graph has been compiled: tracing it again may have made the batch size a constant."""
+def is_still_symbolic(gm: fx.GraphModule, settings: Settings) -> bool:
+    """Called when a graph has been compiled: tracing it again may have made the batch size a constant.
+
+    False where that does not matter, for the batch is small.
+    """
     carriers = [c for c in _carriers(dynamo.inputs(gm)) if isinstance(c.size, torch.SymInt)]
     constant = [c for c in carriers if not c.symbolic]
+    if constant and _is_small(constant, settings):
+        return False
     for carrier in constant:
         _became_constant(carrier, gm, settings, alone=len(constant) == len(carriers))
+    return True
+
+
+def _is_small(constant: list[Carrier], settings: Settings) -> bool:
+    """Whether the batch is no larger than a micro-batch that has run: the last of an epoch, of two samples perhaps,
+    from which PyTorch makes a constant where a size of it is 1."""
+    call = current_call()
+    size = call.batch if call is not None else max(c.hint for c in constant)
+    if size > settings.journal.most_rows:
+        return False
+    settings.note(f"a batch of {size}, no larger than a micro-batch before, ran whole: its size became a constant")
+    return True
 
 
 def _carriers(inputs: list[Input]) -> Iterator[Carrier]:
