@@ -102,13 +102,13 @@ class Batch:
         if not isinstance(size, sympy.Expr):
             return size
         if size not in self._cache:
-            self._cache[size] = self._divided(size).subs(self._renaming)
+            self._cache[size] = sympy.cancel(self._divided(size).subs(self._renaming))
         return self._cache[size]
 
     def _divided(self, size: sympy.Expr) -> sympy.Expr:
         """``size`` with its divisions as fractions. One that may leave a remainder is a number of its own: 2 * (s // 2)
         is not s."""
-        if not self.in_size(size) or not size.args:
+        if not self._is_named_in(size) or not size.args:
             return size
         args = [self._divided(arg) for arg in size.args]
         if not isinstance(size, _DIVISIONS):
@@ -142,7 +142,12 @@ class Batch:
         return size.xreplace(dict.fromkeys(self.aliases, self.symbol)) if isinstance(size, sympy.Expr) else size
 
     def in_size(self, size: Size) -> bool:
-        """Whether ``size`` depends on the batch."""
+        """Whether ``size`` depends on the batch: ``s - s // 3 * 3`` does not where 3 divides every batch."""
+        if not self._is_named_in(size):
+            return False
+        return not self.polynomial(size).free_symbols.isdisjoint({_UNIT, *self._rounded})
+
+    def _is_named_in(self, size: Size) -> bool:
         return isinstance(size, sympy.Expr) and not size.free_symbols.isdisjoint({self.symbol, *self.aliases})
 
     def equal(self, a: Size, b: Size) -> bool:

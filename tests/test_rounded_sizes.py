@@ -61,6 +61,25 @@ def test_a_rounded_size_is_the_batch_only_where_nothing_is_rounded():
     assert not ANY.equal(FloorDiv(SIZE + 1, 2), SIZE / 2)
 
 
+def test_a_size_that_is_the_same_for_every_batch_does_not_depend_on_it():
+    rest = SIZE - 2 * FloorDiv(SIZE, 2) + 1
+    assert not EVEN.in_size(rest)
+    assert ANY.in_size(rest)
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+def test_the_last_row_found_by_a_rounded_size():
+    """It is one row, for the batch is cut in three parts as well: one of the whole, and of no micro-batch."""
+
+    def step(model, x, y):
+        out = model(x)
+        loss = out[len(out) // 3 * 3 - 1 :].square().sum() + out.reshape(3, -1, 3).tril().mean()
+        loss.backward()
+        return loss.detach()
+
+    capturing.same(step, small.net(), sizes=(12, 9))
+
+
 def test_a_sample_owns_no_rows_of_a_rounded_size():
     assert EVEN.per_sample(2 * FloorDiv(SIZE, 2)) == 1
     assert ANY.per_sample(2 * FloorDiv(SIZE, 2)) is None
