@@ -145,7 +145,7 @@ class Batch:
         """Whether ``size`` depends on the batch: ``s - s // 3 * 3`` does not where 3 divides every batch."""
         if not self._is_named_in(size):
             return False
-        return not self.polynomial(size).free_symbols.isdisjoint({_UNIT, *self._rounded})
+        return not sympy.sympify(self.polynomial(size)).free_symbols.isdisjoint({_UNIT, *self._rounded})
 
     def _is_named_in(self, size: Size) -> bool:
         return isinstance(size, sympy.Expr) and not size.free_symbols.isdisjoint({self.symbol, *self.aliases})
