@@ -159,14 +159,10 @@ class Batch:
         if b == 0:
             return None
         ratio = sympy.cancel(sympy.sympify(self.polynomial(a)) / self.polynomial(b))
-        numerator, denominator = sympy.fraction(ratio)
-        if denominator != 1 or not _is_integral(numerator):
+        ratio = sympy.cancel(ratio.xreplace({_UNIT: self.symbol / sympy.Integer(self.unit)}))
+        if not self._is_whole(ratio):
             return None
-        return int(ratio) if ratio.is_number else self._from_polynomial(ratio)
-
-    def _from_polynomial(self, ratio: sympy.Expr) -> sympy.Expr:
-        """A polynomial's size, with the batch's symbol in the place of unit * u."""
-        return ratio.xreplace({_UNIT: self.symbol / sympy.Integer(self.unit)} | self._rounded)
+        return int(ratio) if ratio.is_number else _without_fractions(ratio).xreplace(self._rounded)
 
     def per_sample(self, size: Size, outer: Size = 1) -> sympy.Expr | None:
         """Rows of a dimension (outer rest) that one sample owns within one ``outer``; None if it owns no such thing.
@@ -200,6 +196,12 @@ class Batch:
             return sizes
         dim = placement.dim
         return (*sizes[:dim], self.local(sizes[dim], placement.outer), *sizes[dim + 1 :])
+
+
+def _without_fractions(whole: sympy.Expr) -> sympy.Expr:
+    """A whole number, written so that all of it is: s // 2 and not s / 2."""
+    numerator, denominator = sympy.fraction(sympy.together(whole))
+    return numerator if denominator == 1 else FloorDiv(numerator, denominator)
 
 
 def _is_integral(polynomial: sympy.Expr) -> bool:

@@ -163,3 +163,14 @@ def test_rows_of_two_factors_behind_a_graph_break():
         return (h - targets.reshape(2 * size, 1)).abs().mean()
 
     assert_equal(lambda: nn.Linear(4, 4), loss_of, lambda size: (torch.randn(size, 4), torch.randn(size, 2)), (9,))
+
+
+def test_every_pair_of_two_samples_with_every_other():
+    """Sizes such as ``(s // 2) ** 2 // (s // 2)`` are computed as whole numbers."""
+
+    def loss_of(model, x):
+        pairs = torch.relu(model(x)).reshape(-1, 8)
+        alike = (torch.atan(pairs) @ pairs.T).T
+        return (torch.sigmoid(alike).reshape(-1).std() - 1).square() + (alike * alike.softmax(0)).sum(0).mean()
+
+    assert_equal(lambda: nn.Linear(5, 4), loss_of, lambda size: (torch.randn(size, 5),), (10,))

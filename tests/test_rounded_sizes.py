@@ -86,6 +86,11 @@ def test_a_sample_owns_no_rows_of_a_rounded_size():
     assert ANY.quotient(2 * FloorDiv(SIZE, 2), SIZE) is None
 
 
+def test_half_of_the_batch_is_a_whole_number_only_of_even_batches():
+    assert ANY.quotient(SIZE, 2) is None
+    assert EVEN.quotient(SIZE, 2) == FloorDiv(SIZE, 2)
+
+
 def test_a_rounded_size_stays_what_it_is():
     """It is a number of its own only while sizes are compared."""
     pairs = FloorDiv(SIZE, 2)
