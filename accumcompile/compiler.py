@@ -10,6 +10,7 @@ from torch.fx import GraphModule, Node
 
 from . import facts
 from .capture.naming import Names
+from .divisibility import divisible
 from .dump import dumper_of
 from .kept import first_run, warn_of_kept
 from .lowering import lower
@@ -18,7 +19,7 @@ from .options import Settings
 from .passes import PIPELINE, form_loops
 from .propagate import propagate
 from .runner import Runner
-from .sizes import Batch, divisible, expression
+from .sizes import Batch, expression
 from .stages import schedule
 from .unsplit import warn_of_unsplit
 

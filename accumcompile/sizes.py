@@ -15,13 +15,13 @@ from typing import Any
 
 import sympy
 import torch
-from torch.utils._sympy.functions import CleanDiv, FloorDiv, Mod, PythonMod
+from torch.utils._sympy.functions import CleanDiv, FloorDiv
 
+from .divisibility import DIVISIONS, divisors
 from .placement import Shard, Size
 
 ROWS = sympy.Symbol("rows", integer=True, positive=True)
 _UNIT = sympy.Symbol("u", integer=True, positive=True)
-_DIVISIONS = (FloorDiv, Mod, PythonMod)
 
 
 def expression(size: Any) -> Size:
@@ -43,32 +43,6 @@ def present(size: Any) -> int:
         known = known.xreplace(size.node.shape_env.backed_var_to_val)
         known = known.xreplace(dict.fromkeys(known.free_symbols, sympy.Integer(64)))
     return int(known)
-
-
-def divisors(expr: Size) -> Iterable[int]:
-    """Every integer that ``expr`` divides something by."""
-    if isinstance(expr, sympy.Expr):
-        for node in sympy.preorder_traversal(expr):
-            if isinstance(node, _DIVISIONS) and node.args[1].is_Integer:
-                yield int(node.args[1])
-            elif node.is_Rational and not node.is_Integer:
-                yield int(node.q)
-
-
-def divisible(sizes: Iterable[torch.SymInt]) -> Callable[[int], bool]:
-    """Whether an integer divides every value that one of the ``sizes`` may have: what the trace has checked says it."""
-    certain = {str(size): math.lcm(1, *_checked_divisors(size)) for size in sizes}.values()
-    return lambda by: any(known % by == 0 for known in certain) or by == 1
-
-
-def _checked_divisors(size: torch.SymInt) -> Iterable[int]:
-    """What the trace's guards say of a size ``s``: of ``6 * s`` being a multiple of 24, that 4 divides it."""
-    for guard in size.node.shape_env.guards:
-        remainder, rest = getattr(guard.expr, "lhs", None), getattr(guard.expr, "rhs", None)
-        if isinstance(guard.expr, sympy.Eq) and isinstance(remainder, (Mod, PythonMod)) and rest == 0:
-            times, by = sympy.cancel(remainder.args[0] / size.node.expr), remainder.args[1]
-            if times.is_Integer and by.is_Integer:
-                yield int(by) // math.gcd(int(times), int(by))
 
 
 @dataclass(frozen=True)
@@ -111,7 +85,7 @@ class Batch:
         if not self._is_named_in(size) or not size.args:
             return size
         args = [self._divided(arg) for arg in size.args]
-        if not isinstance(size, _DIVISIONS):
+        if not isinstance(size, DIVISIONS):
             return size.func(*args)
         if isinstance(size, CleanDiv):
             return args[0] / args[1]

@@ -1,0 +1,86 @@
+"""Which integers divide every batch that a graph serves: what the trace has checked of the batch's size says it.
+
+A check such as ``3 * s == 6 * (s // 2)`` is linear in ``s`` within each residue class of its period, the product of
+what it divides by: there it holds everywhere, nowhere, or for one ``s``. So two values tell of a whole class, and an
+integer divides every batch if no class of other batches has one for which every check holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from functools import cache
+
+import sympy
+import torch
+from torch.utils._sympy.functions import FloorDiv, Mod, PythonMod
+
+DIVISIONS = (FloorDiv, Mod, PythonMod)
+LONGEST = 1000  # a period beyond which nobody looks
+
+
+def divisible(sizes: Iterable[torch.SymInt]) -> Callable[[int], bool]:
+    """Whether an integer divides every value that one of the ``sizes`` may have; guards of the trace say it."""
+    checked = [(size.node.expr, check) for size in sizes for check in _checks(size)]
+
+    @cache
+    def divides(by: int) -> bool:
+        powers = (prime**times for prime, times in sympy.factorint(by).items())
+        return all(any(_implies(check, symbol, power) for symbol, check in checked) for power in powers)
+
+    return divides
+
+
+def divisors(expr: object) -> Iterable[int]:
+    """Every integer that ``expr`` divides something by."""
+    if isinstance(expr, sympy.Basic):
+        for node in sympy.preorder_traversal(expr):
+            if isinstance(node, DIVISIONS) and node.args[1].is_Integer:
+                yield int(node.args[1])
+            elif node.is_Rational and not node.is_Integer:
+                yield int(node.q)
+
+
+def _checks(size: torch.SymInt) -> Iterable[sympy.Expr]:
+    """What the trace's guards say is zero, where it has a period."""
+    symbol = size.node.expr
+    guards = (guard.expr for guard in size.node.shape_env.guards)
+    equal = [g for g in guards if isinstance(g, sympy.Eq) and g.free_symbols == {symbol}]
+    constants = {g.lhs: g.rhs for g in equal if g.rhs.is_Integer}  # such as s // (s // 2) == 2, after x.view(s // 2, 2)
+    for guard in equal:
+        for known in ({}, constants):
+            difference = guard.lhs.xreplace(known) - guard.rhs.xreplace(known)
+            if _period(difference) is not None:
+                yield difference
+
+
+def _period(expr: sympy.Expr) -> int | None:
+    """The modulus in whose residue classes an expression of one symbol is linear; None if there is none."""
+    if expr.is_Symbol or expr.is_Integer:
+        return 1
+    if isinstance(expr, DIVISIONS):
+        inner, by = _period(expr.args[0]), expr.args[1]
+        return inner * int(by) if inner and by.is_Integer and by > 0 else None
+    if not isinstance(expr, (sympy.Add, sympy.Mul)):
+        return None
+    if isinstance(expr, sympy.Mul) and sum(not a.is_Integer for a in expr.args) > 1:
+        return None
+    periods = [_period(a) for a in expr.args]
+    return math.lcm(*(p for p in periods if p)) if all(periods) else None
+
+
+def _implies(check: sympy.Expr, symbol: sympy.Symbol, by: int) -> bool:
+    """Whether ``check`` is zero for no positive number but multiples of ``by``."""
+    period = math.lcm(by, _period(check) or 1)
+    return period <= LONGEST and all(_has_no_zero(check, symbol, r, period) for r in range(period) if r % by)
+
+
+def _has_no_zero(check: sympy.Expr, symbol: sympy.Symbol, residue: int, period: int) -> bool:
+    """Whether ``check`` is zero nowhere in a residue class, within which it is linear."""
+    at = residue + period
+    first, second = (int(check.xreplace({symbol: sympy.Integer(s)})) for s in (at, at + period))
+    if first == second:
+        return first != 0
+    zero = at - Fraction(first * period, second - first)
+    return zero <= 0 or zero.denominator != 1 or zero % period != residue
