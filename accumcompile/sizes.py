@@ -55,13 +55,13 @@ class Batch:
     symbol: sympy.Symbol
     aliases: frozenset[sympy.Symbol] = frozenset()
     unit: int = 1
-    divides: Callable[[int], bool] = field(default=lambda by: True, compare=False, repr=False)
+    divides: Callable[[int], bool] = field(default=lambda by: by == 1, compare=False, repr=False)
     _cache: dict = field(default_factory=dict, compare=False, repr=False)
     _rounded: dict = field(default_factory=dict, compare=False, repr=False)  # a rounded division's symbol -> itself
 
     @classmethod
     def of(
-        cls, symbols: Iterable[sympy.Symbol], sizes: Iterable[Size], divides: Callable[[int], bool] = lambda by: True
+        cls, symbols: Iterable[sympy.Symbol], sizes: Iterable[Size], divides: Callable[[int], bool] = lambda by: by == 1
     ) -> Batch:
         """The batch named by ``symbols``, in a graph whose dimensions have the given ``sizes``."""
         first, *rest = sorted(symbols, key=str)
