@@ -50,7 +50,7 @@ def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], setti
         retrace.retrace_if_floats_are_left()
     batch = frames.find_batch(gm, settings)
     settings.state["differentiates"] = settings.state.get("differentiates", False) or dynamo.differentiates(gm)
-    if batch is None or batch.small:
+    if batch is None:
         return safety.without_batch(gm.forward)
     if not batch.symbols:
         return gm.forward

@@ -33,13 +33,11 @@ if TYPE_CHECKING:
 class BatchSymbols:
     """The batch of one graph. After unification its symbols are one, as long as Dynamo's guards hold.
 
-    No symbols: the graph holds the batch, but only as a constant. Either there is nothing to train, or the batch is
-    ``small``: no larger than a micro-batch that has run, so that it may run whole.
+    No symbols: the graph holds the batch, but only as a constant, and nothing to train.
     """
 
     symbols: frozenset[sympy.Symbol]
     declared: bool = False
-    small: bool = False
 
 
 @dataclass(eq=False)
@@ -153,7 +151,10 @@ class Carrier:
 
 
 def find_batch(gm: fx.GraphModule, settings: Settings) -> BatchSymbols | None:
-    """The batch's symbols in a graph, or None for a graph that has no batch. May ask Dynamo to trace anew."""
+    """The batch's symbols in a graph, or None for a graph that has no batch, or one so small that it may run whole.
+
+    May ask Dynamo to trace anew.
+    """
     inputs = dynamo.inputs(gm)
     carriers = list(_carriers(inputs))
     symbolic = [c for c in carriers if c.symbolic]
@@ -161,7 +162,7 @@ def find_batch(gm: fx.GraphModule, settings: Settings) -> BatchSymbols | None:
     if constant and (not symbolic or any(c.kind in PRIMARY for c in constant)):
         retrace.retrace([(c.input.value, c.dim) for c in constant])
         if _is_small(constant, settings):
-            return BatchSymbols(frozenset(), small=True)
+            return None
     for carrier in constant:
         _became_constant(carrier, gm, settings, alone=not symbolic)
     if symbolic:

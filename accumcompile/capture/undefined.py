@@ -57,8 +57,9 @@ def passing_undefined(
     given = backward.graph.find_nodes(op="placeholder")
     tangents = {node: given.index(node) for node in aot_api.tangents(backward)}
     zeros = {position: _zeros(node.meta["val"]) for node, position in tangents.items()}
+    of = {tangents[node]: output for node, output in aot_api.outputs_of_tangents(backward).items()}
     behind = [
-        _behind(gradient, tangents) | _leading_to(source, backward, tangents, reach)
+        _behind(gradient, tangents) | _leading_to(source, of, reach)
         for gradient, source in zip(outputs(backward), aot_api.inputs_of_gradients(backward), strict=True)
     ]
     reads = list(bindings(backward))
@@ -114,9 +115,6 @@ def _behind(gradient: Any, tangents: Mapping[Node, int]) -> set[int]:
     return {tangents[node] for node in ancestors(gradient) | {gradient} if node in tangents}
 
 
-def _leading_to(
-    source: int | None, backward: GraphModule, tangents: Mapping[Node, int], reach: Sequence[set[int]]
-) -> set[int]:
-    """Positions of the tangents from which autograd comes, or may come, to an input of the forward."""
-    known = aot_api.outputs_of_tangents(backward)
-    return {at for node, at in tangents.items() if (o := known[node]) is None or source is None or source in reach[o]}
+def _leading_to(source: int | None, of: Mapping[int, int | None], reach: Sequence[set[int]]) -> set[int]:
+    """Positions of the tangents, ``of`` these outputs, from which autograd comes, or may come, to an input."""
+    return {at for at, output in of.items() if output is None or source is None or source in reach[output]}

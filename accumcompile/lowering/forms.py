@@ -11,6 +11,7 @@ import sympy
 import torch
 from torch.fx import GraphModule
 
+from ..bindings import number
 from ..passes.fuse_accumulation import fuse_accumulation
 from ..sizes import expression, present
 from . import inductor_api
@@ -68,18 +69,13 @@ class Buffer:
 
     def make(self, values: dict, rows: int, batch: int) -> torch.Tensor:
         """Memory for the full batch."""
-        shape = [evaluate(s, values) for s in self.shape]
+        shape = [number(s, values) for s in self.shape]
         shape[self.dim] = shape[self.dim] * batch // rows
         return torch.empty_permuted(shape, self.order, dtype=self.dtype, device=self.device)
 
     def pieces(self, whole: torch.Tensor, rows: int, batch: int) -> list[torch.Tensor]:
         """The micro-batches' parts of the whole."""
         return list(whole.split(max(whole.shape[self.dim] * rows // batch, 1), self.dim))
-
-
-def evaluate(expr: Any, values: dict) -> int:
-    """The value of an expression."""
-    return int(expr.xreplace(values)) if isinstance(expr, sympy.Expr) else int(expr)
 
 
 @dataclass
