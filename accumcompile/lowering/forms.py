@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch.fx import GraphModule
 
 from ..bindings import number
+from ..memory import peak, steps_of
 from ..passes.fuse_accumulation import fuse_accumulation
 from ..sizes import expression, present
 from . import inductor_api
@@ -88,8 +89,9 @@ class Form:
     guard: Callable[[Sequence[int]], bool] | None
     buffers: list[Buffer]
     dtypes: list[torch.dtype]  # of the contributions, before they were widened
-    checked: bool = False
-    copied: list[int] = field(default_factory=list)  # contributions that share memory with something
+    need: int = 0  # bytes that the graph's values hold at once where it runs as it stands
+    checked: bool = False  # against its graph
+    copied: list[int] | None = None  # contributions that share memory with something
 
     def values(self, sizes: Sizes) -> dict:
         """The values of this form's own symbols."""
@@ -102,8 +104,8 @@ class Form:
     def contributions(self, outputs: Sequence[Any], arguments: Sequence[Any], count: int) -> list[torch.Tensor]:
         """The accumulators that the first micro-batch returns; each has memory of its own."""
         parts = list(outputs[:count])
-        if not self.checked:
-            self.copied, self.checked = sharing(parts, arguments), True
+        if self.copied is None:
+            self.copied = sharing(parts, arguments)
         for i in self.copied:
             parts[i] = parts[i].clone(memory_format=torch.contiguous_format)
         return parts
@@ -132,6 +134,7 @@ def build(
 ) -> Form:
     """Compile ``body`` for such arguments; ``accumulators`` is None for the first micro-batch."""
     done = specialise(body.graph, body, specs, sizes)
+    need = bytes_at_once(done)
     outputs: Any = done.gm.graph.output_node().args[0]
     values = [n.meta["val"] for n in outputs]
     parts, pieces = values[: len(plan.carry)], values[len(plan.carry) :]
@@ -144,7 +147,14 @@ def build(
     use_in_place_products(gm)
     inputs = [n.meta["val"] for n in gm.graph.find_nodes(op="placeholder")]
     call = compiler(gm, inputs, done.trace)
-    return Form(call, chooser(done.kept, specs), done.symbols, done.guard(), made, [p.dtype for p in parts])
+    return Form(call, chooser(done.kept, specs), done.symbols, done.guard(), made, [p.dtype for p in parts], need)
+
+
+def bytes_at_once(done: Specialised) -> int:
+    """The most bytes that a graph's values hold at once, for the sizes that it was specialised for."""
+    sizes = {ours: value_of(theirs, done.sizes) for ours, theirs in done.symbols.items()}
+    nodes = [n for n in done.gm.graph.nodes if n.op == "call_function"]
+    return peak(steps_of(nodes, done.gm.graph.output_node().all_input_nodes), sizes)
 
 
 def slot(done: Specialised, buffer: Buffer, piece: torch.Tensor) -> torch.Tensor:
