@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,6 +138,16 @@ class Checks:
     seconds: float = 0.0
     bytes: int = 0  # the most that a graph held while it ran as it stands
     skipped: int = 0  # graphs for whose check there was no memory
+
+    def said(self) -> Iterator[str]:
+        """What explain() says of it."""
+        if self.graphs:
+            yield (
+                f"compiled code of {self.graphs} graphs was compared with what it was made of, each when it first ran: "
+                f"{self.seconds:.2f} s, and at most {self.bytes / 2**20:.1f} MiB more"
+            )
+        if self.skipped:
+            yield f"{self.skipped} compiled graphs were not compared with what they were made of: no memory for it"
 
 
 @dataclass(eq=False)

@@ -54,7 +54,7 @@ def program_source(gm: GraphModule, split: Split, sizes: Mapping[sympy.Symbol, i
     return "\n".join(parts) + MAIN.replace("INPUTS", "\n".join(inputs))
 
 
-REPRO = '''
+REPRO = """
 
 if __name__ == "__main__":
     from pathlib import Path
@@ -65,7 +65,7 @@ if __name__ == "__main__":
         pairs = zip(torch.compile(body)(*inputs), body(*inputs), strict=True)
     for i, (compiled, plain) in enumerate(pairs):
         print(i, tuple(plain.shape), plain.dtype, "largest difference", (compiled - plain).abs().max().item())
-'''
+"""
 
 
 def repro_source(graph: GraphModule, stem: str) -> str:

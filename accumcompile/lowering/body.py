@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from ..loop import REDUCTIONS, Split, run_reference
+from ..loop import Split, run_reference
 from ..sizes import ROWS
 from . import inductor_api
 from .arguments import Cut, check_body, local_shape
@@ -149,27 +149,15 @@ class Schedule:
         return accs + wholes
 
     def _checked(self, form: Form, given: list, arguments: list, accs: list, direct: list) -> Sequence[torch.Tensor]:
-        """The outputs of a form, which must have made of ``accs`` and ``direct`` what its graph says."""
-        count = len(self.plan.carry)
+        """The outputs of a form, once it is known to have made of ``accs`` and ``direct`` what its graph says."""
         before = [acc.clone() for acc in accs]
-
-        def meaning(outputs: list) -> list:
-            parts, pieces = outputs[:count], outputs[count:]
-            if not before:
-                return [part.to(self.plan.dtype(op, part)) for op, part in zip(self.plan.carry, parts, strict=True)] + pieces
-            sums = zip(self.plan.carry, before, parts, strict=True)
-            return [REDUCTIONS[op](acc, part.to(acc.dtype)) for op, acc, part in sums] + pieces
 
         def run() -> tuple[list, list]:
             outputs = list(form.call(given))
-            left = outputs if accs else outputs[count:]
-            pieces = iter(left)
-            written = iter(direct)
-            ys = [next(written if b.direct else pieces) for b in self.buffers]
-            return outputs, [*(accs or outputs[:count]), *ys]
+            return outputs, form.left(outputs, accs, direct)
 
         need = 3 * sum(acc.nbytes for acc in accs)
-        return self.owner.trust.checked(form, arguments, run, meaning, need)
+        return self.owner.trust.checked(form, arguments, run, lambda made: self.plan.merged(before, made), need)
 
     def _buffers(self, form: Form) -> tuple[list, list]:
         rows, batch = self.split.rows, self.split.batch

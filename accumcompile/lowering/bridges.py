@@ -18,8 +18,8 @@ from ..loop import accumulate_loop
 from ..operands import comes_from_data
 from ..sizes import present
 from . import inductor_api, random
-from .forms import Form, bytes_at_once, chooser
 from .check import WrongCodeError
+from .forms import Form, bytes_at_once, chooser
 from .inductor_api import signature
 from .plain import Plain
 from .progress import Progress

@@ -74,7 +74,9 @@ class Expected:
             yield self.meaning(Coarse(self.graph, turn).values(*self.arguments))
 
 
-def unexplained(values: Sequence[Tensor], expected: Sequence[Tensor], again: Iterable[list[Tensor]]) -> dict[int, Suspect]:
+def unexplained(
+    values: Sequence[Tensor], expected: Sequence[Tensor], again: Iterable[list[Tensor]]
+) -> dict[int, Suspect]:
     """The values that differ from ``expected`` by more than it does from itself, computed ``again`` less exactly."""
     left = {}
     for i, (value, right) in enumerate(zip(values, expected, strict=True)):

@@ -12,6 +12,7 @@ import torch
 from torch.fx import GraphModule
 
 from ..bindings import number
+from ..loop import REDUCTIONS
 from ..memory import peak, steps_of
 from ..passes.fuse_accumulation import fuse_accumulation
 from ..sizes import expression, present
@@ -36,6 +37,15 @@ class Plan:
         """The dtype of the accumulator of ``part``."""
         widened = op == "sum" and part.dtype in HALF and self.sums_in is not None
         return self.sums_in if widened and self.sums_in is not None else part.dtype
+
+    def merged(self, accumulators: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """What a micro-batch's outputs make of the accumulators, where there are any yet; then its pieces."""
+        count = len(self.carry)
+        parts, pieces = outputs[:count], outputs[count:]
+        if not accumulators:
+            return [part.to(self.dtype(op, part)) for op, part in zip(self.carry, parts, strict=True)] + [*pieces]
+        sums = zip(self.carry, accumulators, parts, strict=True)
+        return [REDUCTIONS[op](acc, part.to(acc.dtype)) for op, acc, part in sums] + [*pieces]
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,12 @@ class Form:
     def serves(self, sizes: Sizes) -> bool:
         """Whether what was assumed about symbolic sizes holds."""
         return self.guard is None or self.guard(list(self.values(sizes).values()))
+
+    def left(self, outputs: Sequence[Any], accumulators: list, slots: list) -> list[torch.Tensor]:
+        """All that a call has given or changed: the accumulators, or else its contributions, then its pieces."""
+        returned, written = iter(outputs), iter(slots)
+        carries = accumulators or [next(returned) for _ in self.dtypes]
+        return [*carries, *(next(written if b.direct else returned) for b in self.buffers)]
 
     def contributions(self, outputs: Sequence[Any], arguments: Sequence[Any], count: int) -> list[torch.Tensor]:
         """The accumulators that the first micro-batch returns; each has memory of its own."""

@@ -1,8 +1,8 @@
 """The random numbers of Inductor's code, without Inductor: functions of a seed and an element's index.
 
 Both of its languages draw by Philox4x32-10 with the seed as the key and the index as the counter (Salmon et al.,
-"Parallel random numbers: as easy as 1, 2, 3", 2011), and differ in how they make floats of its words. Read in
-``c10/core/PhiloxRNGEngine``, ``inductor/cpp_prefix.h`` and ``triton/language/random.py``; the first is tested to the bit.
+"Parallel random numbers: as easy as 1, 2, 3", 2011), and differ in how they make floats of its words (read in
+torch's ``PhiloxRNGEngine.h`` and ``inductor/cpp_prefix.h``, and in Triton's ``language/random.py``).
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
 """How far rounding alone may move a graph's results: its own sensitivity, measured.
 
-The graph runs once more with every value that it makes rounded to a grid that is coarser by a few bits, up or down as a
-hash of the value's bits decides, so that equal values stay equal: a maximum is still one of its operands. What changes
-is what rounding can change, jumps included: a tie, a threshold. This is Monte Carlo arithmetic (D. S. Parker, "Monte
-Carlo Arithmetic: exploiting randomness in floating-point arithmetic", 1997) with a memory.
+The graph runs once more with every value that it makes rounded, up or down at random, to a grid that is coarser by a few
+bits. What changes is what rounding can change, jumps included: a tie, a threshold. This is Monte Carlo arithmetic (D. S.
+Parker, "Monte Carlo Arithmetic: exploiting randomness in floating-point arithmetic", 1997), on a grid, so that what is
+picked from rounded values is rounded already: a maximum is still equal to one of its operands.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,9 +20,14 @@ from ..rules.table import rule_of
 from .plain import Plain
 
 # The bits given up in one run after another, of a dtype with many and of one with few.
-MANY_BITS, FEW_BITS = (1, 1, 2, 3, 3), (1, 1, 1, 2, 2)
+MANY_BITS, FEW_BITS = (*[1] * 4, *[2] * 4, *[3] * 4), (*[1] * 8, *[2] * 4)
 
-_WORDS = {torch.float64: torch.int64, torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+_WORDS = {
+    torch.float64: torch.int64,
+    torch.float32: torch.int32,
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.int16,
+}
 _FRACTION = {torch.float64: 52, torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}
 _SUMMED_IN = 23  # bits of the fraction in which half precision is summed
 _LANES = 4  # bits: compiled code sums in this many (2**4) partial sums or more, each of them one by one
@@ -32,9 +36,10 @@ _LANES = 4  # bits: compiled code sums in this many (2**4) partial sums or more,
 class Coarse(Plain):
     """Runs a graph with every value rounded to a coarser grid."""
 
-    def __init__(self, graph: GraphModule, run: int):
+    def __init__(self, graph: GraphModule, turn: int):
         super().__init__(graph)
-        self.turn = run
+        self.turn = turn
+        self._noise: dict[torch.device, torch.Generator] = {}
 
     def run_node(self, n: Node) -> Any:
         """The rounded value of a node."""
@@ -61,21 +66,24 @@ class Coarse(Plain):
         if few:
             extra = max(extra - _SUMMED_IN + _FRACTION[x.dtype], 0)
         bits = (FEW_BITS if few else MANY_BITS)[self.turn] + extra
-        return coarse(x, min(bits, _FRACTION[x.dtype] - 1), self.turn)
+        if x.device not in self._noise:
+            self._noise[x.device] = torch.Generator(x.device).manual_seed(self.turn)
+        return coarse(x, min(bits, _FRACTION[x.dtype] - 1), self.turn, self._noise[x.device])
 
 
-def coarse(x: Tensor, bits: int, seed: int) -> Tensor:
-    """``x`` with the last ``bits`` of its fraction zero, each element rounded up or down by a hash of its bits.
+def coarse(x: Tensor, bits: int, turn: int, noise: torch.Generator) -> Tensor:
+    """``x`` with the last ``bits`` of its fraction all alike, each element rounded up or down at random.
 
-    What is on that grid already stays as it is, and so do infinities and NaN.
+    What is on that grid, which every ``turn`` moves, stays as it is; so do infinities, NaN, and what has so few bits
+    that it is likely to be exact in any code: 0, 1, a count.
     """
     word = x.contiguous().view(_WORDS[x.dtype])
-    step = 1 << bits
-    below = word & -step
-    factor = (0x5851F42D4C957F2D + seed * 0x14057B7EF767814E) % (1 << 62)
-    upwards = (word * factor >> (_FRACTION[x.dtype] - 4)) & 1 == 1
+    step, shift = 1 << bits, turn % (1 << bits)
+    below = ((word - shift) & -step) + shift
+    upwards = torch.rand(word.shape, generator=noise, device=x.device) < 0.5
     rounded = torch.where(upwards & (word != below), below + step, below).view(x.dtype)
-    return torch.where(x.isfinite(), rounded, x)
+    exact = word & ((1 << _FRACTION[x.dtype] * 2 // 3) - 1) == 0
+    return torch.where(exact | ~x.isfinite(), x, rounded)
 
 
 def _most_elements(value: Any) -> int:
