@@ -54,7 +54,8 @@ def capture(
 
     def trace(roads: Roads) -> Callable:
         backend = aot_api.aot(roads.partition, roads.forward, roads.backward, roads.inference)
-        return backend(gm, example_inputs)
+        with aot_api.layers_of_operators():
+            return backend(gm, example_inputs)
 
     roads = new_roads()
     with untraceable.named(again=lambda: trace(new_roads()), over=lambda: roads.traced):

@@ -5,10 +5,12 @@ Checked on torch 2.11, 2.13 and 2.15.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch._decomp import decompositions
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import to_fake_tensor
 from torch._functorch._aot_autograd.descriptors import (
@@ -29,6 +31,21 @@ from torch.fx import GraphModule, Node
 from . import floats
 
 Compile = Callable[[GraphModule, Sequence[Any]], Callable]
+
+
+@contextmanager
+def layers_of_operators() -> Iterator[None]:
+    """Within the block, an LSTM is traced as the operators of its cells.
+
+    In float32 on a CPU torch would take oneDNN's whole layer for it, asked for as in inference: it does not split, and
+    its backward misses what only training keeps.
+    """
+    before = decompositions.select_one_layer_lstm_function
+    decompositions.select_one_layer_lstm_function = lambda *_: decompositions.one_layer_lstm
+    try:
+        yield
+    finally:
+        decompositions.select_one_layer_lstm_function = before
 
 
 def aot(partition: Callable, forward: Compile, backward: Compile, inference: Compile) -> Callable:
