@@ -15,7 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 from torch._inductor import custom_graph_pass
-from torch._inductor.dependencies import StarDep, WeakDep
+from torch._inductor.dependencies import Dep, StarDep, WeakDep
 from torch._inductor.scheduler import BaseSchedulerNode, Scheduler, SchedulerNode
 from torch.utils._ordered_set import OrderedSet
 
@@ -43,7 +43,7 @@ class KeptOrder(SchedulerPass):
             nodes = self.following(nodes)
         for node in leaves(nodes):
             if isinstance(node, SchedulerNode):
-                node._compute_attrs = partial(recompute, node)
+                node._compute_attrs = partial(recompute, node)  # type: ignore[method-assign]
         if nodes:
             check_order(nodes[0].scheduler, epochs(nodes))
         return nodes
@@ -58,7 +58,7 @@ class KeptOrder(SchedulerPass):
 
 def recompute(node: SchedulerNode, *args: Any, **kwargs: Any) -> None:
     """Compute a node's loops anew; what it must run after stays what it was."""
-    ordering = OrderedSet(d for d in node.read_writes.reads if isinstance(d, (WeakDep, StarDep)))
+    ordering: OrderedSet[Dep] = OrderedSet(d for d in node.read_writes.reads if isinstance(d, (WeakDep, StarDep)))
     SchedulerNode._compute_attrs(node, *args, **kwargs)
     node.set_read_writes(node.read_writes.with_read(ordering).rename(node.mutation_renames))
 
@@ -72,7 +72,7 @@ def check_order(scheduler: Scheduler, expected: Epochs) -> None:
         errors.check(not wrong, "Inductor exchanged a read and a write of one buffer", str(wrong))
         Scheduler.compute_last_usage(scheduler)
 
-    scheduler.compute_last_usage = check  # the first that asks for the final order
+    scheduler.compute_last_usage = check  # type: ignore[method-assign]  # the first to ask for the final order
 
 
 def epochs(nodes: Iterable[BaseSchedulerNode]) -> Epochs:
