@@ -97,6 +97,21 @@ def tangents(gm: GraphModule) -> list[Node]:
     return [n for n in gm.graph.find_nodes(op="placeholder") if n.name.startswith("tangents")]
 
 
+def backward_nodes(gm: GraphModule) -> set[Node]:
+    """The nodes of a joint graph that are its backward: computed from a tangent, or traced after the forward."""
+    found = set(tangents(gm))
+    for node in gm.graph.nodes:
+        if node.meta.get("partitioner_tag") == "is_backward" or not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+    return found - set(tangents(gm)) - {gm.graph.output_node()}
+
+
+def given(gm: GraphModule) -> dict[int, Node]:
+    """The user's inputs of a joint graph, by position."""
+    described = ((node.meta.get("desc"), node) for node in gm.graph.find_nodes(op="placeholder"))
+    return {d.idx: node for d, node in described if isinstance(d, PlainAOTInput)}
+
+
 def mutated_inputs(gm: GraphModule) -> list[int]:
     """Positions of the inputs that the graph gives a new value."""
     mutated: list[Any] = [d.mutated_input for _, d in _described(gm) if isinstance(d, InputMutationAOTOutput)]
