@@ -19,7 +19,6 @@ from torch._functorch._aot_autograd.descriptors import (
     PlainAOTInput,
     PlainAOTOutput,
 )
-from torch._functorch.compile_utils import fx_graph_cse
 from torch._functorch.partitioners import _extract_fwd_bwd_modules
 from torch._guards import TracingContext, detect_fake_mode, tracing
 from torch._inductor import config as inductor_config
@@ -81,13 +80,12 @@ def later(capture: Callable[[Sequence[Any]], Callable], inputs: Sequence[Any]) -
 
 
 def improve(gm: GraphModule, compiled: bool) -> GraphModule:
-    """Inductor's joint-graph passes, which do not run on the bodies later, and common subexpressions.
+    """Inductor's joint-graph passes, which do not run on the bodies later.
 
     ``compiled``: also rewrite random numbers to be functions of a seed, which only Inductor can run.
     """
     with V.set_fake_mode(detect_fake_mode()), inductor_config.patch(fallback_random=not compiled):
         joint_graph_passes(gm)
-    gm.graph = fx_graph_cse(gm.graph)
     gm.recompile()
     return gm
 
