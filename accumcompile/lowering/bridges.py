@@ -67,7 +67,7 @@ class CompiledSegment(torch.nn.Module):
             inputs = [n.meta["val"] for n in done.gm.graph.find_nodes(op="placeholder")]
             options = dict(self.settings.options.inductor or {})
             call = inductor_api.compile_graph(done.gm, inputs, done.trace, options)
-            known.append(Form(call, chooser(done.kept, specs), done.symbols, done.guard(), [], []))
+            known.append(Form(call, chooser(done.kept, specs), done.symbols, done.guard(), []))
         return known[-1]
 
 

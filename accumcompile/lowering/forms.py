@@ -12,6 +12,7 @@ import torch
 from torch.fx import GraphModule
 
 from ..bindings import number
+from ..carry import Carry
 from ..passes.fuse_accumulation import fuse_accumulation
 from ..sizes import expression, present
 from . import inductor_api
@@ -19,22 +20,13 @@ from .products import use_in_place_products
 from .specialise import Specialised, specialise
 from .specs import Factor, Sizes, Spec, symbolic_stride, value_of
 
-HALF = (torch.float16, torch.bfloat16)
-
 
 @dataclass(frozen=True)
 class Plan:
-    """What is the same for all forms of a loop: reductions, the ys' dims, and in which dtypes sums are
-    kept."""
+    """What is the same for all forms of a loop: its carries, and the ys' dims."""
 
-    carry: tuple[str, ...]
+    carry: tuple[Carry, ...]
     y_dims: tuple[int, ...]
-    sums_in: torch.dtype | None  # of half-precision sums; None keeps their own
-
-    def dtype(self, op: str, part: torch.Tensor) -> torch.dtype:
-        """The dtype of the accumulator of ``part``."""
-        widened = op == "sum" and part.dtype in HALF and self.sums_in is not None
-        return self.sums_in if widened and self.sums_in is not None else part.dtype
 
 
 @dataclass(frozen=True)
@@ -87,7 +79,6 @@ class Form:
     symbols: dict[sympy.Symbol, sympy.Expr]
     guard: Callable[[Sequence[int]], bool] | None
     buffers: list[Buffer]
-    dtypes: list[torch.dtype]  # of the contributions, before they were widened
     checked: bool = False
     copied: list[int] = field(default_factory=list)  # contributions that share memory with something
 
@@ -137,14 +128,14 @@ def build(
     parts, pieces = values[: len(plan.carry)], values[len(plan.carry) :]
     made = [Buffer.of(p, d) for p, d in zip(pieces, plan.y_dims, strict=True)] if buffers is None else list(buffers)
     slots = [slot(done, b, p) if b.direct else None for b, p in zip(made, pieces, strict=True)]
-    accs: list[Any] = [plan.dtype(op, p) for op, p in zip(plan.carry, parts, strict=True)]
+    accs: list[Any] = [each.dtype for each in plan.carry]
     if accumulators is not None:
         accs = [stand_in(done, real, part) for real, part in zip(accumulators, parts, strict=True)]
-    gm = fuse_accumulation(done.gm, plan.carry, accs, slots)
+    gm = fuse_accumulation(done.gm, [each.op for each in plan.carry], accs, slots)
     use_in_place_products(gm)
     inputs = [n.meta["val"] for n in gm.graph.find_nodes(op="placeholder")]
     call = compiler(gm, inputs, done.trace)
-    return Form(call, chooser(done.kept, specs), done.symbols, done.guard(), made, [p.dtype for p in parts])
+    return Form(call, chooser(done.kept, specs), done.symbols, done.guard(), made)
 
 
 def slot(done: Specialised, buffer: Buffer, piece: torch.Tensor) -> torch.Tensor:
