@@ -77,7 +77,14 @@ class Options:
     @property
     def compiled_in(self) -> tuple[Any, ...]:
         """What a captured step was compiled for: where that changes, it is captured anew."""
-        return self.lowering, dict(self.inductor or {}), self.batch_dims, self.strict, self.dump
+        return (
+            self.lowering,
+            dict(self.inductor or {}),
+            self.batch_dims,
+            self.accumulator_dtype,
+            self.strict,
+            self.dump,
+        )
 
     def rows(self, batch: int, granule: int = 1) -> int:
         """The samples of a micro-batch: a multiple of ``granule``, and at most the batch."""

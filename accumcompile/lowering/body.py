@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from ..loop import Split, run_reference
+from ..loop import Split, finish, run_reference
 from ..sizes import ROWS
 from . import inductor_api
 from .arguments import Cut, check_body, local_shape
@@ -61,13 +61,11 @@ class CompiledBody(torch.nn.Module):
         return schedule.run(consts, xs)
 
     def _schedule(self, split, consts, xs, x_dims, carry, y_dims):
-        wide = self.settings.options.accumulator_dtype
-        key = split, wide, tuple(map(signature, consts)), tuple(map(signature, xs))
+        key = split, tuple(map(signature, consts)), tuple(map(signature, xs))
         if key not in self._schedules:
             if len(self._schedules) >= REMEMBERED:
                 self._schedules.clear()
-            plan = Plan(tuple(carry), tuple(y_dims), (wide or torch.float32) if len(split) > 1 else None)
-            self._schedules[key] = Schedule(self, plan, split, consts, xs, x_dims)
+            self._schedules[key] = Schedule(self, Plan(tuple(carry), tuple(y_dims)), split, consts, xs, x_dims)
         return self._schedules[key]
 
     def form(self, plan: Plan, role: str, specs: list[Spec], sizes: Sizes, rest: tuple, what: str) -> Form:
@@ -105,7 +103,6 @@ class Schedule:
         self.tensors = [i for i, c in enumerate(consts) if isinstance(c, torch.Tensor)]
         self.numbers = [c for c in consts if not isinstance(c, torch.Tensor)]
         self.same = inductor_api.tensor_check([*(consts[i] for i in self.tensors), *xs])
-        self.wide = owner.settings.options.accumulator_dtype
         self.chosen: dict[tuple[str, int], tuple[Form, list[int]]] = {}
         rows = dict.fromkeys([split.rows, owner.granule, split.tail or split.rows])
         check_body(owner.body, list(rows), split.batch, consts, xs, x_dims, self.sizes)
@@ -115,7 +112,6 @@ class Schedule:
         """Whether these arguments have this schedule's signature; a few microseconds."""
         return (
             split == self.split
-            and self.wide == self.owner.settings.options.accumulator_dtype
             and self.numbers == [c for c in consts if not isinstance(c, torch.Tensor)]
             and self.same(*[consts[i] for i in self.tensors], *xs)
         )
@@ -143,9 +139,7 @@ class Schedule:
             copied = [s[i] for s, b in zip(slots, self.buffers, strict=True) if not b.direct]
             for slot, piece in zip(copied, outputs, strict=True):
                 slot.copy_(piece)
-        for i, dtype in enumerate(self.dtypes):
-            if accs[i].dtype != dtype:
-                accs[i] = accs[i].to(dtype)
+        finish(self.plan.carry, accs)
         return accs + wholes
 
     def _checked(self, form: Form, given: list, arguments: list, accs: list, direct: list) -> Sequence[torch.Tensor]:
@@ -154,7 +148,7 @@ class Schedule:
 
         def run() -> tuple[list, list]:
             outputs = list(form.call(given))
-            return outputs, form.left(outputs, accs, direct)
+            return outputs, form.left(outputs, accs, direct, len(self.plan.carry))
 
         need = 3 * sum(acc.nbytes for acc in accs)
         return self.owner.trust.checked(form, arguments, run, lambda made: self.plan.merged(before, made), need)
@@ -162,7 +156,7 @@ class Schedule:
     def _buffers(self, form: Form) -> tuple[list, list]:
         rows, batch = self.split.rows, self.split.batch
         values = form.values(self.sizes | {ROWS: rows})
-        self.buffers, self.dtypes = form.buffers, form.dtypes
+        self.buffers = form.buffers
         wholes = [b.make(values, rows, batch) for b in form.buffers]
         return wholes, [b.pieces(w, rows, batch) for b, w in zip(form.buffers, wholes, strict=True)]
 

@@ -83,7 +83,7 @@ class CompiledSegment(torch.nn.Module):
             options = dict(self.settings.options.inductor or {})
             need = bytes_at_once(done)
             call = inductor_api.compile_graph(done.gm, inputs, done.trace, options)
-            known.append(Form(call, chooser(done.kept, specs), done.symbols, done.guard(), [], [], need))
+            known.append(Form(call, chooser(done.kept, specs), done.symbols, done.guard(), [], need))
         return known[-1]
 
 

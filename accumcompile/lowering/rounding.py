@@ -1,9 +1,9 @@
 """How far rounding alone may move a graph's results: its own sensitivity, measured.
 
-The graph runs once more with every value that it makes rounded, up or down at random, to a grid that is coarser by a few
-bits. What changes is what rounding can change, jumps included: a tie, a threshold. This is Monte Carlo arithmetic (D. S.
-Parker, "Monte Carlo Arithmetic: exploiting randomness in floating-point arithmetic", 1997), on a grid, so that what is
-picked from rounded values is rounded already: a maximum is still equal to one of its operands.
+The graph runs once more with every value that it makes rounded, up or down at random, to a grid that is coarser by a
+few bits. What changes is what rounding can change, jumps included: a tie, a threshold. This is Monte Carlo arithmetic
+(D. S. Parker, "Monte Carlo Arithmetic: exploiting randomness in floating-point arithmetic", 1997), on a grid, so that
+what is picked from rounded values is rounded already: a maximum is still equal to one of its operands.
 """
 
 from __future__ import annotations
