@@ -162,6 +162,12 @@ MESSAGES: dict[str, Message] = {
         "report it to PyTorch: {repro}",
         "it runs uncompiled from now on; nothing of the wrong result was used",
     ),
+    "AC051": Message(
+        "a part of the step could not be compiled",
+        "{what}: {reason}",
+        "repair what it names, or report it to PyTorch: {repro}",
+        "it runs uncompiled, one operator after the other",
+    ),
     # Ours to repair
     "AC901": Message("internal check failed: {what}", "{why}", "please report this, with the graph that dump= writes"),
 }

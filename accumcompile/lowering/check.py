@@ -64,12 +64,13 @@ class Expected:
 
     def compare(self, values: Sequence[Tensor]) -> None:
         """Raise ``WrongCodeError`` where a value differs by more than rounding explains."""
-        found = unexplained(values, self.values, self._coarse())
+        found = unexplained(values, self.values, self.coarse())
         if found:
             position = max(found, key=lambda i: found[i].relative(found[i].differs))
             raise WrongCodeError(position, found[position], self.arguments)
 
-    def _coarse(self) -> Iterator[list[Tensor]]:
+    def coarse(self) -> Iterator[list[Tensor]]:
+        """The same values, computed less exactly: each time in another way."""
         for turn in range(len(MANY_BITS)):
             yield self.meaning(Coarse(self.graph, turn).values(*self.arguments))
 
