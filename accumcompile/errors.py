@@ -156,6 +156,12 @@ MESSAGES: dict[str, Message] = {
         "your own (register_rule)",
         "an estimated peak of {peak}, where the full batch at once has {full}",
     ),
+    # The step's own
+    "AC036": Message(
+        "this line fails without being split, too",
+        "{reason}",
+        "correct what it is called with: {given}",
+    ),
     # Ours to repair
     "AC901": Message("internal check failed: {what}", "{why}", "please report this, with the graph that dump= writes"),
 }
