@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from accumcompile import AccumulateError
-from accumcompile.capture import aot_api
+from accumcompile.capture import roads
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
@@ -101,10 +101,10 @@ def test_a_line_inside_of_which_dynamo_fails_is_a_break():
 def test_a_bug_of_ours_is_not_taken_for_one_of_pytorchs(monkeypatch):
     """What fails when the tracing is over comes out as it is."""
 
-    def broken(gm, compiled):
+    def broken(gm, compiled, note):
         raise LookupError("a bug")
 
-    monkeypatch.setattr(aot_api, "improve", broken)
+    monkeypatch.setattr(roads, "improve", broken)
     with pytest.raises(Exception, match="LookupError: a bug") as caught:
         small.eager(small.plain)(small.net(), *small.data(12))
     assert not isinstance(caught.value, AccumulateError)
