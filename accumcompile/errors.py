@@ -168,6 +168,12 @@ MESSAGES: dict[str, Message] = {
         "repair what it names, or report it to PyTorch: {repro}",
         "it runs uncompiled, one operator after the other",
     ),
+    # The step's own
+    "AC036": Message(
+        "this line fails without being split, too",
+        "{reason}",
+        "correct what it is called with: {given}",
+    ),
     # Ours to repair
     "AC901": Message("internal check failed: {what}", "{why}", "please report this, with the graph that dump= writes"),
 }

@@ -66,7 +66,8 @@ def capture(
         return compile_piece(graph, road, batch.symbols, settings, names, owned_from)
 
     def new_roads() -> Roads:
-        return Roads(piece, settings.options.lowering == "inductor", fused, reached(gm), beside, changeable)
+        compiled = settings.options.lowering == "inductor"
+        return Roads(piece, compiled, fused, reached(gm), settings.note, beside, changeable)
 
     def trace(roads: Roads) -> Callable:
         backend = aot_api.aot(roads.partition, roads.forward, roads.backward, roads.inference)

@@ -25,7 +25,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils import _python_dispatch
 
 from .. import where
-from . import dynamo, floats
+from . import breaks, dynamo, floats
 from .reasons import OPTIMIZER, Reason, is_expected
 
 # The wrapper that every optimizer class puts around its step: one code object for all of them.
@@ -90,6 +90,12 @@ class _Watching(threading.local):
 
 
 _watching = _Watching()
+
+
+def _is_watching() -> bool:
+    return _watching.now is not None
+
+
 _lock = threading.Lock()
 _calls = 0
 _undo: list[Callable[[], None]] = []
@@ -126,6 +132,8 @@ def _acquire() -> None:
             _replace(convert_frame, "exceeds_recompile_limit", _exceeds_recompile_limit)
             _replace(convert_frame, "format_error_msg", _format_error_msg)
             _undo.append(register_optimizer_step_pre_hook(_capture_closure).remove)
+            _replace(convert_frame, "_compile", breaks.dropping(_original_compile, _is_watching))
+            _undo.append(breaks.install(_is_watching))
         _calls += 1
 
 
@@ -150,6 +158,7 @@ _original_check = symbolic_convert.InliningInstructionTranslator.check_inlineabl
 _original_wrap = VariableBuilder._wrap
 _original_convert = convert_frame.CatchErrorsWrapper.__call__
 _original_exceeds = convert_frame.exceeds_recompile_limit
+_original_compile = convert_frame._compile
 _original_format = convert_frame.format_error_msg
 
 
@@ -219,7 +228,7 @@ def _exceeds_recompile_limit(cache_size: Any, compile_id: Any) -> tuple[bool, st
 def last_capture() -> RecompileLimit | None:
     """The frame that Dynamo captures now, if it would run that uncompiled from the next change on."""
     caller: Any = sys._getframe()
-    while caller is not None and caller.f_code is not convert_frame._compile.__code__:
+    while caller is not None and caller.f_code is not _original_compile.__code__:
         caller = caller.f_back
     known = caller.f_locals if caller is not None else {}
     entries = getattr(known.get("cache_size"), "num_cache_entries_with_same_id_matched_objs", 0)
@@ -231,7 +240,7 @@ def last_capture() -> RecompileLimit | None:
 def _format_error_msg(exc: Exception, code: Any, *args: Any, **kwargs: Any) -> str:
     """Dynamo formats an error when it drops a function because of it."""
     if _watching.now is not None:
-        frame = where.of_summaries(getattr(exc, "real_stack", None))
+        frame = where.of_summaries(getattr(exc, "real_stack", None)) or where.user_frame(str(exc.__cause__))
         reason = Reason(str(getattr(exc, "msg", exc)), frame, where.named(code.co_name))
         if frame is not None:
             _dropped[_place(code)] = reason

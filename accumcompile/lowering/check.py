@@ -21,7 +21,7 @@ from .rounding import MANY_BITS, Coarse
 Norms: TypeAlias = tuple[float, float]  # the Euclidean norm, and the largest element
 
 ROUNDINGS = 8  # of a result's dtype, that it may always differ by
-TIMES = 4  # of the measured sensitivity, that it may differ by
+TIMES = 3  # of the measured sensitivity, that it may differ by
 PIECE = 1 << 20  # elements compared at a time, in float64
 
 
