@@ -38,9 +38,7 @@ def _arguments(expr: sympy.Basic) -> tuple[sympy.Basic, ...]:
     return () if expr.is_Number else expr.args
 
 
-def _emit(
-    graph: Graph, expr: sympy.Basic, arguments: list[Number], symbol: Callable[[sympy.Symbol], Number]
-) -> Number:
+def _emit(graph: Graph, expr: sympy.Basic, arguments: list[Number], symbol: Callable[[sympy.Symbol], Number]) -> Number:
     if isinstance(expr, sympy.Symbol):
         return symbol(expr)
     if expr in (sympy.true, sympy.false):

@@ -102,10 +102,11 @@ def steps_of(
     """
     loops = loops or {}
     last: dict[Key, int] = {}
+    owners: dict[Node, Key] = {}
     for i, node in enumerate(nodes):
         if node.target is not operator.getitem:
-            last |= dict.fromkeys((owner(source) for source in node.all_input_nodes), i)
-    last |= dict.fromkeys((owner(node) for node in stay), len(nodes))
+            last |= dict.fromkeys((owner(source, owners) for source in node.all_input_nodes), i)
+    last |= dict.fromkeys((owner(node, owners) for node in stay), len(nodes))
     found = []
     for i, node in enumerate(nodes):
         number_of_loop, yielded = loops.get(node, (None, None))
@@ -130,13 +131,20 @@ def _results(node: Node, yielded: Sequence[Node] | None, placements: Sequence[Pl
             yield k, tuple(expression(s) for s in tensor.shape), tensor.dtype.itemsize, sharded
 
 
-def owner(node: Node) -> Key:
-    """The node, and which of its results, whose memory a node's value lies in."""
-    while is_alias(node):
-        if node.target is operator.getitem and not is_alias(node.args[0]):
-            return node.args[0], node.args[1]
-        node = next(n for n in node.all_input_nodes if not is_size(n))
-    return node, 0
+def owner(node: Node, known: dict[Node, Key] | None = None) -> Key:
+    """The node, and which of its results, whose memory a node's value lies in. ``known`` are earlier answers."""
+    known = {} if known is None else known
+    base = node
+    while base not in known and is_alias(base) and not _is_result(base):
+        base = next(n for n in base.all_input_nodes if not is_size(n))
+    key = known.get(base) or ((base.args[0], base.args[1]) if _is_result(base) else (base, 0))
+    known[node] = key
+    return key
+
+
+def _is_result(node: Node) -> bool:
+    """Whether a node is one of several results that another node makes."""
+    return node.target is operator.getitem and not is_alias(node.args[0])
 
 
 def is_alias(node: Node) -> bool:

@@ -76,12 +76,13 @@ class Writer:
         rule = rule_of(node.target) or Rule()
         args, kwargs = rebuild(node, at)
         write = rule.local or _plainly
-        return write(self, node, self._with_shape(rule, node, args), kwargs)
+        return write(self, node, self.with_shape(rule, args, self.shape(node)), kwargs)
 
-    def _with_shape(self, rule: Rule, node: Node, args: tuple) -> tuple:
+    def with_shape(self, rule: Rule, args: tuple, shape: Iterable[Size]) -> tuple:
+        """The arguments of an operator that is told the shape of its result."""
         if rule.shape_arg is None:
             return args
-        shape = self.sizes(self.shape(node))
+        shape = self.sizes(shape)
         value = shape if isinstance(args[rule.shape_arg], (list, tuple)) else shape[0]
         return (*args[: rule.shape_arg], value, *args[rule.shape_arg + 1 :])
 

@@ -13,6 +13,7 @@ from ..compiler import compile_piece
 from ..operands import ancestors, outputs
 from ..options import Settings
 from . import aot_api, naming, untraceable
+from .divided import ask_divided
 from .frames import BatchSymbols
 from .reattach import reattached
 from .roads import Roads
@@ -47,6 +48,7 @@ def capture(
     names = naming.Names.of(gm)
 
     def piece(graph: GraphModule, road: str, owned_from: int | None) -> Callable:
+        ask_divided(graph.graph, batch.symbols)
         return compile_piece(graph, road, batch.symbols, settings, names, owned_from)
 
     def new_roads() -> Roads:
