@@ -90,7 +90,8 @@ class Body(Writer):
         """One number everywhere: made here, in whatever shape."""
         args, kwargs = rebuild(node, lambda path, leaf: self._number(leaf) if isinstance(leaf, Node) else leaf)
         local = self.batch.local_shape(shape_of(node) or (), placement)
-        args = self.with_shape(RULES[node.target], args, local)
+        position = RULES[node.target].shape_arg
+        args = args if position is None else self.with_shape(args, position, local)
         copy = self.call(node.target, args, kwargs, like=node)
         copy.meta["local_shape"] = local
         return copy

@@ -49,24 +49,28 @@ class Step:
     loop: int | None = None
 
 
-def number(size: Size, sizes: Sizes, unknown: int | None = None) -> int:
-    """A size in one call. One that depends on data is ``unknown``, or counts as the largest of ``sizes``."""
-    if not isinstance(size, sympy.Expr):
-        return int(size)
-    bound = size.xreplace(dict(sizes))
-    if not isinstance(bound, int) and bound.free_symbols:
-        if unknown is not None:
-            return unknown
-        bound = bound.xreplace(dict.fromkeys(bound.free_symbols, max(sizes.values(), default=1)))
-    return int(bound)
+def number(size: Size, sizes: Sizes, unknown: int = 0) -> int:
+    """A size in one call; ``unknown`` where data decides it."""
+    bound = sympy.sympify(size).xreplace(dict(sizes))
+    return int(bound) if bound.is_number else unknown
+
+
+def is_known(shape: Iterable[Size], sizes: Sizes) -> bool:
+    """Whether the call's sizes say what a shape is: not where data decides it."""
+    return all(sympy.sympify(size).free_symbols <= sizes.keys() for size in shape)
 
 
 def count(shape: Iterable[Size], sizes: Sizes) -> int:
-    """The elements of a shape."""
+    """The elements of a shape: none, where data decides how many."""
     total = 1
     for size in shape:
         total *= number(size, sizes)
     return total
+
+
+def all_known(steps: Iterable[Step], sizes: Sizes) -> bool:
+    """Whether data decides the size of nothing that the steps make."""
+    return all(is_known(made.shape, sizes) for step in steps for made in step.makes)
 
 
 def peak(steps: Sequence[Step], sizes: Sizes, share: tuple[int, int] = (1, 1), loops: Sequence[int] = ()) -> int:
