@@ -51,8 +51,7 @@ class Step:
 
 def number(size: Size, sizes: Sizes, unknown: int = 0) -> int:
     """A size in one call; ``unknown`` where data decides it."""
-    bound = sympy.sympify(size).xreplace(dict(sizes))
-    return int(bound) if bound.is_number else unknown
+    return int(sympy.sympify(size).subs(sizes)) if is_known((size,), sizes) else unknown
 
 
 def is_known(shape: Iterable[Size], sizes: Sizes) -> bool:
