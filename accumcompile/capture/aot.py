@@ -17,6 +17,7 @@ from .assigned import assigning, made_outputs
 from .divided import ask_divided
 from .frames import BatchSymbols
 from .reattach import reattached
+from .respelled import respell
 from .roads import Roads
 from .saved import Changeable
 from .undefined import reached, undefined_stays
@@ -25,6 +26,7 @@ from .undefined import reached, undefined_stays
 def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, settings: Settings) -> Callable:
     """Compile one graph of a step, whose batch is named by ``batch.symbols``."""
     naming.name_nodes(gm)
+    respell(gm)
     gm, assigned = made_outputs(gm)
     return assigning(_compiled(gm, example_inputs, batch, settings), assigned)
 
