@@ -14,8 +14,10 @@ from ..operands import ancestors, outputs
 from ..options import Settings
 from . import aot_api, naming, untraceable
 from .assigned import assigning, made_outputs
+from .divided import ask_divided
 from .frames import BatchSymbols
 from .reattach import reattached
+from .respelled import respell
 from .roads import Roads
 from .saved import Changeable
 from .undefined import reached, undefined_stays
@@ -24,6 +26,7 @@ from .undefined import reached, undefined_stays
 def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, settings: Settings) -> Callable:
     """Compile one graph of a step, whose batch is named by ``batch.symbols``."""
     naming.name_nodes(gm)
+    respell(gm)
     gm, assigned = made_outputs(gm)
     return assigning(_compiled(gm, example_inputs, batch, settings), assigned)
 
@@ -63,6 +66,7 @@ def capture(
     names = naming.Names.of(gm)
 
     def piece(graph: GraphModule, road: str, owned_from: int | None) -> Callable:
+        ask_divided(graph.graph, batch.symbols)
         return compile_piece(graph, road, batch.symbols, settings, names, owned_from)
 
     def new_roads() -> Roads:

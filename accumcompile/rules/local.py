@@ -10,7 +10,6 @@ import torch
 from ..operands import shape_of
 from ..placement import R
 from .rule import Alignment, Facts, align_dims
-from .views import bounds, takes_all
 
 aten = torch.ops.aten
 
@@ -58,23 +57,6 @@ def trilinear(facts: Facts) -> Alignment | None:
 def _biased(facts: Facts, out: list[str], a: list[str], b: list[str]) -> Alignment | None:
     bias = out[len(out) - len(facts.shapes[0]) :]
     return align_dims(facts, [bias, a, b], [out])
-
-
-def slice_(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
-    """A slice that takes the whole dimension is its operand; one that takes whole blocks takes local blocks."""
-    facts = body.facts(node)
-    dim = facts.argument(1, "dim", 0) % len(facts.shapes[0])
-    placement = body.placement(node)
-    if takes_all(facts, dim):
-        return args[0]
-    if getattr(placement, "dim", None) != dim:
-        return body.call(node.target, args, kwargs)
-    block, start = facts.results[0][dim], bounds(facts, dim)[0]
-    first = facts.batch.quotient(start, block) if start else 0
-    local = body.size(body.shape(node)[dim])
-    begin = body.call(operator.mul, (first, local))
-    end = body.call(operator.mul, (first + 1, local))
-    return body.call(node.target, (args[0], dim, begin, end))
 
 
 def iota(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
