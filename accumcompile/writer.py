@@ -67,11 +67,11 @@ class Writer:
         """Where a factory's result begins along its sharded dimension; None where it is not sharded."""
         return None
 
-    def emit(self, node: Node, at: Callable[[Path, Any], Any]) -> Node:
+    def emit(self, node: Node, at: Callable[[Path, Any], Any], write: Callable | None = None) -> Node:
         """A node of the source graph, with ``at`` giving what each leaf of its arguments is here."""
         rule = rule_of(node.target) or Rule()
         args, kwargs = rebuild(node, at)
-        write = rule.local or _plainly
+        write = write or rule.local or _plainly
         return write(self, node, self._with_shape(rule, node, args), kwargs)
 
     def _with_shape(self, rule: Rule, node: Node, args: tuple) -> tuple:

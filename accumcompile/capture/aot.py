@@ -29,14 +29,14 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSy
     if not others:
         return capture(gm, example_inputs, batch, settings, fused=True)[0]
     positions = [outputs(gm).index(o) for o in others]
-    fused, roads = capture(detached(gm, others), example_inputs, batch, settings, fused=True, beside=positions)
-    if roads.road != "fused":
+    alone, roads = capture(detached(gm, others), example_inputs, batch, settings, fused=True, beside=positions)
+    if not roads.linear:  # tangents that arrive together must go through the backward together
         return capture(gm, example_inputs, batch, settings, fused=False)[0]
     beside = aot_api.later(
         lambda inputs: capture(returning(gm, others), inputs, batch, settings, fused=False)[0],
         example_inputs,
     )
-    return reattached(fused, beside, positions, roads.mutated, roads.reads)
+    return reattached(alone, beside, positions, roads.mutated, roads.reads)
 
 
 def capture(

@@ -5,7 +5,8 @@ Checked on torch 2.11, 2.13 and 2.15.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,13 +34,31 @@ Compile = Callable[[GraphModule, Sequence[Any]], Callable]
 
 def aot(partition: Callable, forward: Compile, backward: Compile, inference: Compile) -> Callable:
     """A Dynamo backend that hands us the joint graph, then the pieces that ``partition`` makes of it."""
-    return aot_autograd(
+    backend = aot_autograd(
         partition_fn=partition,
         fw_compiler=forward,
         bw_compiler=backward,
         inference_compiler=inference,
         decompositions=select_decomp_table(),
     )
+
+    def traced(gm: GraphModule, inputs: Sequence[Any]) -> Callable:
+        with _without_inference_kernels():
+            return backend(gm, inputs)
+
+    return traced
+
+
+@contextmanager
+def _without_inference_kernels() -> Iterator[None]:
+    """No LSTM of oneDNN: it is for inference, and it is chosen where no *input* needs a gradient, whatever the weights
+    need (``torch._decomp.decompositions.select_one_layer_lstm_function``); its backward then fails."""
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
 
 
 def later(capture: Callable[[Sequence[Any]], Callable], inputs: Sequence[Any]) -> Callable:
