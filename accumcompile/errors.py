@@ -156,6 +156,18 @@ MESSAGES: dict[str, Message] = {
         "your own (register_rule)",
         "an estimated peak of {peak}, where the full batch at once has {full}",
     ),
+    "AC050": Message(
+        "compiled code gave another result than its graph",
+        "{what}, differs by {differs} of its norm, and rounding explains {explained}: a bug of the compiler below",
+        "report it to PyTorch: {repro}",
+        "it runs uncompiled from now on; nothing of the wrong result was used",
+    ),
+    "AC051": Message(
+        "a part of the step could not be compiled",
+        "{what}: {reason}",
+        "repair what it names, or report it to PyTorch: {repro}",
+        "it runs uncompiled, one operator after the other",
+    ),
     # Ours to repair
     "AC901": Message("internal check failed: {what}", "{why}", "please report this, with the graph that dump= writes"),
 }

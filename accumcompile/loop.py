@@ -81,12 +81,12 @@ def run_reference(body, split, consts, xs, x_dims, carry, y_dims) -> list[torch.
         for kept, y in zip(pieces, outs[len(carry) :], strict=True):
             kept.append(y)
         del outs[len(carry) :], local
-        _accumulate(carry, carries, outs)
+        accumulate(carry, carries, outs)
     finish(carry, carries)
     return carries + [torch.cat(kept, d) for kept, d in zip(pieces, y_dims, strict=True)]
 
 
-def _accumulate(carry: Sequence[Carry], carries: list[torch.Tensor], parts: list[Any]) -> None:
+def accumulate(carry: Sequence[Carry], carries: list[torch.Tensor], parts: list[Any]) -> None:
     """Put a micro-batch's parts into the carries; each is let go as soon as it is."""
     is_first = not carries
     for k, each in enumerate(carry):

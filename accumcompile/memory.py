@@ -143,10 +143,10 @@ def _results(node: Node, yielded: Iterable[Node], placements: Sequence[Placement
 
 def owner(node: Node) -> Key:
     """The node, and which of its results, whose memory a node's value lies in."""
-    if node.target is operator.getitem and not is_alias(node.args[0]):
-        return node.args[0], node.args[1]
-    if is_alias(node):
-        return owner(next(n for n in node.all_input_nodes if not is_size(n)))
+    while is_alias(node):
+        if node.target is operator.getitem and not is_alias(node.args[0]):
+            return node.args[0], node.args[1]
+        node = next(n for n in node.all_input_nodes if not is_size(n))
     return node, 0
 
 

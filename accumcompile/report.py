@@ -175,7 +175,7 @@ class Report:
             name=settings.name,
             steps=steps if isinstance(steps, int) else None,
             micro_batch_size=settings.options.micro_batch_size,
-            notes=settings.notes,
+            notes=[*settings.notes, *settings.checks.said()],
         )
 
     @property

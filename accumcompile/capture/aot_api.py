@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch._decomp import decompositions
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import to_fake_tensor
 from torch._functorch._aot_autograd.descriptors import (
@@ -18,7 +19,6 @@ from torch._functorch._aot_autograd.descriptors import (
     PlainAOTInput,
     PlainAOTOutput,
 )
-from torch._functorch.compile_utils import fx_graph_cse
 from torch._functorch.partitioners import _extract_fwd_bwd_modules
 from torch._guards import TracingContext, detect_fake_mode, tracing
 from torch._inductor import config as inductor_config
@@ -32,33 +32,30 @@ from . import floats
 Compile = Callable[[GraphModule, Sequence[Any]], Callable]
 
 
+@contextmanager
+def layers_of_operators() -> Iterator[None]:
+    """Within the block, an LSTM is traced as the operators of its cells.
+
+    In float32 on a CPU torch would take oneDNN's whole layer for it, asked for as in inference: it does not split, and
+    its backward misses what only training keeps.
+    """
+    before = decompositions.select_one_layer_lstm_function
+    decompositions.select_one_layer_lstm_function = lambda *_: decompositions.one_layer_lstm
+    try:
+        yield
+    finally:
+        decompositions.select_one_layer_lstm_function = before
+
+
 def aot(partition: Callable, forward: Compile, backward: Compile, inference: Compile) -> Callable:
     """A Dynamo backend that hands us the joint graph, then the pieces that ``partition`` makes of it."""
-    backend = aot_autograd(
+    return aot_autograd(
         partition_fn=partition,
         fw_compiler=forward,
         bw_compiler=backward,
         inference_compiler=inference,
         decompositions=select_decomp_table(),
     )
-
-    def traced(gm: GraphModule, inputs: Sequence[Any]) -> Callable:
-        with _without_inference_kernels():
-            return backend(gm, inputs)
-
-    return traced
-
-
-@contextmanager
-def _without_inference_kernels() -> Iterator[None]:
-    """No LSTM of oneDNN: it is for inference, and it is chosen where no *input* needs a gradient, whatever the weights
-    need (``torch._decomp.decompositions.select_one_layer_lstm_function``); its backward then fails."""
-    before = torch._C._get_mkldnn_enabled()
-    torch._C._set_mkldnn_enabled(False)
-    try:
-        yield
-    finally:
-        torch._C._set_mkldnn_enabled(before)
 
 
 def later(capture: Callable[[Sequence[Any]], Callable], inputs: Sequence[Any]) -> Callable:
@@ -83,13 +80,12 @@ def later(capture: Callable[[Sequence[Any]], Callable], inputs: Sequence[Any]) -
 
 
 def improve(gm: GraphModule, compiled: bool) -> GraphModule:
-    """Inductor's joint-graph passes, which do not run on the bodies later, and common subexpressions.
+    """Inductor's joint-graph passes, which do not run on the bodies later.
 
     ``compiled``: also rewrite random numbers to be functions of a seed, which only Inductor can run.
     """
     with V.set_fake_mode(detect_fake_mode()), inductor_config.patch(fallback_random=not compiled):
         joint_graph_passes(gm)
-    gm.graph = fx_graph_cse(gm.graph)
     gm.recompile()
     return gm
 
@@ -97,6 +93,21 @@ def improve(gm: GraphModule, compiled: bool) -> GraphModule:
 def tangents(gm: GraphModule) -> list[Node]:
     """The inputs of a joint graph that are gradients of its outputs."""
     return [n for n in gm.graph.find_nodes(op="placeholder") if n.name.startswith("tangents")]
+
+
+def backward_nodes(gm: GraphModule) -> set[Node]:
+    """The nodes of a joint graph that are its backward: computed from a tangent, or traced after the forward."""
+    found = set(tangents(gm))
+    for node in gm.graph.nodes:
+        if node.meta.get("partitioner_tag") == "is_backward" or not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+    return found - set(tangents(gm)) - {gm.graph.output_node()}
+
+
+def given(gm: GraphModule) -> dict[int, Node]:
+    """The user's inputs of a joint graph, by position."""
+    described = ((node.meta.get("desc"), node) for node in gm.graph.find_nodes(op="placeholder"))
+    return {d.idx: node for d, node in described if isinstance(d, PlainAOTInput)}
 
 
 def mutated_inputs(gm: GraphModule) -> list[int]:
