@@ -12,7 +12,7 @@ from accumcompile.lowering.rounding import MANY_BITS, coarse
 DTYPES = torch.float64, torch.float32, torch.bfloat16, torch.float16
 # A smaller effect is one of rounding, or too near to it to be told: as a share of the result, and in units of the
 # result's own rounding error.
-LEAST_SHARE, LEAST_ERRORS = 1e-3, 50
+LEAST_SHARE, LEAST_ERRORS = 1e-3, 60
 
 
 def alarms(bodies, dtype):

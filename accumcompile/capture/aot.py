@@ -44,12 +44,12 @@ def _compiled(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbol
     if not others:
         return captured(gm, example_inputs, fused=True)[0]
     positions = [outputs(gm).index(o) for o in others]
-    fused, roads = captured(detached(gm, others), example_inputs, fused=True, beside=positions)
-    if roads.road != "fused":
+    alone, roads = captured(detached(gm, others), example_inputs, fused=True, beside=positions)
+    if not roads.linear:  # tangents that arrive together must go through the backward together
         return captured(gm, example_inputs)[0]
     beside = aot_api.later(lambda inputs: captured(returning(gm, others), inputs)[0], example_inputs)
     changing = set(roads.mutated) | (set(roads.reads) & changeable.copied - roads.read)
-    return reattached(fused, beside, positions, sorted(changing), roads.reads)
+    return reattached(alone, beside, positions, sorted(changing), roads.reads)
 
 
 def capture(
