@@ -12,7 +12,7 @@ from torch.fx import Graph, GraphModule, Node
 from .bridges import Bridges
 from .operands import Path, is_size, operands, rebuild, shape_of
 from .placement import Placement, R, Replicate, Shard, Size
-from .rules.table import RULES, is_constant
+from .rules.table import RULES, is_constant, rule_of
 from .sizes import ROWS, unfolded
 from .writer import Writer
 
