@@ -68,7 +68,12 @@ class CompiledSegment(torch.nn.Module):
         given = [*numbers, *form.select(values)]
         if not self.trust.is_due(form):
             return form.call(given)
-        return self.trust.checked(form, values, lambda: [list(form.call(given))] * 2)
+
+        def run() -> tuple[list, list]:
+            outputs = list(form.call(given))
+            return outputs, outputs
+
+        return self.trust.checked(form, values, run)
 
     def _find(self, values: Sequence[Any], sizes: Sizes) -> Form:
         specs = tuple(describe(h, v, sizes) for h, v in zip(self.holders, values, strict=True))

@@ -89,7 +89,8 @@ def unexplained(
     for coarse in again:
         for i, suspect in left.items():
             moved = distance(coarse[i], expected[i])
-            suspect.explained = tuple(max(e, TIMES * m) for e, m in zip(suspect.explained, moved, strict=True))
+            norm, largest = (max(e, TIMES * m) for e, m in zip(suspect.explained, moved, strict=True))
+            suspect.explained = norm, largest
         left = {i: suspect for i, suspect in left.items() if suspect.beyond}
         if not left:
             break

@@ -68,11 +68,11 @@ def _aligned(
         return found
     factors = {False: ("rows",), True: part.factors("rows")}
     sizes = {"rows": shape[dim], "blocks": part.blocks, "every": part.step}
-    dims = (
+    before, after = (
         tuple((*old[:dim], factors[whole], *old[dim + 1 :]) for old, whole in zip(side, holds, strict=True))
         for side, holds in ((found.operands, operands), (found.results, results))
     )
-    return Alignment(*dims, found.sizes | sizes)
+    return Alignment(before, after, found.sizes | sizes)
 
 
 def part_of(facts: Facts, position: int, shape: Sequence[Size]) -> Part | None:
