@@ -18,6 +18,7 @@ class Reason:
 
 
 OPTIMIZER = "an optimizer runs once per step, uncompiled"
+LIST = "a tensor is made of a Python list"
 
 # Every step breaks like this.
 EXPECTED = ("Tensor.backward() call", "Optimizer.zero_grad", OPTIMIZER)
@@ -37,6 +38,7 @@ OWN_FUNCTION = "put forward and loss into a function of their own, and call it f
 # What to write instead, by a word of Dynamo's reason; then for any other break, and for a function dropped.
 FIXES: tuple[tuple[str, str], ...] = (
     ("backwards hooks", "register the hook on parameters or tensors (p.register_hook), not on a module"),
+    (LIST, "make it before the step: pass torch.tensor(labels) in place of the list"),
     ("torch.compiler.disable", "let Dynamo see that function, or move the call behind backward()"),
 )
 AFTER_BACKWARD = "keep that out of forward and loss: move it behind backward(), or out of the step"
