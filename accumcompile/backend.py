@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from .capture import dynamo, dynamo_hooks, floats, frames, retrace, safety
+from .capture import dynamo, dynamo_hooks, floats, frames, retrace, safety, symbolic
 from .options import Options, Settings
+
+symbolic.register()
 
 # torch.compile hands over the same dict for every graph of a step, and keeps it alive as long as the step.
 _settings: dict[int, tuple[Mapping[str, Any], Settings]] = {}

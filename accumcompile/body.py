@@ -10,8 +10,8 @@ from torch.fx import Graph, GraphModule, Node
 
 from .bridges import Bridges
 from .operands import Path, is_size, operands, rebuild, shape_of
-from .placement import Placement, Replicate, Shard, Size
-from .rules.table import rule_of
+from .placement import Placement, R, Replicate, Shard, Size
+from .rules.table import RULES, is_constant
 from .sizes import ROWS, unfolded
 from .writer import Writer
 
@@ -82,11 +82,19 @@ class Body(Writer):
         return self.slice(node, need) if isinstance(need, Shard) else self._const(node)
 
     def _const(self, node: Node) -> Node:
-        rule = rule_of(node.target)
-        if rule is not None and rule.fill is not None:
-            args, kwargs = rebuild(node, lambda path, leaf: self._number(leaf) if isinstance(leaf, Node) else leaf)
-            return self.call(node.target, args, kwargs, like=node)
+        if is_constant(node):
+            return self._filled(node, R)
         return self.const(self.bridges.whole(node), node.name, node.meta)
+
+    def _filled(self, node: Node, placement: Placement) -> Node:
+        """One number everywhere: made here, in whatever shape."""
+        args, kwargs = rebuild(node, lambda path, leaf: self._number(leaf) if isinstance(leaf, Node) else leaf)
+        local = self.batch.local_shape(shape_of(node) or (), placement)
+        position = RULES[node.target].shape_arg
+        args = args if position is None else self.with_shape(args, position, local)
+        copy = self.call(node.target, args, kwargs, like=node)
+        copy.meta["local_shape"] = local
+        return copy
 
     def const(self, value: Any, name: str, meta: dict) -> Any:
         """A placeholder for a value that is the same in every micro-batch."""
@@ -111,6 +119,8 @@ class Body(Writer):
         return self._sliced[key]
 
     def _slice(self, node: Node, placement: Shard) -> Node:
+        if is_constant(node):
+            return self._filled(node, placement)
         whole, full = self.bridges.whole(node), shape_of(node) or ()
         local, dim = self.batch.local_shape(full, placement), placement.dim
         holder = self._holder(node.name)

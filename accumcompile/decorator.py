@@ -13,7 +13,7 @@ from typing import Any
 
 from . import backend, dump, errors, where
 from .capture import batch as batches
-from .capture import dynamo, dynamo_hooks, frames, retrace, safety, untraceable
+from .capture import dynamo, dynamo_hooks, frames, retrace, safety
 from .options import Options, Settings
 
 
@@ -72,8 +72,7 @@ class AccumulatedStep:
             stack.enter_context(dynamo.marked(batch.split))
             watch = stack.enter_context(dynamo_hooks.watching(call.on_recompile_limit, self._run_closure, call.batch))
             net = stack.enter_context(safety.net(call, watch, lambda: batches.modules(self.fn, named)))
-            with untraceable.named_of_dynamo():
-                result = self._compiled(*args, **kwargs)
+            result = self._compiled(*args, **kwargs)
             net.finish()
         return result
 

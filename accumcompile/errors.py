@@ -163,6 +163,24 @@ MESSAGES: dict[str, Message] = {
         "so does the size of {name}",
         "make it a tensor before the step",
     ),
+    "AC050": Message(
+        "compiled code gave another result than its graph",
+        "{what}, differs by {differs} of its norm, and rounding explains {explained}: a bug of the compiler below",
+        "report it to PyTorch: {repro}",
+        "it runs uncompiled from now on; nothing of the wrong result was used",
+    ),
+    "AC051": Message(
+        "a part of the step could not be compiled",
+        "{what}: {reason}",
+        "repair what it names, or report it to PyTorch: {repro}",
+        "it runs uncompiled, one operator after the other",
+    ),
+    # The step's own
+    "AC036": Message(
+        "this line fails without being split, too",
+        "{reason}",
+        "correct what it is called with: {given}",
+    ),
     # Ours to repair
     "AC901": Message("internal check failed: {what}", "{why}", "please report this, with the graph that dump= writes"),
 }

@@ -13,6 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 from . import causes
 from .called import Called, described
 from .capture.naming import Names, is_users
+from .carry import Carry
 from .locality import whole_operands
 from .loop import accumulate_loop
 from .memory import is_alias, owner, steps_of
@@ -20,7 +21,7 @@ from .operands import is_size, is_tensor, operands, shape_of
 from .placement import Placement, Shard
 from .plan import LoopFact, Plan, ValueFact
 from .propagation import Propagation
-from .rules.table import rule_of
+from .rules.table import is_constant
 from .sizes import expression
 from .stages import Loop, Schedule
 from .where import user_frame
@@ -66,6 +67,10 @@ class _Facts:
             frame.function if frame else "",
         )
 
+    def carried(self, node: Node, carry: Carry) -> ValueFact:
+        """A value that a loop carries."""
+        return replace(self.value(node), accumulated_in=carry.dtype if carry.dtype != carry.result else None)
+
     def results(self, node: Node) -> Iterator[ValueFact]:
         """A value that was computed whole: each of its results, where there are several."""
         fact, value = replace(self.value(node), placement="R"), node.meta.get("val")
@@ -83,7 +88,7 @@ class _Facts:
             loop.stage,
             tuple(replace(self.value(node), placement="R") for node in _consts(self.known, loop)),
             tuple(self.value(node, placement) for node, placement in meta["xs"]),
-            tuple(self.value(node) for node in meta["carried"]),
+            tuple(self.carried(node, carry) for node, carry in meta["carried"].items()),
             tuple(self.value(node) for node in meta["kept"]),
             len(loop.nodes),
             loop.at_once,
@@ -107,7 +112,7 @@ class _Facts:
 
     def _costs_memory(self, node: Node) -> bool:
         """Whether a node makes something of the batch's size: no view, and no constant."""
-        if node.op != "call_function" or is_size(node) or is_alias(node) or _is_constant(node):
+        if node.op != "call_function" or is_size(node) or is_alias(node) or is_constant(node):
             return False
         sizes = _symbolic_sizes(node)
         return any(self.known.batch.in_size(s) or not s.free_symbols <= self._given for s in sizes)
@@ -139,7 +144,7 @@ def _consts(known: Propagation, loop: Loop) -> dict[Node, None]:
         whole = set(whole_operands(known, node))
         for operand, need in zip(operands(node), known.needs.get(node, ()), strict=False):
             source = operand.node
-            if source in whole and not isinstance(need.placement, Shard) and not _is_constant(source):
+            if source in whole and not isinstance(need.placement, Shard) and not is_constant(source):
                 found[_base(source)] = None
     return found
 
@@ -150,21 +155,19 @@ def _base(node: Node) -> Node:
     return base if is_tensor(base) else node
 
 
-def _is_constant(node: Node) -> bool:
-    rule = rule_of(node.target)
-    return rule is not None and rule.fill is not None
-
-
 def _program_steps(program: GraphModule):
     """What the program makes, in order, its loops among it."""
     nodes = [n for n in program.graph.nodes if n.op == "call_function"]
     calls = [n for n in nodes if n.target is accumulate_loop]
-    metas = program.meta["loops"]
-    loops = {
-        call: (i, [*metas[call.args[0].target]["carried"], *metas[call.args[0].target]["kept"]])
-        for i, call in enumerate(calls)
-    }
+    metas = [program.meta["loops"][call.args[0].target] for call in calls]
+    loops = {call: (i, _yielded(meta)) for i, (call, meta) in enumerate(zip(calls, metas, strict=True))}
     return steps_of(nodes, program.graph.output_node().all_input_nodes, loops=loops)
+
+
+def _yielded(meta: dict) -> dict[Node, int]:
+    """What a loop yields, and by how many bytes an element is larger while it is accumulated."""
+    carried = {node: carry.dtype.itemsize - carry.result.itemsize for node, carry in meta["carried"].items()}
+    return carried | dict.fromkeys(meta["kept"], 0)
 
 
 def _unsplit_steps(graph: Graph, plan: Schedule):

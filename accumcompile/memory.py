@@ -30,10 +30,15 @@ class Made:
     itemsize: int
     sharded: bool  # a micro-batch holds its share of it
     last: int  # the step of its last use
+    wider: int = 0  # by how many bytes an element is larger while a loop accumulates it
 
     def bytes(self, sizes: Sizes) -> int:
         """The full batch's bytes."""
         return count(self.shape, sizes) * self.itemsize
+
+    def wider_bytes(self, sizes: Sizes) -> int:
+        """How many bytes more it takes while a loop accumulates it."""
+        return count(self.shape, sizes) * self.wider
 
 
 @dataclass(frozen=True)
@@ -44,24 +49,27 @@ class Step:
     loop: int | None = None
 
 
-def number(size: Size, sizes: Sizes, unknown: int | None = None) -> int:
-    """A size in one call. One that depends on data is ``unknown``, or counts as the largest of ``sizes``."""
-    if not isinstance(size, sympy.Expr):
-        return int(size)
-    bound = size.xreplace(dict(sizes))
-    if not isinstance(bound, int) and bound.free_symbols:
-        if unknown is not None:
-            return unknown
-        bound = bound.xreplace(dict.fromkeys(bound.free_symbols, max(sizes.values(), default=1)))
-    return int(bound)
+def number(size: Size, sizes: Sizes, unknown: int = 0) -> int:
+    """A size in one call; ``unknown`` where data decides it."""
+    return int(sympy.sympify(size).subs(sizes)) if is_known((size,), sizes) else unknown
+
+
+def is_known(shape: Iterable[Size], sizes: Sizes) -> bool:
+    """Whether the call's sizes say what a shape is: not where data decides it."""
+    return all(sympy.sympify(size).free_symbols <= sizes.keys() for size in shape)
 
 
 def count(shape: Iterable[Size], sizes: Sizes) -> int:
-    """The elements of a shape."""
+    """The elements of a shape: none, where data decides how many."""
     total = 1
     for size in shape:
         total *= number(size, sizes)
     return total
+
+
+def all_known(steps: Iterable[Step], sizes: Sizes) -> bool:
+    """Whether data decides the size of nothing that the steps make."""
+    return all(is_known(made.shape, sizes) for step in steps for made in step.makes)
 
 
 def peak(steps: Sequence[Step], sizes: Sizes, share: tuple[int, int] = (1, 1), loops: Sequence[int] = ()) -> int:
@@ -70,7 +78,8 @@ def peak(steps: Sequence[Step], sizes: Sizes, share: tuple[int, int] = (1, 1), l
     Args:
         steps: the code.
         sizes: the symbols' values.
-        share: (samples of a micro-batch, samples of the batch), for what is sharded.
+        share: (samples of a micro-batch, samples of the batch), for what is sharded; sums of one micro-batch are
+            not accumulated.
         loops: the bytes that each loop needs while it runs.
     """
     freed = [0] * (len(steps) + 1)
@@ -81,16 +90,21 @@ def peak(steps: Sequence[Step], sizes: Sizes, share: tuple[int, int] = (1, 1), l
             size = -(-size * share[0] // share[1]) if made.sharded else size
             alive += size
             freed[made.last] += size
-        most = max(most, alive + (loops[step.loop] if step.loop is not None else 0))
+        most = max(most, alive + (_running(step, sizes, share, loops[step.loop]) if step.loop is not None else 0))
         alive -= freed[i]
     return most
+
+
+def _running(step: Step, sizes: Sizes, share: tuple[int, int], need: int) -> int:
+    """The bytes that a loop takes while it runs, beside what it yields."""
+    return need + sum(made.wider_bytes(sizes) for made in step.makes if share[0] < share[1])
 
 
 def steps_of(
     nodes: Sequence[Node],
     stay: Iterable[Node],
     placements: Callable[[Node], Sequence[Placement]] = lambda node: (),
-    loops: Mapping[Node, tuple[int, Sequence[Node]]] | None = None,
+    loops: Mapping[Node, tuple[int, Mapping[Node, int]]] | None = None,
 ) -> tuple[Step, ...]:
     """The steps of ``nodes``.
 
@@ -98,45 +112,53 @@ def steps_of(
         nodes: the code, in order.
         stay: what is still alive at the end.
         placements: of each result of a node; left out, nothing is sharded.
-        loops: nodes that run a loop: its number, and nodes with the values that it yields.
+        loops: nodes that run a loop: its number, and nodes with the values that it yields, each with the bytes by
+            which an element is larger while it is accumulated.
     """
     loops = loops or {}
     last: dict[Key, int] = {}
+    owners: dict[Node, Key] = {}
     for i, node in enumerate(nodes):
         if node.target is not operator.getitem:
-            last |= dict.fromkeys((owner(source) for source in node.all_input_nodes), i)
-    last |= dict.fromkeys((owner(node) for node in stay), len(nodes))
+            last |= dict.fromkeys((owner(source, owners) for source in node.all_input_nodes), i)
+    last |= dict.fromkeys((owner(node, owners) for node in stay), len(nodes))
     found = []
     for i, node in enumerate(nodes):
-        number_of_loop, yielded = loops.get(node, (None, None))
+        number_of_loop, yielded = loops.get(node, (None, {}))
+        wider = list(yielded.values())
         makes = [
-            Made(shape, itemsize, sharded, last.get((node, k), i))
+            Made(shape, itemsize, sharded, last.get((node, k), i), wider[k] if wider else 0)
             for k, shape, itemsize, sharded in _results(node, yielded, placements(node))
         ]
         found.append(Step(tuple(makes), number_of_loop))
     return tuple(found)
 
 
-def _results(node: Node, yielded: Sequence[Node] | None, placements: Sequence[Placement]) -> Iterator[tuple]:
+def _results(node: Node, yielded: Iterable[Node], placements: Sequence[Placement]) -> Iterator[tuple]:
     """(index, shape, itemsize, sharded) of each tensor that a node makes: none where it is a view."""
     if is_size(node) or is_alias(node):
         return
-    value = node.meta.get("val")
-    if yielded is not None:
-        value = [n.meta["val"] for n in yielded]
+    value = [n.meta["val"] for n in yielded] or node.meta.get("val")
     for k, tensor in enumerate(value if isinstance(value, (tuple, list)) else [value]):
         if isinstance(tensor, torch.Tensor):
             sharded = k < len(placements) and isinstance(placements[k], Shard)
             yield k, tuple(expression(s) for s in tensor.shape), tensor.dtype.itemsize, sharded
 
 
-def owner(node: Node) -> Key:
-    """The node, and which of its results, whose memory a node's value lies in."""
-    if node.target is operator.getitem and not is_alias(node.args[0]):
-        return node.args[0], node.args[1]
-    if is_alias(node):
-        return owner(next(n for n in node.all_input_nodes if not is_size(n)))
-    return node, 0
+def owner(node: Node, known: dict[Node, Key] | None = None) -> Key:
+    """The node, and which of its results, whose memory a node's value lies in. ``known`` are earlier answers."""
+    known = {} if known is None else known
+    base = node
+    while base not in known and is_alias(base) and not _is_result(base):
+        base = next(n for n in base.all_input_nodes if not is_size(n))
+    key = known.get(base) or ((base.args[0], base.args[1]) if _is_result(base) else (base, 0))
+    known[node] = key
+    return key
+
+
+def _is_result(node: Node) -> bool:
+    """Whether a node is one of several results that another node makes."""
+    return node.target is operator.getitem and not is_alias(node.args[0])
 
 
 def is_alias(node: Node) -> bool:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import sympy
 from torch.fx import Node
 
-from .operands import Operand, elements, is_data_dependent, is_size, operands, reads_sizes, shape_of, shapes_of
+from .operands import Operand, data_symbols, elements, is_size, operands, reads_sizes, shape_of, shapes_of
 from .placement import Partial, Placement, R, Replicate, Shard, Size
 from .propagation import Need, Propagation, Value
 from .rules.rule import ANY, Alignment, Dim, Facts, Rule
@@ -161,12 +160,15 @@ class Placer:
         return Shard(dim, outer)
 
     def _new_batch_dim(self, alignment: Alignment) -> Split | None:
-        """A factor of batch size that no operand has: a factory's, or a broadcast's."""
+        """A factor of batch size that no operand has: a factory's, or a broadcast's. No more samples must stay
+        together for it than do already."""
         used = {factor for dims in alignment.operands for dim in dims for factor in dim}
         for dim in alignment.results[0] if len(alignment.results) == 1 else ():
             for factor in dim:
                 size = alignment.sizes[factor]
-                if factor not in used and self.batch.per_sample(size) is not None and self.batch.granule(size) == 1:
+                if factor in used or self.batch.per_sample(size) is None:
+                    continue
+                if self.known.granule % self.batch.granule(size) == 0:
                     return factor, 1
         return None
 
@@ -232,11 +234,7 @@ class Placer:
         return any(v is not None and isinstance(v.placement, Shard) for v in self.values)
 
     def _unbacked(self) -> bool:
-        return any(
-            isinstance(size, sympy.Expr) and any(is_data_dependent(s) for s in size.free_symbols)
-            for shape in (*self.shapes, *self.results)
-            for size in shape or ()
-        )
+        return any(data_symbols(size) for shape in (*self.shapes, *self.results) for size in shape or ())
 
 
 def _whole_or_any(dims: tuple[Dim, ...], value: Value | None) -> Placement:

@@ -11,14 +11,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from accumcompile.capture.journal import Run
-from accumcompile.memory import Sizes, number, peak
+from accumcompile.memory import Sizes, all_known, is_known, number, peak
 from accumcompile.options import Settings
 from accumcompile.plan import BarrierFact, LoopFact, ValueFact
 
 
 @dataclass(frozen=True)
 class Value:
-    """A value with the sizes it had in this call. `bytes` are the full batch's; a size of -1 is data's."""
+    """A value with the sizes it had in this call. `bytes` are the full batch's; a size of -1, which leaves no bytes,
+    is decided by data."""
 
     name: str
     shape: tuple[int, ...]
@@ -28,14 +29,30 @@ class Value:
     where: str
     code: str
     sliced_from: str = ""  # its placement outside of the loop that slices it, where that is another
+    accumulated_in: str = ""  # the dtype in which a loop accumulates it, where that is another; `bytes` are in this one
+
+    @property
+    def known(self) -> bool:
+        """Whether the value's size was known before it was made."""
+        return -1 not in self.shape
 
     @classmethod
     def of(cls, fact: ValueFact, sizes: Sizes) -> Value:
         """A fact of the plan, with the sizes of one call."""
         shape = tuple(number(s, sizes, unknown=-1) for s in fact.shape)
-        dtype = str(fact.dtype).removeprefix("torch.") if fact.dtype else "int"
-        size = fact.bytes(sizes)
-        return cls(fact.name, shape, dtype, fact.placement, size, fact.where, fact.code, fact.sliced_from)
+        dtypes = [str(d).removeprefix("torch.") if d else "" for d in (fact.dtype, fact.accumulated_in)]
+        size = fact.bytes(sizes)  # none, where data decides it
+        return cls(
+            fact.name,
+            shape,
+            dtypes[0] or "int",
+            fact.placement,
+            size,
+            fact.where,
+            fact.code,
+            fact.sliced_from,
+            dtypes[1],
+        )
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,8 @@ class Loop:
             for kind in ("consts", "xs", "carry", "ys")
         }
         split = run.split.at_once() if fact.at_once else run.split
+        if len(split) == 1:
+            held["carry"] = tuple(Value.of(value.alone(), run.sizes) for value in fact.carry)
         share = (split.rows, split.batch)
         need, full = peak(fact.body, run.sizes, share), peak(fact.body, run.sizes)
         return cls(fact.stage, len(split), split.rows, fact.nodes, need, full, **held)
@@ -78,13 +97,14 @@ class Barrier:
     stage: int
     cause: str
     path: tuple[str, ...]
+    known: bool = True  # False where data decides its size: it has no bytes then
 
     @classmethod
     def of(cls, fact: BarrierFact, sizes: Sizes) -> Barrier:
         """A barrier of the plan, with the sizes of one call."""
         value = fact.value
-        size = value.bytes(sizes)
-        return cls(fact.kind, value.where, value.code, size, value.name, fact.stage, fact.cause, fact.path)
+        size, known = value.bytes(sizes), is_known(value.shape, sizes)
+        return cls(fact.kind, value.where, value.code, size, value.name, fact.stage, fact.cause, fact.path, known)
 
 
 @dataclass(frozen=True)
@@ -103,12 +123,14 @@ class Graph:
     estimated_bytes: int
     full_batch_bytes: int
     notes: tuple[str, ...]
+    known: bool = True  # False where data decides some sizes: both estimates leave them out
 
     @classmethod
     def of(cls, run: Run, calls: int) -> Graph:
         """One run of a graph, which stands for `calls` equal ones."""
         plan = run.plan
         loops = tuple(Loop.of(loop, run) for loop in plan.loops)
+        share = (run.split.rows, run.split.batch)
         return cls(
             road=plan.road,
             batch=run.split.batch,
@@ -119,9 +141,10 @@ class Graph:
             barriers=tuple(Barrier.of(barrier, run.sizes) for barrier in plan.barriers),
             kept=tuple(Value.of(value, run.sizes) for value in plan.kept),
             whole=tuple(Value.of(value, run.sizes) for value in plan.whole),
-            estimated_bytes=peak(plan.program, run.sizes, loops=[loop.estimated_bytes for loop in loops]),
+            estimated_bytes=peak(plan.program, run.sizes, share, [loop.estimated_bytes for loop in loops]),
             full_batch_bytes=peak(plan.unsplit, run.sizes),
             notes=plan.notes,
+            known=all_known((*plan.program, *plan.unsplit), run.sizes),
         )
 
 
@@ -161,7 +184,7 @@ class Report:
             name=settings.name,
             steps=steps if isinstance(steps, int) else None,
             micro_batch_size=settings.options.micro_batch_size,
-            notes=settings.notes,
+            notes=[*settings.notes, *settings.checks.said()],
         )
 
     @property
@@ -193,6 +216,11 @@ class Report:
     def full_batch_bytes(self) -> int:
         """The same estimate for the full batch at once."""
         return max((graph.full_batch_bytes for graph in self.graphs), default=0)
+
+    @property
+    def known(self) -> bool:
+        """Whether all sizes were known; data decides the others, and the estimates leave them out."""
+        return all(graph.known for graph in self.graphs)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from .placement import Shard, Size
 
 ROWS = sympy.Symbol("rows", integer=True, positive=True)
 _UNIT = sympy.Symbol("u", integer=True, positive=True)
+SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 def expression(size: Any) -> Size:
@@ -29,7 +30,7 @@ def expression(size: Any) -> Size:
 
     A symbolic number of any kind is read and never evaluated, which would make the batch a constant.
     """
-    if isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+    if isinstance(size, SYMBOLIC):
         expr = size.node.expr
         return int(expr) if isinstance(size, torch.SymInt) and expr.is_number else expr
     return int(size) if not isinstance(size, sympy.Expr) else size
@@ -40,9 +41,25 @@ def present(size: Any) -> int:
     known = expression(size)
     if isinstance(known, sympy.Expr):
         # Not its hint: a size of data that a check has found equal to one that is known has none.
-        known = known.xreplace(size.node.shape_env.backed_var_to_val)
-        known = known.xreplace(dict.fromkeys(known.free_symbols, sympy.Integer(64)))
+        known = weigh(known.xreplace(size.node.shape_env.backed_var_to_val))
     return int(known)
+
+
+_TRIED = (64, 96, 97, 1009, 2)  # numbers that stand for a symbol, until one makes a size of the expression
+
+
+def weigh(size: Size) -> int:
+    """About how large a size is: every symbol taken as one number, for which ``size`` is no division by zero."""
+    if not isinstance(size, sympy.Expr):
+        return int(size)
+    for number in _TRIED:
+        try:
+            value = size.xreplace(dict.fromkeys(size.free_symbols, sympy.Integer(number)))
+        except ZeroDivisionError:  # of torch's divisions; sympy's own is infinite
+            continue
+        if value.is_finite and value >= 0:
+            return int(value)
+    return _TRIED[0]
 
 
 @dataclass(frozen=True)
@@ -113,7 +130,7 @@ class Batch:
 
     def unified(self, size: Size) -> Size:
         """``size`` with every symbol of the batch written as the one."""
-        return size.xreplace(dict.fromkeys(self.aliases, self.symbol)) if isinstance(size, sympy.Expr) else size
+        return size.xreplace(dict.fromkeys(self.aliases, self.symbol)) if isinstance(size, sympy.Basic) else size
 
     def in_size(self, size: Size) -> bool:
         """Whether ``size`` depends on the batch: ``s - s // 3 * 3`` does not where 3 divides every batch."""

@@ -9,7 +9,7 @@ import sympy
 import torch
 from torch.fx import Graph, Node
 
-from .arithmetic import emit_number
+from .arithmetic import apply, emit_number
 from .operands import Path, operands, rebuild, shape_of
 from .placement import Placement, R, Size
 from .propagation import Propagation
@@ -35,10 +35,14 @@ class Writer:
             node.meta |= {k: like.meta[k] for k in ("stack_trace", "seq_nr", "original_aten") if k in like.meta}
         return node
 
+    def number(self, target: Callable, *arguments: Any) -> Any:
+        """Arithmetic on sizes: worked out where all of them are known, else a node."""
+        return apply(self.graph, target, *arguments)
+
     def size(self, size: Size) -> Node | int:
         """A node (or number) for a size."""
         size = self.batch.unified(size)
-        if not isinstance(size, sympy.Expr):
+        if not isinstance(size, sympy.Basic):
             return size
         if size not in self._sizes:
             self._sizes[size] = emit_number(self.graph, size, self.symbol)
@@ -72,14 +76,15 @@ class Writer:
         rule = rule_of(node.target) or Rule()
         args, kwargs = rebuild(node, at)
         write = rule.local or _plainly
-        return write(self, node, self._with_shape(rule, node, args), kwargs)
+        if rule.shape_arg is not None:
+            args = self.with_shape(args, rule.shape_arg, self.shape(node))
+        return write(self, node, args, kwargs)
 
-    def _with_shape(self, rule: Rule, node: Node, args: tuple) -> tuple:
-        if rule.shape_arg is None:
-            return args
-        shape = self.sizes(self.shape(node))
-        value = shape if isinstance(args[rule.shape_arg], (list, tuple)) else shape[0]
-        return (*args[: rule.shape_arg], value, *args[rule.shape_arg + 1 :])
+    def with_shape(self, args: tuple, position: int, shape: Iterable[Size]) -> tuple:
+        """The arguments of an operator that is told the shape of its result, at ``position``."""
+        here = self.sizes(shape)
+        value = here if isinstance(args[position], (list, tuple)) else here[0]
+        return (*args[:position], value, *args[position + 1 :])
 
     def sizes(self, shape: Iterable[Size]) -> list[Node | int]:
         """A shape as arguments of a node."""

@@ -4,7 +4,7 @@ import sympy
 import torch
 from torch.fx import Graph
 
-from accumcompile.memory import Made, Step, number, owner, peak, steps_of
+from accumcompile.memory import Made, Step, is_known, number, owner, peak, steps_of
 
 aten = torch.ops.aten
 B = sympy.Symbol("s0", integer=True, positive=True)
@@ -44,5 +44,7 @@ def test_sizes():
     unknown = sympy.Symbol("u0")
     assert number(3, {}) == 3
     assert number(2 * B, {B: 6}) == 12
-    assert number(unknown, {B: 6}) == 6
+    assert number(unknown, {B: 6}) == 0
+    assert is_known((B, 4), {B: 6})
+    assert not is_known((B, unknown), {B: 6})
     assert number(unknown, {B: 6}, unknown=-1) == -1

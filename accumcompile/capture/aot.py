@@ -14,8 +14,10 @@ from ..operands import ancestors, outputs
 from ..options import Settings
 from . import aot_api, dynamo, naming, untraceable
 from .assigned import assigning, made_outputs
+from .divided import ask_divided
 from .frames import BatchSymbols
 from .reattach import reattached
+from .respelled import respell
 from .roads import Roads
 from .saved import Changeable
 from .undefined import reached, undefined_stays
@@ -24,6 +26,7 @@ from .undefined import reached, undefined_stays
 def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, settings: Settings) -> Callable:
     """Compile one graph of a step, whose batch is named by ``batch.symbols``."""
     naming.name_nodes(gm)
+    respell(gm)
     gm, assigned = made_outputs(gm)
     return assigning(_compiled(gm, example_inputs, batch, settings), assigned)
 
@@ -63,14 +66,17 @@ def capture(
     names = naming.Names.of(gm)
 
     def piece(graph: GraphModule, road: str, owned_from: int | None) -> Callable:
+        ask_divided(graph.graph, batch.symbols)
         return compile_piece(graph, road, batch.symbols, settings, names, owned_from)
 
     def new_roads() -> Roads:
-        return Roads(piece, settings.options.lowering == "inductor", fused, reached(gm), beside, changeable)
+        compiled = settings.options.lowering == "inductor"
+        return Roads(piece, compiled, fused, reached(gm), settings.note, beside, changeable)
 
     def trace(roads: Roads) -> Callable:
         backend = aot_api.aot(roads.partition, roads.forward, roads.backward, roads.inference)
-        return backend(gm, example_inputs)
+        with aot_api.layers_of_operators():
+            return backend(gm, example_inputs)
 
     roads = new_roads()
     with untraceable.named(again=lambda: trace(new_roads()), over=lambda: roads.traced):

@@ -1,14 +1,16 @@
-"""AOTAutograd and Inductor's joint-graph passes: every private name of theirs that capture uses.
+"""AOTAutograd: every private name of it that capture uses.
 
 Checked on torch 2.11, 2.13 and 2.15.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch._decomp import decompositions
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import to_fake_tensor
 from torch._functorch._aot_autograd.descriptors import (
@@ -17,18 +19,29 @@ from torch._functorch._aot_autograd.descriptors import (
     PlainAOTInput,
     PlainAOTOutput,
 )
-from torch._functorch.compile_utils import fx_graph_cse
 from torch._functorch.partitioners import _extract_fwd_bwd_modules
-from torch._guards import TracingContext, detect_fake_mode, tracing
-from torch._inductor import config as inductor_config
+from torch._guards import TracingContext, tracing
 from torch._inductor.decomposition import select_decomp_table
-from torch._inductor.fx_passes.joint_graph import joint_graph_passes
-from torch._inductor.virtualized import V
 from torch.fx import GraphModule, Node
 
 from . import floats
 
 Compile = Callable[[GraphModule, Sequence[Any]], Callable]
+
+
+@contextmanager
+def layers_of_operators() -> Iterator[None]:
+    """Within the block, an LSTM is traced as the operators of its cells.
+
+    In float32 on a CPU torch would take oneDNN's whole layer for it, asked for as in inference: it does not split, and
+    its backward misses what only training keeps.
+    """
+    before = decompositions.select_one_layer_lstm_function
+    decompositions.select_one_layer_lstm_function = lambda *_: decompositions.one_layer_lstm
+    try:
+        yield
+    finally:
+        decompositions.select_one_layer_lstm_function = before
 
 
 def aot(partition: Callable, forward: Compile, backward: Compile, inference: Compile) -> Callable:
@@ -61,18 +74,6 @@ def later(capture: Callable[[Sequence[Any]], Callable], inputs: Sequence[Any]) -
         return made[0](*given)
 
     return run
-
-
-def improve(gm: GraphModule, compiled: bool) -> GraphModule:
-    """Inductor's joint-graph passes, which do not run on the bodies later, and common subexpressions.
-
-    ``compiled``: also rewrite random numbers to be functions of a seed, which only Inductor can run.
-    """
-    with V.set_fake_mode(detect_fake_mode()), inductor_config.patch(fallback_random=not compiled):
-        joint_graph_passes(gm)
-    gm.graph = fx_graph_cse(gm.graph)
-    gm.recompile()
-    return gm
 
 
 def tangents(gm: GraphModule) -> list[Node]:

@@ -25,7 +25,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils import _python_dispatch
 
 from .. import where
-from . import dynamo, floats, lists
+from . import breaks, dynamo, floats, idle, lists
 from .reasons import LIST, OPTIMIZER, Reason, is_expected
 
 # The wrapper that every optimizer class puts around its step: one code object for all of them.
@@ -35,9 +35,6 @@ STEP_CODE = next(
 # Functions that Dynamo has dropped. It leaves them alone from then on, in whichever step they are called.
 # (By place: code objects are not always hashable.)
 _dropped: dict[tuple[str, int, str], Reason] = {}
-# Functions that Dynamo has captured for us, none of them with anything to split, and how often; by id.
-_idle: dict[int, tuple[CodeType, int]] = {}
-IDLE_CAPTURES = 4  # from then on such a function runs as it is, whatever its guards say
 
 
 def _place(code: CodeType) -> tuple[str, int, str]:
@@ -102,6 +99,12 @@ class _Watching(threading.local):
 
 
 _watching = _Watching()
+
+
+def _is_watching() -> bool:
+    return _watching.now is not None
+
+
 _lock = threading.Lock()
 _calls = 0
 _undo: list[Callable[[], None]] = []
@@ -140,6 +143,8 @@ def _acquire() -> None:
             _replace(convert_frame, "exceeds_recompile_limit", _exceeds_recompile_limit)
             _replace(convert_frame, "format_error_msg", _format_error_msg)
             _undo.append(register_optimizer_step_pre_hook(_capture_closure).remove)
+            _replace(convert_frame, "_compile", breaks.dropping(_original_compile, _is_watching))
+            _undo.append(breaks.install(_is_watching))
         _calls += 1
 
 
@@ -166,6 +171,7 @@ _original_load_attr = symbolic_convert.InstructionTranslatorBase._load_attr
 _original_call = symbolic_convert.InstructionTranslatorBase.call_function
 _original_convert = convert_frame.CatchErrorsWrapper.__call__
 _original_exceeds = convert_frame.exceeds_recompile_limit
+_original_compile = convert_frame._compile
 _original_format = convert_frame.format_error_msg
 
 
@@ -214,22 +220,15 @@ def _convert(self: Any, *args: Any) -> ConvertFrameReturn:
         return _original_convert(self, *args)
     if _is_within_step(args[0].f_code):
         return ConvertFrameReturn(FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP), apply_to_code=False)
-    if _idle.get(id(args[0].f_code), (None, 0))[1] >= IDLE_CAPTURES:
-        _watching.now.idle = True
-        return ConvertFrameReturn(FrameExecStrategy(FrameAction.SKIP, FrameAction.DEFAULT), apply_to_code=False)
+    watch, code = _watching.now, args[0].f_code
+    if idle.is_idle(code):
+        watch.idle = True
+        return idle.as_it_is()
     with convert_frame.compile_lock:
         floats.forget_floats()
-        return _counting_idle(args[0].f_code, _watching.now, partial(_original_convert, self, *args))
-
-
-def _counting_idle(code: CodeType, watch: Watch, convert: Callable[[], ConvertFrameReturn]) -> ConvertFrameReturn:
-    """A function behind the last backward that reads a list of losses would be captured for each of its lengths."""
-    before = watch.graphs
-    result = convert()
-    if watch.graphs != before:
-        _idle[id(code)] = code, -sys.maxsize
-    elif result.guarded_code is not None and not any("__resume_at" in n for n in result.guarded_code.code.co_names):
-        _idle[id(code)] = code, _idle.get(id(code), (code, 0))[1] + 1
+        graphs = watch.graphs
+        result = _original_convert(self, *args)
+        idle.count(code, result, worth=watch.graphs != graphs)
     return result
 
 
@@ -267,7 +266,7 @@ def _exceeds_recompile_limit(cache_size: Any, compile_id: Any) -> tuple[bool, st
 def last_capture() -> RecompileLimit | None:
     """The frame that Dynamo captures now, if it would run that uncompiled from the next change on."""
     caller: Any = sys._getframe()
-    while caller is not None and caller.f_code is not convert_frame._compile.__code__:
+    while caller is not None and caller.f_code is not _original_compile.__code__:
         caller = caller.f_back
     known = caller.f_locals if caller is not None else {}
     entries = getattr(known.get("cache_size"), "num_cache_entries_with_same_id_matched_objs", 0)
@@ -279,7 +278,7 @@ def last_capture() -> RecompileLimit | None:
 def _format_error_msg(exc: Exception, code: Any, *args: Any, **kwargs: Any) -> str:
     """Dynamo formats an error when it drops a function because of it."""
     if _watching.now is not None:
-        frame = where.of_summaries(getattr(exc, "real_stack", None))
+        frame = where.of_summaries(getattr(exc, "real_stack", None)) or where.user_frame(str(exc.__cause__))
         reason = Reason(str(getattr(exc, "msg", exc)), frame, where.named(code.co_name))
         if frame is not None:
             _dropped[_place(code)] = reason

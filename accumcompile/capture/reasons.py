@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ class Reason:
     dropped: str = ""  # the function that runs eagerly because of it
 
 
+FAILED = "Dynamo failed to trace it"
+UNTRACEABLE = "PyTorch cannot trace it for a batch whose size varies"
 OPTIMIZER = "an optimizer runs once per step, uncompiled"
 LIST = "a tensor is made of a Python list"
 
@@ -30,6 +33,9 @@ REWORDED: tuple[tuple[str, str], ...] = (
     ("Module-level backwards hooks", "a module's backward hook"),
     ("Graph break under", "a graph break inside a context manager"),
     ("Tensor.item() call", "a tensor becomes a Python number: item(), float(), print()"),
+    ("data-dependent expression", "a number that the data decides becomes a Python number: a count, a length"),
+    ("generic_jump", "an if or a while that the data decides"),
+    ("step_unsupported", "an operation that Dynamo cannot trace"),
     ("torch.compiler.disable", "a function that torch.compiler.disable keeps from Dynamo"),
 )
 
@@ -39,6 +45,8 @@ OWN_FUNCTION = "put forward and loss into a function of their own, and call it f
 FIXES: tuple[tuple[str, str], ...] = (
     ("backwards hooks", "register the hook on parameters or tensors (p.register_hook), not on a module"),
     (LIST, "make it before the step: pass torch.tensor(labels) in place of the list"),
+    ("Reconstruction failure", "make that object before the step, and not in it"),
+    ("data-dependent expression", "keep such numbers in tensors (mask, gather, index_add), or out of forward and loss"),
     ("torch.compiler.disable", "let Dynamo see that function, or move the call behind backward()"),
 )
 AFTER_BACKWARD = "keep that out of forward and loss: move it behind backward(), or out of the step"
@@ -68,6 +76,17 @@ def summary(text: str) -> str:
     title, _, rest = last.partition("\n")
     explanation = next((x.split(":", 1)[1].strip() for x in rest.splitlines() if "Explanation:" in x), "")
     return ours or "\n".join(filter(None, (title, explanation)))
+
+
+_FILE = re.compile(r"^\S+\.(cpp|h):\d+: ")  # of PyTorch's own sources
+_GOT = re.compile(r"got \w+\([\"'](.*)[\"']\)")  # what Dynamo says of an operator that failed
+
+
+def first_sentence(error: Exception) -> str:
+    """What an error of PyTorch's says, without its advice and its internals."""
+    text = str(error).strip()
+    got = _GOT.search(text)
+    return got[1] if got else _FILE.sub("", re.split(r"\n|(?<=[a-z)])\. ", text)[0])
 
 
 def recompilation(text: str) -> str:

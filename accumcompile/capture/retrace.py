@@ -17,6 +17,8 @@ from torch._dynamo.convert_frame import compile_lock
 from torch._guards import CompileContext
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
+from .. import where
+from . import breaks
 from .dynamo import mark, patcher
 from .floats import forget_floats
 
@@ -117,6 +119,12 @@ def numbers_of_tensors() -> Iterator[None]:
             raise
         _retrace_of_frame().undo.callback(patcher(NUMBERS_OF_TENSORS_SYMBOLIC)())
         raise _Restart(restart_reason="accumcompile: a number comes from a tensor") from None
+
+
+def retrace_with_break(line: where.Frame, reason: str) -> None:
+    """Have Dynamo trace the current frame again, with a break at a line; return if that is no help."""
+    if CompileContext.current_compile_id() is not None and breaks.break_at(line, reason):
+        raise _Restart(restart_reason="accumcompile: a line cannot be traced")
 
 
 def end_retrace() -> None:

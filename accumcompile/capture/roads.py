@@ -24,6 +24,7 @@ from ..propagate import propagate
 from ..rules.table import is_impure
 from ..sizes import Batch
 from . import aot_api
+from .improve import improve
 from .saved import NOTHING, Changeable, handing_over, needed_backwards, read_backwards
 from .undefined import passing_undefined
 
@@ -31,9 +32,9 @@ aten = torch.ops.aten
 Compile = Callable[[GraphModule, str, int | None], Callable]
 
 
-def normal(gm: GraphModule, compiled: bool) -> GraphModule:
+def normal(gm: GraphModule, compiled: bool, note: Callable[[str], None]) -> GraphModule:
     """A captured graph in the spelling that rules know, each value computed once."""
-    return deduplicate(canonical(aot_api.improve(gm, compiled)))
+    return deduplicate(canonical(improve(gm, compiled, note)))
 
 
 class Roads:
@@ -45,11 +46,13 @@ class Roads:
         compiled: bool,
         wants_fused: bool,
         reach: Sequence[set[int]],
+        note: Callable[[str], None],
         beside: Sequence[int] = (),
         changeable: Changeable = NOTHING,
     ):
         self.compile_piece, self.compiled, self.wants_fused = compile_piece, compiled, wants_fused
         self.reach = reach  # for each output, positions of the inputs that autograd comes to from it
+        self.note = note  # says something about the capture
         self.beside = beside  # positions of the outputs beside the loss that stay differentiable
         self.changeable = changeable
         self.road = "inference"
@@ -66,7 +69,7 @@ class Roads:
         """AOTAutograd's ``partition_fn``."""
         self.traced = True
         self.read = read_backwards(joint)
-        joint = normal(joint, self.compiled)
+        joint = normal(joint, self.compiled, self.note)
         self.tangents = len(aot_api.tangents(joint))
         self.mutated = aot_api.mutated_inputs(joint)
         self.reads = inputs_behind(joint, self.beside) if self.beside else []
@@ -94,7 +97,7 @@ class Roads:
     def inference(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
         """AOTAutograd's ``inference_compiler``."""
         self.traced = True
-        return self.compile_piece(normal(gm, self.compiled), "inference", None)
+        return self.compile_piece(normal(gm, self.compiled, self.note), "inference", None)
 
 
 def inputs_behind(joint: GraphModule, positions: Sequence[int]) -> list[int]:

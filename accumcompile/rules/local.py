@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import operator
+from functools import partial, reduce
 
 import torch
 
 from ..operands import shape_of
 from ..placement import R
 from .rule import Alignment, Facts, align_dims
-from .views import bounds, takes_all
 
 aten = torch.ops.aten
 
@@ -59,23 +59,6 @@ def _biased(facts: Facts, out: list[str], a: list[str], b: list[str]) -> Alignme
     return align_dims(facts, [bias, a, b], [out])
 
 
-def slice_(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
-    """A slice that takes the whole dimension is its operand; one that takes whole blocks takes local blocks."""
-    facts = body.facts(node)
-    dim = facts.argument(1, "dim", 0) % len(facts.shapes[0])
-    placement = body.placement(node)
-    if takes_all(facts, dim):
-        return args[0]
-    if getattr(placement, "dim", None) != dim:
-        return body.call(node.target, args, kwargs)
-    block, start = facts.results[0][dim], bounds(facts, dim)[0]
-    first = facts.batch.quotient(start, block) if start else 0
-    local = body.size(body.shape(node)[dim])
-    begin = body.call(operator.mul, (first, local))
-    end = body.call(operator.mul, (first + 1, local))
-    return body.call(node.target, (args[0], dim, begin, end))
-
-
 def iota(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
     """A range starts at the micro-batch's first row."""
     base = body.call(node.target, args, kwargs)
@@ -87,12 +70,6 @@ def iota(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
     return body.call(torch.ops.prims.convert_element_type.default, (total, kwargs["dtype"]))
 
 
-def _times(body, a, b):
-    """A product of sizes, worked out where both are numbers."""
-    symbolic = isinstance(a, torch.fx.Node) or isinstance(b, torch.fx.Node)
-    return body.call(operator.mul, (a, b)) if symbolic else a * b
-
-
 def moments(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
     """(count, mean, M2), written with operators that every lowering knows."""
     x, dims = args
@@ -100,9 +77,7 @@ def moments(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.No
     variance, mean = body.call(operator.getitem, (pair, 0)), body.call(operator.getitem, (pair, 1))
     source, value = node.args[0], node.meta["val"]
     shape_here = body.shape(source) if body.placement(node) != R else shape_of(source) or ()
-    count = 1
-    for d in dims:
-        count = _times(body, count, body.size(shape_here[d]))
+    count = reduce(partial(body.number, operator.mul), [body.size(shape_here[d]) for d in dims])
     shape = body.sizes((1, *body.shape(node)[1:]))
     counts = body.call(aten.full.default, (shape, count), {"dtype": value.dtype, "device": value.device})
     m2 = body.call(aten.mul.Tensor, (variance, count))
