@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .capture import dynamo, floats, frames, retrace, safety, symbolic
+from .capture import dynamo, dynamo_hooks, floats, frames, retrace, safety, symbolic
 from .options import Options, Settings
 
 symbolic.register()
@@ -52,6 +52,8 @@ def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], setti
     if frames.current_call() is None:
         retrace.retrace_if_floats_are_left()
     batch = frames.find_batch(gm, settings)
+    if batch is not None or dynamo.differentiable_outputs(gm):
+        dynamo_hooks.tell_of_graph()
     settings.state["differentiates"] = settings.state.get("differentiates", False) or dynamo.differentiates(gm)
     if batch is None:
         return safety.without_batch(gm.forward)

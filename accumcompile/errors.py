@@ -112,7 +112,7 @@ MESSAGES: dict[str, Message] = {
     "AC023": Message(
         "the step was captured anew too often ({limit} times)",
         "Dynamo would now run it on the full batch; it was last captured again because {reason}",
-        "keep that value the same between calls, or raise torch._dynamo.config.{config}",
+        "keep that value the same between calls or make it a tensor, or raise torch._dynamo.config.{config}",
     ),
     "AC024": Message(
         "create_graph=True needs a second derivative",
@@ -155,6 +155,13 @@ MESSAGES: dict[str, Message] = {
         "write the step for the batch as one (no chunk, split or loop over its samples); a rule splits an operator of "
         "your own (register_rule)",
         "an estimated peak of {peak}, where the full batch at once has {full}",
+    ),
+    # Python values in place of tensors
+    "AC040": Message(
+        "the batch size became a constant",
+        "{lists} is a Python list of {size} values: what is read of it becomes constants of the captured step, and "
+        "so does the size of {name}",
+        "make it a tensor before the step",
     ),
     "AC050": Message(
         "compiled code gave another result than its graph",

@@ -21,10 +21,12 @@ from torch._guards import TracingContext
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .. import where
+from ..operands import outputs
 
 # Dynamo's settings while we capture. (capture_settings also adds to ignore_logging_functions.)
 CAPTURE: dict[str, Any] = {
     "allow_rnn": True,
+    "allow_unspec_int_on_nn_module": True,
     "capture_dynamic_output_shape_ops": True,
     "optimize_ddp": False,
 }
@@ -178,6 +180,16 @@ def inputs(gm: fx.GraphModule) -> list[Input]:
         if graph_arg is not None:
             found.append(Input(node, graph_arg.source, graph_arg.example, node.meta.get("example_value")))
     return found
+
+
+def differentiable_outputs(gm: fx.GraphModule) -> list[fx.Node]:
+    """The outputs that a backward may start from."""
+    return [o for o in dict.fromkeys(outputs(gm)) if isinstance(o, fx.Node) and _requires_grad(o)]
+
+
+def _requires_grad(node: fx.Node) -> bool:
+    value = node.meta.get("example_value")
+    return isinstance(value, torch.Tensor) and value.requires_grad and node.op != "placeholder"
 
 
 def _chain(source: Any) -> Iterator[Any]:

@@ -141,7 +141,8 @@ class Net:
     def must_look(self) -> bool:
         """Whether anything may have changed since a call in which all was well."""
         state = self.call.settings.state
-        return self.watch.captured_anew or state.get("clean") != self.watch.frames_before or "dropped" in state
+        seen = self.watch.captured_anew or state.get("clean") != self.watch.frames_before
+        return seen or self.watch.idle or "dropped" in state
 
     def judge(self, found: Reached) -> None:
         """Say what ran on the full batch."""
