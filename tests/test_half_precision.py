@@ -5,9 +5,11 @@ import torch
 from catalogue.compare import run
 from catalogue.precision import NotInHalfError, above, dtypes, errors, full_and_exact, larger
 from steps import CATALOGUE
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from accumcompile import accumulate
 from accumcompile.carry import Carry
+from accumcompile.passes import sizes_in_half
 
 SAMPLES, STEPS = 4, 16  # four times the row's own batch, by three
 # The accumulated step may be twice as far from float64 as the full batch, which may round a value once in any case.
@@ -142,6 +144,24 @@ def test_an_lstm_in_single_precision(lowering):
     assert max(errors(full, ours).values()) < 1e-5
 
 
-def test_two_backward_calls_in_float16():
-    """The two outputs of one graph that takes two passes: each has a backward of its own, as in eager."""
-    assert not too_far(CATALOGUE["gan_with_two_optimizers"], torch.float16)[0]
+@pytest.mark.parametrize("name", ["gan_with_two_optimizers", "weight_norm"])
+def test_what_torch_compile_does_not_run_in_float16(name):
+    """Two outputs of one graph have a backward each, as in eager; a norm's backward gets the dtype that it wants."""
+    assert not too_far(CATALOGUE[name], torch.float16)[0]
+
+
+def test_sizes_meet_half_precision_in_float32():
+    """Before: a / s, b * 2. After: the quotient alone is worked out in float32, and rounded."""
+
+    def before(a, b):
+        return a / a.shape[0], b * 2.0, a.sum(0)
+
+    half = torch.full((262144,), 3.0, dtype=torch.float16), torch.ones(4, dtype=torch.float16)
+    traced = make_fx(before, tracing_mode="symbolic")(*half)
+    gm = sizes_in_half(traced)
+    dtypes_met = [n.args[0].meta["val"].dtype for n in gm.graph.nodes if n.target is torch.ops.aten.div.Tensor]
+    assert dtypes_met == [torch.float32]
+    added = [n for n in gm.graph.nodes if n.target is torch.ops.prims.convert_element_type.default]
+    assert len(added) == 2 and len(gm.graph.nodes) == len(traced.graph.nodes) + 2
+    for x, y in zip(gm(*half), before(*half), strict=True):
+        assert torch.equal(x, y) and x.dtype == y.dtype
