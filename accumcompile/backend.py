@@ -33,6 +33,7 @@ def accumcompile(
 def backend_of(settings: Settings) -> Callable[..., Any]:
     """The same backend bound to a decorated step's settings."""
 
+    @dynamo.ours
     def accumcompile(gm: fx.GraphModule, example_inputs: list[torch.Tensor]) -> Callable[..., Any]:
         return compile_graph(gm, example_inputs, settings)
 

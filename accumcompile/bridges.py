@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import sympy
 import torch
 from torch.fx import Graph, Node
 
+from . import errors
 from .loop import Split
-from .operands import Path, is_size, shape_of
+from .operands import Path, data_symbols, is_data_dependent, is_size, shape_of
 from .propagation import Propagation
 from .rules.table import is_impure
-from .sizes import expression
+from .sizes import SYMBOLIC, expression
 from .writer import Writer
 
 aten = torch.ops.aten
@@ -54,49 +56,59 @@ class Bridges(Writer):
         return bound if bound is not None else self._from_data(symbol)
 
     def _from_data(self, symbol: sympy.Symbol) -> Node:
-        """A size that depends on data: read off the node that made it."""
-        for node in self._source.nodes:
-            if node.op == "call_function" and is_size(node) and expression(node.meta["val"]) == symbol:
-                self._symbols[symbol] = found = self._copy(node)
-                return found
-        return self._size_of_result(symbol)
+        """A size that depends on data: the number that it was made as, or the size of the tensor that was made."""
+        errors.check(symbol in self._makers, f"nothing in the graph has the size {symbol}")
+        node, dim = self._makers[symbol]
+        made = self.whole(node)
+        self._symbols[symbol] = found = made if dim is None else self.call(aten.sym_size.int, (made, dim))
+        return found
 
-    def _size_of_result(self, symbol: sympy.Symbol) -> Node:
-        """A size that no node of its own holds, because only sums with it are used: that of the value that has it."""
-        for node in self._source.nodes:
-            for dim, size in enumerate(shape_of(node) or ()):
-                if size == symbol:
-                    self._symbols[symbol] = found = self.call(aten.sym_size.int, (self.whole(node), dim))
-                    return found
-        raise LookupError(symbol)
+    @cached_property
+    def _makers(self) -> dict[sympy.Basic, tuple[Node, int | None]]:
+        """The first node that yields a size that data decides, and along which dimension; None: as a number."""
+        found: dict[sympy.Basic, tuple[Node, int | None]] = {}
+        for node in (n for n in self._source.nodes if n.op == "call_function"):
+            sizes = [(expression(node.meta["val"]), None)] if is_size(node) else []
+            for size, dim in (*sizes, *((size, dim) for dim, size in enumerate(shape_of(node) or ()))):
+                if isinstance(size, sympy.Symbol) and is_data_dependent(size):
+                    found.setdefault(size, (node, dim))
+        return found
 
     def whole(self, node: Node) -> Any:
         """The full value of a node of the source graph: assembled by a loop, or made here."""
-        if node not in self.whole_of:
-            self.whole_of[node] = self._get_attr(node) if node.op == "get_attr" else self._copy(node)
+        stack = [node]
+        while stack:
+            node = stack[-1]
+            missing = [] if node in self.whole_of else [n for n in self._reads(node) if n not in self.whole_of]
+            stack += reversed(missing)
+            if not missing:
+                stack.pop()
+                if node not in self.whole_of:
+                    self.whole_of[node] = self._make(node)
         return self.whole_of[node]
 
-    def _get_attr(self, node: Node) -> Node:
-        return self.graph.get_attr(node.target)
+    def _reads(self, node: Node) -> list[Node]:
+        """The values that have to be there before a node: its operands, and what has the sizes that data decides."""
+        tensors = [n for n in node.all_input_nodes if not is_size(n)]
+        sizes = [n.meta["val"] for n in node.all_input_nodes if is_size(n)]
+        decided = [s for size in (*sizes, *(shape_of(node) or ())) for s in data_symbols(size) if s in self._makers]
+        return tensors + [maker for maker, _ in map(self._makers.__getitem__, decided) if maker is not node]
 
-    def _copy(self, node: Node) -> Node:
-        def at(path: Path, leaf: Any) -> Any:
-            if not isinstance(leaf, Node):
-                return leaf
-            return self._number(leaf) if is_size(leaf) else self.whole(leaf)
-
-        copy = self.emit(node, at)
+    def _make(self, node: Node) -> Node:
+        if node.op == "get_attr":
+            return self.graph.get_attr(node.target)
+        copy = self.emit(node, self._leaf)
         copy.meta["val"] = node.meta.get("val")
         return copy
 
-    def _number(self, node: Node) -> Any:
-        """A number that a node of the source graph yields."""
-        expr = expression(node.meta["val"]) if isinstance(node.meta["val"], torch.SymInt) else node.meta["val"]
-        if isinstance(expr, (torch.SymFloat, torch.SymBool)):
-            expr = expr.node.expr
-        if isinstance(expr, sympy.Expr):
-            return self.size(expr)
-        return expr
+    def _leaf(self, path: Path, leaf: Any) -> Any:
+        """What an argument of a node of the source graph is here."""
+        if not isinstance(leaf, Node):
+            return leaf
+        value = leaf.meta.get("val")
+        if not is_size(leaf):
+            return self.whole_of[leaf]
+        return self.size(expression(value)) if isinstance(value, SYMBOLIC) else value
 
     def at_once(self) -> Node:
         """The split of a loop that runs as one micro-batch."""

@@ -40,6 +40,16 @@ class Called:
 
     def of(self, node: Node) -> str:
         """The name of a node."""
+        part = ""
+        while (name := self._own_name(node)) is None:
+            source = next(n for n in node.all_input_nodes if not is_size(n))
+            if is_rearrangement(node) and elements(node) < elements(source):
+                part = "part of "
+            node = source
+        return part + name
+
+    def _own_name(self, node: Node) -> str | None:
+        """What a node is called for itself; None for what is called after its operand."""
         if node.op == "placeholder":
             return self.names.of_described(node.meta.get("desc") or node.meta.get("copy_of")) or node.name
         if node.op == "get_attr":
@@ -47,12 +57,11 @@ class Called:
         if node in self.outputs:
             return " and ".join(dict.fromkeys(self.outputs[node]))
         if is_rearrangement(node):
-            source = next(n for n in node.all_input_nodes if not is_size(n))
-            return self.of(source) if elements(node) >= elements(source) else f"part of {self.of(source)}"
+            return None
         if node in self.values:
             return self.values[node]
         if node.target is operator.getitem:
-            return self.of(node.args[0])
+            return None
         inside, name = self.places.get(node), short(node)
         if not inside:
             return name

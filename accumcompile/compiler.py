@@ -49,7 +49,7 @@ def compile_piece(
         gm = dump.after(rewrite, gm, batch)
     known = propagate(gm.graph, batch)
     plan = schedule(gm.graph, known)
-    program = dump.after(form_loops, gm, plan)
+    program = dump.after(form_loops, gm, plan, settings.options.accumulator_dtype)
     report = facts.plan_facts(road, gm.graph, plan, program, names)
     first = first_run(report, gm, settings)
     dump.program(program, first, settings)

@@ -12,7 +12,7 @@ from typing import Any
 
 from . import backend, dump, errors, where
 from .capture import batch as batches
-from .capture import dynamo, dynamo_hooks, floats, frames, retrace, safety
+from .capture import dynamo, dynamo_hooks, frames, retrace, safety
 from .options import Options, Settings
 
 
@@ -65,8 +65,7 @@ class AccumulatedStep:
         """Call the compiled step with marks, settings and hooks in place, and take them away again."""
         with ExitStack() as stack:
             stack.enter_context(frames.during(call))
-            floats.forget_floats()
-            stack.callback(retrace.end_retrace)
+            stack.callback(retrace.end_left_retrace)
             stack.enter_context(dynamo.capture_settings())
             stack.enter_context(dump.reported(self.settings))
             stack.enter_context(dynamo.marked(batch.split))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -25,7 +25,7 @@ from torch.fx import GraphModule
 
 from accumcompile.capture.journal import Run
 from accumcompile.options import Settings
-from accumcompile.program_text import program_source
+from accumcompile.program_text import program_source, repro_source
 from accumcompile.report import Report
 
 log = logging.getLogger(__name__)
@@ -97,6 +97,21 @@ def dumper_of(settings: Settings) -> Dumper:
     if "dumper" not in settings.state:
         settings.state["dumper"] = Dumper(settings.options.dump)
     return settings.state["dumper"]
+
+
+def write_repro(settings: Settings, name: str, graph: GraphModule, arguments: Sequence[Any]) -> str:
+    """Below `dump=`, a Python file that compares `graph` with what is compiled of it, and its `arguments`.
+
+    Returns where to find it, in words.
+    """
+    folder = dumper_of(settings).directory
+    if folder is None:
+        return "with dump= set, a file that shows it is written"
+    file = folder / f"wrong_{safe(name)}.py"
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(repro_source(graph, file.stem), encoding="utf-8")
+    torch.save([a.detach() if isinstance(a, torch.Tensor) else a for a in arguments], file.with_suffix(".pt"))
+    return f"python {file} shows it"
 
 
 @contextmanager

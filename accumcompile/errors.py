@@ -162,6 +162,12 @@ MESSAGES: dict[str, Message] = {
         "{reason}",
         "correct what it is called with: {given}",
     ),
+    "AC050": Message(
+        "compiled code gave another result than its graph",
+        "{what}, differs by {differs} of its norm, and rounding explains {explained}: a bug of the compiler below",
+        "report it to PyTorch: {repro}",
+        "it runs uncompiled from now on; nothing of the wrong result was used",
+    ),
     # Ours to repair
     "AC901": Message("internal check failed: {what}", "{why}", "please report this, with the graph that dump= writes"),
 }

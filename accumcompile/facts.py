@@ -13,6 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 from . import causes
 from .called import Called, described
 from .capture.naming import Names, is_users
+from .carry import Carry
 from .locality import whole_operands
 from .loop import accumulate_loop
 from .memory import is_alias, owner, steps_of
@@ -66,6 +67,10 @@ class _Facts:
             frame.function if frame else "",
         )
 
+    def carried(self, node: Node, carry: Carry) -> ValueFact:
+        """A value that a loop carries."""
+        return replace(self.value(node), accumulated_in=carry.dtype if carry.dtype != carry.result else None)
+
     def results(self, node: Node) -> Iterator[ValueFact]:
         """A value that was computed whole: each of its results, where there are several."""
         fact, value = replace(self.value(node), placement="R"), node.meta.get("val")
@@ -83,7 +88,7 @@ class _Facts:
             loop.stage,
             tuple(replace(self.value(node), placement="R") for node in _consts(self.known, loop)),
             tuple(self.value(node, placement) for node, placement in meta["xs"]),
-            tuple(self.value(node) for node in meta["carried"]),
+            tuple(self.carried(node, carry) for node, carry in meta["carried"].items()),
             tuple(self.value(node) for node in meta["kept"]),
             len(loop.nodes),
             loop.at_once,
@@ -159,12 +164,15 @@ def _program_steps(program: GraphModule):
     """What the program makes, in order, its loops among it."""
     nodes = [n for n in program.graph.nodes if n.op == "call_function"]
     calls = [n for n in nodes if n.target is accumulate_loop]
-    metas = program.meta["loops"]
-    loops = {
-        call: (i, [*metas[call.args[0].target]["carried"], *metas[call.args[0].target]["kept"]])
-        for i, call in enumerate(calls)
-    }
+    metas = [program.meta["loops"][call.args[0].target] for call in calls]
+    loops = {call: (i, _yielded(meta)) for i, (call, meta) in enumerate(zip(calls, metas, strict=True))}
     return steps_of(nodes, program.graph.output_node().all_input_nodes, loops=loops)
+
+
+def _yielded(meta: dict) -> dict[Node, int]:
+    """What a loop yields, and by how many bytes an element is larger while it is accumulated."""
+    carried = {node: carry.dtype.itemsize - carry.result.itemsize for node, carry in meta["carried"].items()}
+    return carried | dict.fromkeys(meta["kept"], 0)
 
 
 def _unsplit_steps(graph: Graph, plan: Schedule):

@@ -57,16 +57,15 @@ def _sizes(node: Node) -> int:
 
 def size_sources(node: Node) -> Iterator[Node]:
     """Tensors whose data (not their sizes) the sizes in a node's arguments come from."""
-    for source in node.all_input_nodes:
-        if is_size(source):
-            yield from _data_behind(source)
-
-
-def _data_behind(size: Node) -> Iterator[Node]:
-    if size.op == "placeholder" or reads_sizes(size):
-        return
-    for source in size.all_input_nodes:
-        yield from _data_behind(source) if is_size(source) else (source,)
+    seen: set[Node] = set()
+    stack = [n for n in node.all_input_nodes if is_size(n)]
+    while stack:
+        size = stack.pop()
+        if size in seen or size.op == "placeholder" or reads_sizes(size):
+            continue
+        seen.add(size)
+        stack += [n for n in size.all_input_nodes if is_size(n)]
+        yield from (n for n in size.all_input_nodes if not is_size(n))
 
 
 def closure(known: Propagation, roots: Iterable[Node], stop: Iterable[Node] = ()) -> set[Node]:

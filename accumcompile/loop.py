@@ -1,7 +1,7 @@
 """The loop over micro-batches: the one operator that a rewritten program has and the user's graph had not.
 
 A loop speaks scan's words. ``consts`` are the same for every micro-batch, ``xs`` are sliced, the ``carry`` is
-reduced over micro-batches and the ``ys`` are concatenated:
+reduced over micro-batches, each in the way and in the dtype that its ``Carry`` says, and the ``ys`` are concatenated:
 
     carry_0, ..., ys_0, ... = accumulate_loop(body, split, consts, xs, x_dims, carry, y_dims)
 
@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from .carry import Carry
 
 
 @dataclass(frozen=True)
@@ -45,29 +47,6 @@ class Split:
         return self.batch % self.rows
 
 
-def merge_moments(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Merge two packed (count, mean, M2) triples, stacked along dim 0.
-
-    Source: Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances"
-    (1979).
-    """
-    (count_a, mean_a, m2_a), (count_b, mean_b, m2_b) = a.unbind(0), b.unbind(0)
-    count = count_a + count_b
-    delta = mean_b - mean_a
-    mean = mean_a + delta * (count_b / count)
-    m2 = m2_a + m2_b + delta * delta * (count_a * count_b / count)
-    return torch.cat([count[None], mean[None], m2[None]])
-
-
-REDUCTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "sum": torch.add,
-    "max": torch.maximum,
-    "min": torch.minimum,
-    "moments": merge_moments,
-    "any": lambda a, b: a,
-}
-
-
 def slice_rows(x: torch.Tensor, dim: int, start: int, rows: int, batch: int) -> torch.Tensor:
     """The micro-batch's part of ``x``, whose ``dim`` holds a fixed number of rows for each sample."""
     size = x.shape[dim]
@@ -80,10 +59,12 @@ def accumulate_loop(
     consts: Sequence[Any],
     xs: Sequence[torch.Tensor],
     x_dims: Sequence[int],
-    carry: Sequence[str],
+    carry: Sequence[Carry],
     y_dims: Sequence[int],
 ) -> list[torch.Tensor]:
     """Run ``body`` once for each micro-batch of ``split``; return the final carries, then the full ys."""
+    if len(split) == 1:
+        carry = [each.alone for each in carry]
     run = getattr(body, "run", None)
     if run is not None:
         return run(split, consts, xs, x_dims, carry, y_dims)
@@ -100,13 +81,23 @@ def run_reference(body, split, consts, xs, x_dims, carry, y_dims) -> list[torch.
         for kept, y in zip(pieces, outs[len(carry) :], strict=True):
             kept.append(y)
         del outs[len(carry) :], local
-        carries = _merged(carry, carries, outs) if carries else outs
+        accumulate(carry, carries, outs)
+    finish(carry, carries)
     return carries + [torch.cat(kept, d) for kept, d in zip(pieces, y_dims, strict=True)]
 
 
-def _merged(ops: Sequence[str], carries: list[torch.Tensor], parts: list[Any]) -> list[torch.Tensor]:
-    """The carries with a micro-batch's parts in them, each of which is let go as soon as it is."""
-    for k, op in enumerate(ops):
+def accumulate(carry: Sequence[Carry], carries: list[torch.Tensor], parts: list[Any]) -> None:
+    """Put a micro-batch's parts into the carries; each is let go as soon as it is."""
+    is_first = not carries
+    for k, each in enumerate(carry):
         part, parts[k] = parts[k], None
-        carries[k] = REDUCTIONS[op](carries[k], part)
-    return carries
+        if is_first:
+            carries.append(each.first(part))
+        else:
+            carries[k] = each.add(carries[k], part)
+
+
+def finish(carry: Sequence[Carry], carries: list[torch.Tensor]) -> None:
+    """Cast the carries to what they are outside of the loop, one by one: only one exists twice at a time."""
+    for k, each in enumerate(carry):
+        carries[k] = carries[k].to(each.result)

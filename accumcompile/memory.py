@@ -30,10 +30,15 @@ class Made:
     itemsize: int
     sharded: bool  # a micro-batch holds its share of it
     last: int  # the step of its last use
+    wider: int = 0  # by how many bytes an element is larger while a loop accumulates it
 
     def bytes(self, sizes: Sizes) -> int:
         """The full batch's bytes."""
         return count(self.shape, sizes) * self.itemsize
+
+    def wider_bytes(self, sizes: Sizes) -> int:
+        """How many bytes more it takes while a loop accumulates it."""
+        return count(self.shape, sizes) * self.wider
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,8 @@ def peak(steps: Sequence[Step], sizes: Sizes, share: tuple[int, int] = (1, 1), l
     Args:
         steps: the code.
         sizes: the symbols' values.
-        share: (samples of a micro-batch, samples of the batch), for what is sharded.
+        share: (samples of a micro-batch, samples of the batch), for what is sharded; sums of one micro-batch are
+            not accumulated.
         loops: the bytes that each loop needs while it runs.
     """
     freed = [0] * (len(steps) + 1)
@@ -81,16 +87,21 @@ def peak(steps: Sequence[Step], sizes: Sizes, share: tuple[int, int] = (1, 1), l
             size = -(-size * share[0] // share[1]) if made.sharded else size
             alive += size
             freed[made.last] += size
-        most = max(most, alive + (loops[step.loop] if step.loop is not None else 0))
+        most = max(most, alive + (_running(step, sizes, share, loops[step.loop]) if step.loop is not None else 0))
         alive -= freed[i]
     return most
+
+
+def _running(step: Step, sizes: Sizes, share: tuple[int, int], need: int) -> int:
+    """The bytes that a loop takes while it runs, beside what it yields."""
+    return need + sum(made.wider_bytes(sizes) for made in step.makes if share[0] < share[1])
 
 
 def steps_of(
     nodes: Sequence[Node],
     stay: Iterable[Node],
     placements: Callable[[Node], Sequence[Placement]] = lambda node: (),
-    loops: Mapping[Node, tuple[int, Sequence[Node]]] | None = None,
+    loops: Mapping[Node, tuple[int, Mapping[Node, int]]] | None = None,
 ) -> tuple[Step, ...]:
     """The steps of ``nodes``.
 
@@ -98,7 +109,8 @@ def steps_of(
         nodes: the code, in order.
         stay: what is still alive at the end.
         placements: of each result of a node; left out, nothing is sharded.
-        loops: nodes that run a loop: its number, and nodes with the values that it yields.
+        loops: nodes that run a loop: its number, and nodes with the values that it yields, each with the bytes by
+            which an element is larger while it is accumulated.
     """
     loops = loops or {}
     last: dict[Key, int] = {}
@@ -108,22 +120,21 @@ def steps_of(
     last |= dict.fromkeys((owner(node) for node in stay), len(nodes))
     found = []
     for i, node in enumerate(nodes):
-        number_of_loop, yielded = loops.get(node, (None, None))
+        number_of_loop, yielded = loops.get(node, (None, {}))
+        wider = list(yielded.values())
         makes = [
-            Made(shape, itemsize, sharded, last.get((node, k), i))
+            Made(shape, itemsize, sharded, last.get((node, k), i), wider[k] if wider else 0)
             for k, shape, itemsize, sharded in _results(node, yielded, placements(node))
         ]
         found.append(Step(tuple(makes), number_of_loop))
     return tuple(found)
 
 
-def _results(node: Node, yielded: Sequence[Node] | None, placements: Sequence[Placement]) -> Iterator[tuple]:
+def _results(node: Node, yielded: Iterable[Node], placements: Sequence[Placement]) -> Iterator[tuple]:
     """(index, shape, itemsize, sharded) of each tensor that a node makes: none where it is a view."""
     if is_size(node) or is_alias(node):
         return
-    value = node.meta.get("val")
-    if yielded is not None:
-        value = [n.meta["val"] for n in yielded]
+    value = [n.meta["val"] for n in yielded] or node.meta.get("val")
     for k, tensor in enumerate(value if isinstance(value, (tuple, list)) else [value]):
         if isinstance(tensor, torch.Tensor):
             sharded = k < len(placements) and isinstance(placements[k], Shard)
@@ -132,10 +143,10 @@ def _results(node: Node, yielded: Sequence[Node] | None, placements: Sequence[Pl
 
 def owner(node: Node) -> Key:
     """The node, and which of its results, whose memory a node's value lies in."""
-    if node.target is operator.getitem and not is_alias(node.args[0]):
-        return node.args[0], node.args[1]
-    if is_alias(node):
-        return owner(next(n for n in node.all_input_nodes if not is_size(n)))
+    while is_alias(node):
+        if node.target is operator.getitem and not is_alias(node.args[0]):
+            return node.args[0], node.args[1]
+        node = next(n for n in node.all_input_nodes if not is_size(n))
     return node, 0
 
 

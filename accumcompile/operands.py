@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import sympy
 import torch
 from torch.fx import GraphModule, Node
 
 from .placement import Size
-from .sizes import expression
+from .sizes import SYMBOLIC, expression
 
 Path = tuple[str | int, ...]
 
@@ -39,7 +40,7 @@ def operands(node: Node) -> list[Operand]:
 
 def is_size(node: Node) -> bool:
     """Whether a node yields a number, not a tensor."""
-    return isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool))
+    return isinstance(node.meta.get("val"), (*SYMBOLIC, int, float, bool))
 
 
 def input_sizes(gm: GraphModule) -> Iterator[torch.SymInt]:
@@ -73,9 +74,7 @@ def elements(node: Node) -> int:
 
 def reads_sizes(node: Node) -> bool:
     """Whether a number is read off the shape of a tensor, which is known before the tensor is."""
-    value = node.meta["val"]
-    symbols = value.node.expr.free_symbols if hasattr(value, "node") else ()
-    return "sym_" in str(node.target) and not any(is_data_dependent(s) for s in symbols)
+    return "sym_" in str(node.target) and not data_symbols(node.meta["val"])
 
 
 def is_data_dependent(symbol: object) -> bool:
@@ -83,9 +82,34 @@ def is_data_dependent(symbol: object) -> bool:
     return str(symbol).startswith(("u", "zuf"))
 
 
+def data_symbols(size: Any) -> list[sympy.Symbol]:
+    """The symbols in a size that stand for what data decides, in the order of their names."""
+    expr = expression(size) if isinstance(size, SYMBOLIC) else size
+    symbols = expr.free_symbols if isinstance(expr, sympy.Basic) else ()
+    return sorted(filter(is_data_dependent, symbols), key=str)
+
+
 def comes_from_data(size: Any) -> bool:
     """Whether data decides a size as it was traced, even if a check has since found it equal to another size."""
-    return isinstance(size, torch.SymInt) and any(is_data_dependent(s) for s in size.node._expr.free_symbols)
+    return bool(_traced_from_data(size))
+
+
+def is_decided_by_data(node: Node) -> bool:
+    """Whether a node makes numbers or sizes that nothing but its operands' data decides: each time others, by name."""
+    known = {s for n in node.all_input_nodes for size in _numbers(n) for s in _traced_from_data(size)}
+    return any(s not in known for size in _numbers(node) for s in _traced_from_data(size))
+
+
+def _traced_from_data(size: Any) -> list[sympy.Symbol]:
+    symbols = size.node._expr.free_symbols if isinstance(size, SYMBOLIC) else ()
+    return list(filter(is_data_dependent, symbols))
+
+
+def _numbers(node: Node) -> Iterator[Any]:
+    """The sizes of a node's results, and those that are numbers themselves."""
+    value = node.meta.get("val")
+    for result in value if isinstance(value, (tuple, list)) else (value,):
+        yield from result.shape if isinstance(result, torch.Tensor) else (result,)
 
 
 def _by_schema(node: Node) -> Iterator[Operand]:

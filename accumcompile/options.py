@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from .capture.journal import Journal
 from .where import Frame
 
 LOWERINGS = ("inductor", "eager")
+CHECKED = ("first", "never", "always")
 CHECKPOINTS = ("none",)
 BATCH_NORMS = ("exact", "per_micro_batch")
 ACCUMULATOR_DTYPES = (None, torch.float32, torch.float64)
@@ -32,6 +33,8 @@ class Options:
     strict: warnings, and gathers of whole activations, become errors.
     lowering: "inductor", or "eager" for the program as it stands, without a compiler.
     inductor: Inductor's own options, passed through.
+    check: when compiled code is compared with the graph that it was made of: "first" (each once, when it first
+        runs), "never" or "always".
     dump: a folder for the graph after every pass, the final program and the report.
     memory_budget, checkpoint, batch_norm, process_group: not available yet beyond their defaults.
     """
@@ -47,6 +50,7 @@ class Options:
     strict: bool = False
     lowering: str = "inductor"
     inductor: Mapping[str, Any] | None = None
+    check: str = "first"
     dump: str | None = None
 
     def __post_init__(self) -> None:
@@ -73,7 +77,14 @@ class Options:
     @property
     def compiled_in(self) -> tuple[Any, ...]:
         """What a captured step was compiled for: where that changes, it is captured anew."""
-        return self.lowering, dict(self.inductor or {}), self.batch_dims, self.strict, self.dump
+        return (
+            self.lowering,
+            dict(self.inductor or {}),
+            self.batch_dims,
+            self.accumulator_dtype,
+            self.strict,
+            self.dump,
+        )
 
     def rows(self, batch: int, granule: int = 1) -> int:
         """The samples of a micro-batch: a multiple of ``granule``, and at most the batch."""
@@ -107,6 +118,7 @@ CHECKS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("batch_norm", _one_of(*BATCH_NORMS), " or ".join(f'"{b}"' for b in BATCH_NORMS)),
     ("strict", lambda v: isinstance(v, bool), "True or False"),
     ("lowering", _one_of(*LOWERINGS), " or ".join(f'"{x}"' for x in LOWERINGS)),
+    ("check", _one_of(*CHECKED), " or ".join(f'"{x}"' for x in CHECKED)),
     ("inductor", lambda v: v is None or isinstance(v, Mapping), "None or a dict of Inductor's options"),
     (
         "dump",
@@ -125,6 +137,26 @@ LATER: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 )
 
 
+@dataclass
+class Checks:
+    """What it has cost a step so far that compiled code is checked."""
+
+    graphs: int = 0
+    seconds: float = 0.0
+    bytes: int = 0  # the most that a graph held while it ran as it stands
+    skipped: int = 0  # graphs for whose check there was no memory
+
+    def said(self) -> Iterator[str]:
+        """What explain() says of it."""
+        if self.graphs:
+            yield (
+                f"compiled code of {self.graphs} graphs was compared with what it was made of, each when it first ran: "
+                f"{self.seconds:.2f} s, and at most {self.bytes / 2**20:.1f} MiB more"
+            )
+        if self.skipped:
+            yield f"{self.skipped} compiled graphs were not compared with what they were made of: no memory for it"
+
+
 @dataclass(eq=False)
 class Settings:
     """One per decorated step or backend instance: mutable, and read at run time, so that a new ``steps``
@@ -134,6 +166,7 @@ class Settings:
     name: str = "step"
     frame: Frame | None = None  # where the step is defined
     journal: Journal = field(default_factory=Journal)
+    checks: Checks = field(default_factory=Checks)
     notes: list[str] = field(default_factory=list)  # what explain() adds about the capture
     said: set[Any] = field(default_factory=set)  # warnings already given
     lowering: Any = None  # the lowering's own state

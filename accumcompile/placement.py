@@ -40,7 +40,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """The full value is the micro-batches' values reduced by ``op``: a key of ``accumcompile.loop.REDUCTIONS``."""
+    """The full value is the micro-batches' values reduced by ``op``: a key of ``accumcompile.carry.REDUCTIONS``."""
 
     op: str = "sum"
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import sympy
 from torch.fx import Node
 
-from .operands import Operand, elements, is_data_dependent, is_size, operands, reads_sizes, shape_of, shapes_of
+from .operands import Operand, data_symbols, elements, is_size, operands, reads_sizes, shape_of, shapes_of
 from .placement import Partial, Placement, R, Replicate, Shard, Size
 from .propagation import Need, Propagation, Value
 from .rules.rule import ANY, Alignment, Dim, Facts, Rule
@@ -232,11 +231,7 @@ class Placer:
         return any(v is not None and isinstance(v.placement, Shard) for v in self.values)
 
     def _unbacked(self) -> bool:
-        return any(
-            isinstance(size, sympy.Expr) and any(is_data_dependent(s) for s in size.free_symbols)
-            for shape in (*self.shapes, *self.results)
-            for size in shape or ()
-        )
+        return any(data_symbols(size) for shape in (*self.shapes, *self.results) for size in shape or ())
 
 
 def _whole_or_any(dims: tuple[Dim, ...], value: Value | None) -> Placement:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import sympy
 import torch
@@ -23,10 +23,16 @@ class ValueFact:
     code: str = ""  # that line's text
     sliced_from: str = ""  # the placement that it has outside of a loop which slices it
     function: str = ""  # that the line is in
+    accumulated_in: torch.dtype | None = None  # where that is another dtype than its own
 
     def bytes(self, sizes: Sizes) -> int:
-        """Bytes of the full value, with the graph's symbols bound by ``sizes``."""
-        return count(self.shape, sizes) * (self.dtype.itemsize if self.dtype else 8)
+        """Bytes of the full value, as a loop accumulates it, with the graph's symbols bound by ``sizes``."""
+        dtype = self.accumulated_in or self.dtype
+        return count(self.shape, sizes) * (dtype.itemsize if dtype else 8)
+
+    def alone(self) -> ValueFact:
+        """The value where one micro-batch makes it, and nothing is accumulated."""
+        return replace(self, accumulated_in=None)
 
     @property
     def frame(self) -> Frame | None:

@@ -54,6 +54,28 @@ def program_source(gm: GraphModule, split: Split, sizes: Mapping[sympy.Symbol, i
     return "\n".join(parts) + MAIN.replace("INPUTS", "\n".join(inputs))
 
 
+REPRO = """
+
+if __name__ == "__main__":
+    from pathlib import Path
+
+    inputs = torch.load(Path(__file__).parent / "{stem}.pt")
+    body = Body().eval()
+    with torch.no_grad():
+        pairs = zip(torch.compile(body)(*inputs), body(*inputs), strict=True)
+    for i, (compiled, plain) in enumerate(pairs):
+        print(i, tuple(plain.shape), plain.dtype, "largest difference", (compiled - plain).abs().max().item())
+"""
+
+
+def repro_source(graph: GraphModule, stem: str) -> str:
+    """A file that compares `graph` with what is compiled of it, on inputs that `{stem}.pt` beside it holds."""
+    classes = list(_module_classes("Body", graph))
+    imports = sorted(set(IMPORTS).union(*(lines for _, lines in classes)))
+    header = '"""Compiled code that gave another result than its graph: python shows it."""'
+    return "\n".join([header, "\n".join(imports), *("\n" + text for text, _ in classes)]) + REPRO.format(stem=stem)
+
+
 def _module_classes(name: str, gm: GraphModule) -> Iterator[tuple[str, set[str]]]:
     """The text of the classes of `gm`'s graph modules, innermost first, each with the imports it needs."""
     lines, imports = [], set()

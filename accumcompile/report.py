@@ -28,14 +28,25 @@ class Value:
     where: str
     code: str
     sliced_from: str = ""  # its placement outside of the loop that slices it, where that is another
+    accumulated_in: str = ""  # the dtype in which a loop accumulates it, where that is another; `bytes` are in this one
 
     @classmethod
     def of(cls, fact: ValueFact, sizes: Sizes) -> Value:
         """A fact of the plan, with the sizes of one call."""
         shape = tuple(number(s, sizes, unknown=-1) for s in fact.shape)
-        dtype = str(fact.dtype).removeprefix("torch.") if fact.dtype else "int"
+        dtypes = [str(d).removeprefix("torch.") if d else "" for d in (fact.dtype, fact.accumulated_in)]
         size = fact.bytes(sizes)
-        return cls(fact.name, shape, dtype, fact.placement, size, fact.where, fact.code, fact.sliced_from)
+        return cls(
+            fact.name,
+            shape,
+            dtypes[0] or "int",
+            fact.placement,
+            size,
+            fact.where,
+            fact.code,
+            fact.sliced_from,
+            dtypes[1],
+        )
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,8 @@ class Loop:
             for kind in ("consts", "xs", "carry", "ys")
         }
         split = run.split.at_once() if fact.at_once else run.split
+        if len(split) == 1:
+            held["carry"] = tuple(Value.of(value.alone(), run.sizes) for value in fact.carry)
         share = (split.rows, split.batch)
         need, full = peak(fact.body, run.sizes, share), peak(fact.body, run.sizes)
         return cls(fact.stage, len(split), split.rows, fact.nodes, need, full, **held)
@@ -109,6 +122,7 @@ class Graph:
         """One run of a graph, which stands for `calls` equal ones."""
         plan = run.plan
         loops = tuple(Loop.of(loop, run) for loop in plan.loops)
+        share = (run.split.rows, run.split.batch)
         return cls(
             road=plan.road,
             batch=run.split.batch,
@@ -119,7 +133,7 @@ class Graph:
             barriers=tuple(Barrier.of(barrier, run.sizes) for barrier in plan.barriers),
             kept=tuple(Value.of(value, run.sizes) for value in plan.kept),
             whole=tuple(Value.of(value, run.sizes) for value in plan.whole),
-            estimated_bytes=peak(plan.program, run.sizes, loops=[loop.estimated_bytes for loop in loops]),
+            estimated_bytes=peak(plan.program, run.sizes, share, [loop.estimated_bytes for loop in loops]),
             full_batch_bytes=peak(plan.unsplit, run.sizes),
             notes=plan.notes,
         )
@@ -161,7 +175,7 @@ class Report:
             name=settings.name,
             steps=steps if isinstance(steps, int) else None,
             micro_batch_size=settings.options.micro_batch_size,
-            notes=settings.notes,
+            notes=[*settings.notes, *settings.checks.said()],
         )
 
     @property

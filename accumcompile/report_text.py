@@ -152,8 +152,9 @@ def _listed(values: Sequence[Value]) -> str:
 
 
 def _placed(value: Value) -> str:
-    """x S(0); mask S(0) of R, where a loop slices what is whole elsewhere."""
-    return f"{value.name} {value.placement}" + (f" of {value.sliced_from}" if value.sliced_from else "")
+    """x S(0); mask S(0) of R, where a loop slices what is whole elsewhere; loss P(sum) in float32, where it is half."""
+    sliced = f" of {value.sliced_from}" if value.sliced_from else ""
+    return f"{value.name} {value.placement}" + sliced + (f" in {value.accumulated_in}" if value.accumulated_in else "")
 
 
 def _render_barrier(barrier: Barrier) -> RenderableType:

@@ -77,12 +77,12 @@ def shared(outputs: Sequence[Any], first: int) -> list[int]:
 def _memory(node: Node) -> list[Node]:
     """A value and those that it may be a view of, down to the one that owns the memory."""
     chain = [node]
-    while _is_view(chain[-1]):
+    while is_view(chain[-1]):
         chain.append(chain[-1].all_input_nodes[0])
     return chain
 
 
-def _is_view(node: Node) -> bool:
+def is_view(node: Node) -> bool:
     """Whether a node's result may share memory with its first operand, as its schema tells."""
     if node.target is operator.getitem:
         return True

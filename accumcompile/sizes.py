@@ -22,6 +22,7 @@ from .placement import Shard, Size
 
 ROWS = sympy.Symbol("rows", integer=True, positive=True)
 _UNIT = sympy.Symbol("u", integer=True, positive=True)
+SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 def expression(size: Any) -> Size:
@@ -29,7 +30,7 @@ def expression(size: Any) -> Size:
 
     A symbolic number of any kind is read and never evaluated, which would make the batch a constant.
     """
-    if isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+    if isinstance(size, SYMBOLIC):
         expr = size.node.expr
         return int(expr) if isinstance(size, torch.SymInt) and expr.is_number else expr
     return int(size) if not isinstance(size, sympy.Expr) else size
@@ -113,7 +114,7 @@ class Batch:
 
     def unified(self, size: Size) -> Size:
         """``size`` with every symbol of the batch written as the one."""
-        return size.xreplace(dict.fromkeys(self.aliases, self.symbol)) if isinstance(size, sympy.Expr) else size
+        return size.xreplace(dict.fromkeys(self.aliases, self.symbol)) if isinstance(size, sympy.Basic) else size
 
     def in_size(self, size: Size) -> bool:
         """Whether ``size`` depends on the batch: ``s - s // 3 * 3`` does not where 3 divides every batch."""

@@ -9,7 +9,7 @@ import sympy
 import torch
 from torch.fx import Graph, Node
 
-from .arithmetic import emit_number
+from .arithmetic import apply, emit_number
 from .operands import Path, operands, rebuild, shape_of
 from .placement import Placement, R, Size
 from .propagation import Propagation
@@ -35,10 +35,14 @@ class Writer:
             node.meta |= {k: like.meta[k] for k in ("stack_trace", "seq_nr", "original_aten") if k in like.meta}
         return node
 
+    def number(self, target: Callable, *arguments: Any) -> Any:
+        """Arithmetic on sizes: worked out where all of them are known, else a node."""
+        return apply(self.graph, target, *arguments)
+
     def size(self, size: Size) -> Node | int:
         """A node (or number) for a size."""
         size = self.batch.unified(size)
-        if not isinstance(size, sympy.Expr):
+        if not isinstance(size, sympy.Basic):
             return size
         if size not in self._sizes:
             self._sizes[size] = emit_number(self.graph, size, self.symbol)

@@ -73,12 +73,22 @@ def _rank(indices: dict[int, Node]) -> int:
 
 def _place(index: Node) -> int | None:
     """The dimension along which a tensor counts 0, 1, 2, ... and is otherwise constant; None where it does not."""
-    if index.target is prims.iota.default:
-        return 0 if (index.kwargs["start"], index.kwargs["step"]) == (0, 1) else None
-    if index.target not in _KEEPS_COUNT or (before := _place(index.args[0])) is None:
+    way = [index]
+    while way[-1].target in _KEEPS_COUNT:
+        way.append(way[-1].args[0])
+    start = way.pop()
+    if start.target is not prims.iota.default or (start.kwargs["start"], start.kwargs["step"]) != (0, 1):
         return None
-    source, result = (list(map(expression, n.meta["val"].shape)) for n in (index.args[0], index))
-    if index.target is aten.view.default:
+    place: int | None = 0
+    for node in reversed(way):
+        place = None if place is None else _kept_place(node, place)
+    return place
+
+
+def _kept_place(node: Node, before: int) -> int | None:
+    """Where ``node`` counts, whose operand counts along ``before``."""
+    source, result = (list(map(expression, n.meta["val"].shape)) for n in (node.args[0], node))
+    if node.target is aten.view.default:
         lengths = [d for d, size in enumerate(result) if size != 1]
         return lengths[0] if len(lengths) == 1 and result[lengths[0]] == source[before] else None
     return before + len(result) - len(source)
@@ -205,8 +215,7 @@ def _from_either_end(emit: Emit, index: Node, size: Any) -> Node:
 
 def _inside(emit: Emit, index: Node, size: Any) -> Node:
     """An index that a mask hides may point anywhere."""
-    last = size - 1 if isinstance(size, int) else emit(operator.sub, size, 1)
-    return emit(aten.clamp_max.default, emit(aten.clamp_min.default, index, 0), last)
+    return emit(aten.clamp_max.default, emit(aten.clamp_min.default, index, 0), emit(operator.sub, size, 1))
 
 
 def _as_it_is(emit: Emit, index: Node, size: Any) -> Node:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import operator
 import sys
-from itertools import pairwise
+from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -119,10 +120,8 @@ def _split(emit: Emit, node: Node, args: tuple, kwargs: dict) -> tuple[Node, ...
     count = len(node.meta["val"])
     if not isinstance(sizes, (list, tuple)):
         sizes = [sizes] * count
-    bounds: list[Any] = [0]
-    for size in sizes[:-1]:
-        bounds.append(emit(operator.add, bounds[-1], size) if isinstance(size, Node) else bounds[-1] + size)
-    return tuple(emit(aten.slice.Tensor, x, dim, *ends) for ends in pairwise([*bounds, sys.maxsize]))
+    bounds = [0, *accumulate(sizes[:-1], partial(emit, operator.add)), sys.maxsize]
+    return tuple(emit(aten.slice.Tensor, x, dim, *ends) for ends in pairwise(bounds))
 
 
 def _mean(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:

@@ -18,6 +18,7 @@ from typing import Any
 
 from torch.fx import Graph, GraphModule, Node
 
+from accumcompile.operands import is_decided_by_data
 from accumcompile.rules.table import is_impure
 
 
@@ -38,8 +39,11 @@ def deduplicate(gm: GraphModule, batch: object = None) -> GraphModule:
 
 
 def _key(node: Node, new: dict[Node, Node]) -> Any:
-    """What makes two nodes equal; None for nodes that are equal to no other."""
-    if node.op != "call_function" or is_impure(node):
+    """What makes two nodes equal; None for nodes that are equal to no other.
+
+    One whose data decides a size is none: what is computed from its twin has the twin's size in its shape.
+    """
+    if node.op != "call_function" or is_impure(node) or is_decided_by_data(node):
         return None
     return node.target, _frozen(node.args, new), _frozen(node.kwargs, new)
 

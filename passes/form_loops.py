@@ -8,7 +8,7 @@ Before::
 
 After::
 
-    loop_0 = accumulate_loop(self.loop_0, split, [w], [x], [0], ["sum"], [])
+    loop_0 = accumulate_loop(self.loop_0, split, [w], [x], [0], [Carry("sum", torch.float32, torch.float32)], [])
     loss = loop_0[0]
     return (loss,)
 
@@ -24,6 +24,7 @@ from torch.fx import GraphModule, Node
 
 from accumcompile.body import Body
 from accumcompile.bridges import Bridges
+from accumcompile.carry import Carry
 from accumcompile.loop import accumulate_loop
 from accumcompile.operands import shape_of
 from accumcompile.placement import Partial, Shard
@@ -33,17 +34,17 @@ from accumcompile.stages import Loop, Schedule
 aten = torch.ops.aten
 
 
-def form_loops(gm: GraphModule, plan: Schedule) -> GraphModule:
+def form_loops(gm: GraphModule, plan: Schedule, wide: torch.dtype | None = None) -> GraphModule:
     """The program that computes what ``gm`` computes, micro-batch by micro-batch.
 
-    Its first argument is a ``Split``; the others are ``gm``'s.
+    Its first argument is a ``Split``; the others are ``gm``'s. ``wide`` is the option ``accumulator_dtype``.
     """
     bridges = Bridges(gm.graph, plan.propagation)
     modules: dict[str, GraphModule] = {}
     for index, loop in enumerate(plan.loops):
         bridges.draw(loop.stage)
         name = f"loop_{index}"
-        modules[name] = _form(bridges, loop, name)
+        modules[name] = _form(bridges, loop, name, wide)
     bridges.draw(1 << 30)
     outputs = [bridges.whole(o) if isinstance(o, Node) else o for o in plan.outputs]
     bridges.graph.output(outputs)
@@ -60,17 +61,19 @@ def form_loops(gm: GraphModule, plan: Schedule) -> GraphModule:
     return program
 
 
-def _form(bridges: Bridges, loop: Loop, name: str) -> GraphModule:
+def _form(bridges: Bridges, loop: Loop, name: str, wide: torch.dtype | None) -> GraphModule:
     """One loop: its body as a module, its call and what comes of it in the program."""
     body = Body(bridges, loop.nodes)
     known = bridges.known
-    carried = {r: p.op for r in loop.roots if isinstance(p := known.placement(r), Partial)}
+    sums = {r: p.op for r in loop.roots if isinstance(p := known.placement(r), Partial)}
+    carried = {r: Carry.of(op, r.meta["val"].dtype, wide) for r, op in sums.items()}
+    carried = {r: each.alone for r, each in carried.items()} if loop.at_once else carried
     kept = list(dict.fromkeys([r for r in loop.roots if isinstance(known.placement(r), Shard)] + loop.saved))
     pieces = [body.unfolded(node) for node in kept]
     module = body.finish([body.local[r] for r in carried] + [piece for piece, _ in pieces])
     module.meta = {
         "loop": loop,
-        "carried": list(carried),
+        "carried": carried,
         "kept": kept,
         "xs": list(body.xs),
         "consts": list(body.consts),

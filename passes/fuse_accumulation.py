@@ -25,7 +25,7 @@ from torch._inductor.decomposition import select_decomp_table
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from accumcompile.loop import REDUCTIONS
+from accumcompile.carry import REDUCTIONS
 
 aten, prims = torch.ops.aten, torch.ops.prims
 Tensor = torch.Tensor

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -12,12 +14,13 @@ from torch._guards import detect_fake_mode
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_map_only
 
+from accumcompile.arithmetic import apply
 from accumcompile.rules.table import is_impure
 
 # What a node's meta tells of where it comes from.
 ORIGIN = ("stack_trace", "seq_nr", "nn_module_stack", "original_aten", "from_node", "source_fn_stack")
 
-Emit = Callable[..., Any]
+Emit = Callable[..., Any]  # emit(target, *arguments): a node; arithmetic on known numbers is worked out at once
 Rewrite = Callable[[Emit, Node, tuple, dict], Any]
 
 
@@ -47,8 +50,13 @@ def _must_stay(node: Node) -> bool:
 
 
 def _emitter(graph: Graph, origin: Node) -> Emit:
-    def emit(target: Any, *args: Any, **kwargs: Any) -> Node:
-        node = graph.call_function(target, args, kwargs)
+    def emit(target: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(target, torch._ops.OpOverload):  # arithmetic on sizes
+            node = apply(graph, target, *args)
+        else:
+            node = graph.call_function(target, args, kwargs)
+        if not isinstance(node, Node):
+            return node
         for key in ORIGIN:
             if key in origin.meta:
                 node.meta[key] = origin.meta[key]
@@ -83,10 +91,6 @@ def scalar(emit: Emit, number: float, like: Node) -> Node:
 
 def product(emit: Emit, sizes: list[Any]) -> Any:
     """The product of sizes."""
-    known, total = 1, None
-    for size in sizes:
-        if isinstance(size, Node):
-            total = size if total is None else emit(operator.mul, total, size)
-        else:
-            known *= size
-    return known if total is None else emit(operator.mul, total, known) if known != 1 else total
+    known = math.prod(size for size in sizes if not isinstance(size, Node))
+    factors = [size for size in sizes if isinstance(size, Node)] + [known] * (known != 1)
+    return reduce(partial(emit, operator.mul), factors) if factors else 1

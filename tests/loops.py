@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, symbolic_trace
 
+from accumcompile.carry import Carry
 from accumcompile.loop import accumulate_loop
 from accumcompile.lowering.inductor_api import Tracing
 from accumcompile.options import Options, Settings
@@ -45,14 +46,27 @@ def body_of(fn: Callable, *metas: Any) -> GraphModule:
 
 
 def program_of(
-    body: GraphModule, consts: int, xs: Sequence[int], carry: Sequence[str], ys: Sequence[int] = ()
+    body: GraphModule,
+    consts: int,
+    xs: Sequence[int],
+    carry: Sequence[str],
+    ys: Sequence[int] = (),
+    dtype: torch.dtype = torch.float32,
 ) -> GraphModule:
-    """The program (split, *consts, *xs) -> carries and ys; ``xs`` and ``ys`` are the sliced dims."""
+    """The program (split, *consts, *xs) -> carries, of this dtype, and ys; ``xs`` and ``ys`` are the sliced dims."""
     graph = Graph()
     split = graph.placeholder("split")
     inputs = [graph.placeholder(n.name) for n in body.graph.find_nodes(op="placeholder")[2:]]
     loop = graph.get_attr("loop_0")
-    arguments = (loop, split, inputs[:consts], inputs[consts:], list(xs), list(carry), list(ys))
+    arguments = (
+        loop,
+        split,
+        inputs[:consts],
+        inputs[consts:],
+        list(xs),
+        [Carry.of(op, dtype) for op in carry],
+        list(ys),
+    )
     graph.output(graph.call_function(accumulate_loop, arguments))
     root = torch.nn.Module()
     root.add_module("loop_0", body)

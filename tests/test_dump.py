@@ -15,6 +15,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 from accumcompile import accumulate
 from accumcompile.capture.journal import Run
+from accumcompile.carry import Carry
 from accumcompile.dump import Dumper, dumper_of, reported
 from accumcompile.loop import Split, accumulate_loop
 from accumcompile.options import Options, Settings
@@ -50,7 +51,8 @@ def sum_of_products(batch=6):
     split, s0, w, x = (graph.placeholder(name) for name in ("split", "s0", "w", "x"))
     x.meta["val"], w.meta["val"] = fake((batch, 3)), fake((3, 2), dynamic=False)
     s0.meta["val"] = x.meta["val"].shape[0]
-    call = graph.call_function(accumulate_loop, (graph.get_attr("loop_0"), split, [w], [x], [0], ["sum"], [0]))
+    carry = [Carry.of("sum", torch.float32)]
+    call = graph.call_function(accumulate_loop, (graph.get_attr("loop_0"), split, [w], [x], [0], carry, [0]))
     total, y = (graph.call_function(__import__("operator").getitem, (call, i)) for i in range(2))
     mean = graph.call_function(aten.div.Tensor, (total, s0))
     zero = graph.call_function(aten.zeros.default, ([1],), {"device": torch.device("cpu")})

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from accumcompile import AccumulateWarning, accumulate, explain, verify
-from accumcompile.loop import REDUCTIONS
+from accumcompile.carry import REDUCTIONS
 from accumcompile.testing import gradients, max_rel_diff, state
 
 

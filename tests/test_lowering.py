@@ -127,7 +127,6 @@ def test_batch_sized_consts_and_other_strides():
     assert compiled.loop_0.compiled == 2
     strided = torch.randn(8, 12).t()
     check_equal(eager, compiled, Split(12, 4), strided, strided.clone(), tolerance=1e-4)
-    check_equal(eager, compiled, Split(12, 4), strided.double(), strided.double(), tolerance=1e-9)
 
 
 @pytest.mark.inductor
@@ -144,15 +143,16 @@ def test_a_batch_dim_that_is_not_the_first():
     assert compiled.loop_0.compiled == 3
 
 
-@pytest.mark.inductor
-def test_half_precision_sums_are_kept_in_float32():
+@pytest.mark.parametrize("lowering", ["eager", pytest.param("inductor", marks=pytest.mark.inductor)])
+def test_half_precision_sums_are_kept_in_float32(lowering):
     def body(rows, start, x):
         return aten.sum.dim_IntList(x, [0]), aten.amax.default(x, [0])
 
     capture = Capture(s=12)
-    program = program_of(body_of(body, capture.tensor("s", 4, dtype=torch.bfloat16)), 0, [0], ["sum", "max"])
+    body = body_of(body, capture.tensor("s", 4, dtype=torch.bfloat16))
+    program = program_of(body, 0, [0], ["sum", "max"], dtype=torch.bfloat16)
     x = torch.full((4096, 4), 1.0, dtype=torch.bfloat16)
-    total, most = lower(program, settings())(Split(4096, 1), x)
+    total, most = lower(program, settings(lowering=lowering))(Split(4096, 1), x)
     assert total.dtype == most.dtype == torch.bfloat16
     assert total.tolist() == [4096.0] * 4  # one by one in bfloat16, the sum stops at 256
 
@@ -182,7 +182,8 @@ def test_moments_and_minimum():
         return aten.reshape.default(aten.cat.default([count, mean, m2]), [3, 3]), aten.amin.default(x, [0])
 
     capture = Capture(s=12)
-    program = program_of(body_of(body, capture.tensor("s", 3, dtype=torch.float64)), 0, [0], ["moments", "min"])
+    body = body_of(body, capture.tensor("s", 3, dtype=torch.float64))
+    program = program_of(body, 0, [0], ["moments", "min"], dtype=torch.float64)
     x = torch.randn(13, 3, dtype=torch.float64)
     (count, mean, m2), least = lower(program, settings())(Split(13, 4), x)
     assert count.tolist() == [13.0] * 3

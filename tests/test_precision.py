@@ -54,8 +54,8 @@ def test_autocast():
         plain.zero_grad()
 
 
-@pytest.mark.inductor
-def test_a_model_in_bfloat16():
+@pytest.mark.parametrize("lowering", ["eager", pytest.param("inductor", marks=pytest.mark.inductor)])
+def test_a_model_in_bfloat16(lowering):
     """Parameters in bfloat16: 64 contributions are summed in float32, and rounded once."""
 
     def step(model, x, y):
@@ -67,7 +67,7 @@ def test_a_model_in_bfloat16():
     plain = copy.deepcopy(model)
     x, y = small.data(256)
     reference = exact(model, x.bfloat16(), y)
-    ours, _ = decorated(step, steps=64, lowering="inductor")
+    ours, _ = decorated(step, steps=64, lowering=lowering)
     ours(model, x.bfloat16(), y)
     step(plain, x.bfloat16(), y)
     error, full = (max_rel_diff(reference, gradients(m)) for m in (model, plain))

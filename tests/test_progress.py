@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import rich.console
 
 from accumcompile.lowering import progress
 from accumcompile.lowering.progress import Progress
@@ -32,17 +33,38 @@ def test_nothing_is_shown_where_the_environment_says_so(caplog, monkeypatch):
     assert not caplog.records
 
 
-def test_a_terminal_gets_one_line(monkeypatch, caplog):
-    lines = []
+@pytest.fixture
+def lines(monkeypatch):
+    """The status lines that are drawn."""
+    drawn = []
+    monkeypatch.setattr(
+        progress, "status_line", lambda text, console: drawn.append(text) or pytest.MonkeyPatch.context()
+    )
+    return drawn
+
+
+def test_a_terminal_gets_one_line(monkeypatch, lines):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(progress, "status_line", lambda text: lines.append(text) or pytest.MonkeyPatch.context())
     with Progress("step").compiling("loop_0"):
         pass
     assert lines == ["step: compiling loop_0 (1 of 1)"]
 
 
+@pytest.mark.parametrize("widgets", [True, False])
+def test_a_notebook_gets_a_line(monkeypatch, lines, widgets):
+    """One that goes away where there are widgets to draw it with, else one that stays."""
+    printed = []
+    monkeypatch.setattr(rich.console, "_is_jupyter", lambda: True)
+    monkeypatch.setattr(progress, "find_spec", lambda name: object() if widgets else None)
+    monkeypatch.setattr(rich.console.Console, "print", lambda self, text, **how: printed.append(text))
+    with Progress("step").compiling("loop_0"):
+        pass
+    text = ["step: compiling loop_0 (1 of 1)"]
+    assert (lines, printed) == ((text, []) if widgets else ([], text))
+
+
 def test_the_status_line_can_be_drawn():
-    with progress.status_line("step: compiling [loop_0]"):
+    with progress.status_line("step: compiling [loop_0]", rich.console.Console(stderr=True)):
         pass
 
 

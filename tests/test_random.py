@@ -47,6 +47,12 @@ def test_slices_are_bit_equal_to_inductors_own_draw(mode):
         run = part(size, dim)
         pieces = [run(torch.tensor(start), seed) for start in range(0, FULL[dim], rows)]
         assert torch.equal(torch.cat(pieces, dim), expected)
+    op, bounds, how = (random.randint_slice, (3, 1000), ()) if mode == "randint" else (random.random_slice, (), (mode,))
+    plain = op(*bounds, FULL, FULL, 0, torch.tensor(0), seed, *how)
+    # A logarithm and a cosine of another library may round otherwise.
+    torch.testing.assert_close(
+        plain, expected, rtol=1e-6 if mode == "randn" else 0, atol=1e-6 if mode == "randn" else 0
+    )
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])

@@ -13,34 +13,50 @@ from ..compiler import compile_piece
 from ..operands import ancestors, outputs
 from ..options import Settings
 from . import aot_api, naming, untraceable
+from .assigned import assigning, made_outputs
 from .frames import BatchSymbols
 from .reattach import reattached
 from .roads import Roads
+from .saved import Changeable
 from .undefined import reached, undefined_stays
 
 
 def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, settings: Settings) -> Callable:
     """Compile one graph of a step, whose batch is named by ``batch.symbols``."""
     naming.name_nodes(gm)
+    gm, assigned = made_outputs(gm)
+    return assigning(_compiled(gm, example_inputs, batch, settings), assigned)
+
+
+def _compiled(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, settings: Settings) -> Callable:
+    changeable = Changeable.of(example_inputs)
+
+    def captured(gm: GraphModule, inputs: Sequence[Any], **how: Any) -> tuple[Callable, Roads]:
+        return capture(gm, inputs, batch, settings, changeable, **how)
+
     sink = scalar_sink(gm)
     if sink is None:
-        return capture(gm, example_inputs, batch, settings, fused=False)[0]
+        return captured(gm, example_inputs)[0]
     others = [o for o in differentiable_outputs(gm) if o is not sink]
     if not others:
-        return capture(gm, example_inputs, batch, settings, fused=True)[0]
+        return captured(gm, example_inputs, fused=True)[0]
     positions = [outputs(gm).index(o) for o in others]
-    fused, roads = capture(detached(gm, others), example_inputs, batch, settings, fused=True, beside=positions)
+    fused, roads = captured(detached(gm, others), example_inputs, fused=True, beside=positions)
     if roads.road != "fused":
-        return capture(gm, example_inputs, batch, settings, fused=False)[0]
-    beside = aot_api.later(
-        lambda inputs: capture(returning(gm, others), inputs, batch, settings, fused=False)[0],
-        example_inputs,
-    )
-    return reattached(fused, beside, positions, roads.mutated, roads.reads)
+        return captured(gm, example_inputs)[0]
+    beside = aot_api.later(lambda inputs: captured(returning(gm, others), inputs)[0], example_inputs)
+    changing = set(roads.mutated) | (set(roads.reads) & changeable.copied - roads.read)
+    return reattached(fused, beside, positions, sorted(changing), roads.reads)
 
 
 def capture(
-    gm, example_inputs, batch: BatchSymbols, settings: Settings, fused: bool, beside: Sequence[int] = ()
+    gm: GraphModule,
+    example_inputs: Sequence[Any],
+    batch: BatchSymbols,
+    settings: Settings,
+    changeable: Changeable,
+    fused: bool = False,
+    beside: Sequence[int] = (),
 ) -> tuple[Callable, Roads]:
     """Compile by AOTAutograd, along the fused road where that is asked for and proven."""
 
@@ -50,11 +66,13 @@ def capture(
         return compile_piece(graph, road, batch.symbols, settings, names, owned_from)
 
     def new_roads() -> Roads:
-        return Roads(piece, settings.options.lowering == "inductor", fused, reached(gm), settings.note, beside)
+        compiled = settings.options.lowering == "inductor"
+        return Roads(piece, compiled, fused, reached(gm), settings.note, beside, changeable)
 
     def trace(roads: Roads) -> Callable:
         backend = aot_api.aot(roads.partition, roads.forward, roads.backward, roads.inference)
-        return backend(gm, example_inputs)
+        with aot_api.layers_of_operators():
+            return backend(gm, example_inputs)
 
     roads = new_roads()
     with untraceable.named(again=lambda: trace(new_roads()), over=lambda: roads.traced):

@@ -5,10 +5,12 @@ Checked on torch 2.11, 2.13 and 2.15.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch._decomp import decompositions
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import to_fake_tensor
 from torch._functorch._aot_autograd.descriptors import (
@@ -25,6 +27,21 @@ from torch.fx import GraphModule, Node
 from . import floats
 
 Compile = Callable[[GraphModule, Sequence[Any]], Callable]
+
+
+@contextmanager
+def layers_of_operators() -> Iterator[None]:
+    """Within the block, an LSTM is traced as the operators of its cells.
+
+    In float32 on a CPU torch would take oneDNN's whole layer for it, asked for as in inference: it does not split, and
+    its backward misses what only training keeps.
+    """
+    before = decompositions.select_one_layer_lstm_function
+    decompositions.select_one_layer_lstm_function = lambda *_: decompositions.one_layer_lstm
+    try:
+        yield
+    finally:
+        decompositions.select_one_layer_lstm_function = before
 
 
 def aot(partition: Callable, forward: Compile, backward: Compile, inference: Compile) -> Callable:
@@ -62,6 +79,21 @@ def later(capture: Callable[[Sequence[Any]], Callable], inputs: Sequence[Any]) -
 def tangents(gm: GraphModule) -> list[Node]:
     """The inputs of a joint graph that are gradients of its outputs."""
     return [n for n in gm.graph.find_nodes(op="placeholder") if n.name.startswith("tangents")]
+
+
+def backward_nodes(gm: GraphModule) -> set[Node]:
+    """The nodes of a joint graph that are its backward: computed from a tangent, or traced after the forward."""
+    found = set(tangents(gm))
+    for node in gm.graph.nodes:
+        if node.meta.get("partitioner_tag") == "is_backward" or not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+    return found - set(tangents(gm)) - {gm.graph.output_node()}
+
+
+def given(gm: GraphModule) -> dict[int, Node]:
+    """The user's inputs of a joint graph, by position."""
+    described = ((node.meta.get("desc"), node) for node in gm.graph.find_nodes(op="placeholder"))
+    return {d.idx: node for d, node in described if isinstance(d, PlainAOTInput)}
 
 
 def mutated_inputs(gm: GraphModule) -> list[int]:

@@ -59,6 +59,19 @@ def capture_settings() -> Iterator[None]:
         put_back()
 
 
+def ours(backend: Callable[..., Any]) -> Callable[..., Any]:
+    """``backend``, known for ours from now on."""
+    backend._is_accumcompile = True  # type: ignore[attr-defined]
+    return backend
+
+
+def is_ours(backend: Any) -> bool:
+    """Whether a backend, or a callback of Dynamo's made of one, is ours."""
+    while inner := getattr(backend, "_torchdynamo_orig_backend", getattr(backend, "compiler_fn", None)):
+        backend = inner
+    return getattr(backend, "_is_accumcompile", False)
+
+
 def compiled(fn: Callable[..., Any], backend: Callable[..., Any]) -> Callable[..., Any]:
     """``torch.compile(fn, backend=backend)``, its recompilations counted apart from any other of ``fn``."""
     extra: dict[str, Any] = {}
@@ -82,7 +95,8 @@ def call_closure(closure: Callable[[], Any]) -> Any:
     return closure()
 
 
-eval_frame.skip_code(call_closure.__code__)
+CLOSURE_CODE = call_closure.__code__
+eval_frame.skip_code(CLOSURE_CODE)
 
 
 # Marks

@@ -16,15 +16,16 @@ from types import CodeType
 from typing import Any
 
 import torch
-from torch._dynamo import config, convert_frame, eval_frame, symbolic_convert
+from torch._dynamo import config, convert_frame, symbolic_convert
 from torch._dynamo import utils as dynamo_utils
 from torch._dynamo.exc import unimplemented
-from torch._dynamo.types import FrameAction, FrameExecStrategy
+from torch._dynamo.types import ConvertFrameReturn, FrameAction, FrameExecStrategy
+from torch._dynamo.variables.builder import VariableBuilder
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils import _python_dispatch
 
 from .. import where
-from . import breaks
+from . import breaks, dynamo, floats
 from .reasons import OPTIMIZER, Reason, is_expected
 
 # The wrapper that every optimizer class puts around its step: one code object for all of them.
@@ -126,13 +127,13 @@ def _acquire() -> None:
                 "check_inlineable",
                 staticmethod(_check_inlineable),
             )
+            _replace(VariableBuilder, "_wrap", _wrap)
+            _replace(convert_frame.CatchErrorsWrapper, "__call__", _convert)
             _replace(convert_frame, "exceeds_recompile_limit", _exceeds_recompile_limit)
             _replace(convert_frame, "format_error_msg", _format_error_msg)
             _undo.append(register_optimizer_step_pre_hook(_capture_closure).remove)
             _replace(convert_frame, "_compile", breaks.dropping(_original_compile, _is_watching))
-            _undo.append(breaks.install(_is_watching))
-            _set_strategy(FrameAction.SKIP)
-            _undo.append(lambda: _set_strategy(FrameAction.DEFAULT))
+            _undo.append(breaks.install(_is_traced_by_us))
         _calls += 1
 
 
@@ -150,23 +151,55 @@ def _replace(owner: Any, name: str, value: Any) -> None:
     _undo.append(lambda: setattr(owner, name, before))
 
 
-def _set_strategy(action: FrameAction) -> None:
-    eval_frame.set_code_exec_strategy(STEP_CODE, FrameExecStrategy(action, action))
-
-
-# The replacements. Each calls the original unless this thread is in a call of ours.
+# The replacements. Each calls the original unless this thread is in a call of ours, and is capturing for us: an
+# optimizer that the user compiled is captured by its own backend as if we were not there.
 
 _original_check = symbolic_convert.InliningInstructionTranslator.check_inlineable
+_original_wrap = VariableBuilder._wrap
+_original_convert = convert_frame.CatchErrorsWrapper.__call__
 _original_exceeds = convert_frame.exceeds_recompile_limit
 _original_compile = convert_frame._compile
 _original_format = convert_frame.format_error_msg
 
 
+def _is_traced_by_us() -> bool:
+    if _watching.now is None:
+        return False
+    return dynamo.is_ours(symbolic_convert.InstructionTranslator.current_tx().output.compiler_fn)
+
+
 def _check_inlineable(func: Any) -> Any:
-    """Break the graph at an optimizer's step instead of tracing into it."""
-    if _watching.now is not None and func.get_code() is STEP_CODE:
+    """Break the graph at an optimizer's methods instead of tracing into them."""
+    is_optimizers = isinstance(getattr(getattr(func, "obj", None), "value", None), torch.optim.Optimizer)
+    if (is_optimizers or func.get_code() is STEP_CODE) and _is_traced_by_us():
         unimplemented(gb_type=OPTIMIZER, context=str(func), explanation=OPTIMIZER, hints=[])
     return _original_check(func)
+
+
+def _wrap(self: Any, value: Any) -> Any:
+    """An optimizer is an object like any other. (Dynamo would capture anew for each, and set its options.)"""
+    if isinstance(value, torch.optim.Optimizer) and _is_traced_by_us():
+        return self.wrap_user_defined(value)
+    return _original_wrap(self, value)
+
+
+def _convert(self: Any, *args: Any) -> ConvertFrameReturn:
+    """Let what an optimizer's step calls run as it is, this once; forget what an earlier capture left."""
+    if _watching.now is None or not dynamo.is_ours(self):
+        return _original_convert(self, *args)
+    if _is_within_step(args[0].f_code):
+        return ConvertFrameReturn(FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP), apply_to_code=False)
+    with convert_frame.compile_lock:
+        floats.forget_floats()
+        return _original_convert(self, *args)
+
+
+def _is_within_step(code: CodeType) -> bool:
+    """Whether a frame is an optimizer's step, or is called by one, but for a closure that it was given."""
+    caller: Any = sys._getframe(2)
+    while code is not STEP_CODE and code is not dynamo.CLOSURE_CODE and caller is not None:
+        code, caller = caller.f_code, caller.f_back
+    return code is STEP_CODE
 
 
 def _capture_closure(optimizer: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
@@ -184,8 +217,8 @@ def _capture_closure(optimizer: Any, args: Any, kwargs: dict[str, Any]) -> tuple
 def _exceeds_recompile_limit(cache_size: Any, compile_id: Any) -> tuple[bool, str]:
     """Tell of a frame that would now run uncompiled, before it does."""
     exceeded, limit = _original_exceeds(cache_size, compile_id)
-    if exceeded and _watching.now is not None:
-        caller = sys._getframe(1).f_locals  # _compile's
+    caller = sys._getframe(1).f_locals  # _compile's
+    if exceeded and _watching.now is not None and dynamo.is_ours(caller.get("compiler_fn")):
         frame, reason = caller.get("frame"), caller.get("recompile_reason")
         variables = dict(getattr(frame, "f_locals", {}))
         _watching.now.on_recompile_limit(RecompileLimit(limit, reason or "", caller.get("code"), variables))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from torch._functorch.compile_utils import fx_graph_cse
 from torch._guards import detect_fake_mode
 from torch._inductor import config
 from torch._inductor.fx_passes import joint_graph
@@ -22,7 +21,7 @@ Pass = Callable[[GraphModule], object]
 
 
 def improve(gm: GraphModule, compiled: bool, note: Callable[[str], None]) -> GraphModule:
-    """Inductor's passes, which do not run on the bodies later, and common subexpressions.
+    """Inductor's joint-graph passes, which do not run on the bodies later.
 
     Args:
         gm: a graph of AOTAutograd's, which stays as it is.
@@ -31,7 +30,7 @@ def improve(gm: GraphModule, compiled: bool, note: Callable[[str], None]) -> Gra
     """
     with V.set_fake_mode(detect_fake_mode()), config.patch(fallback_random=not compiled):
         try:
-            return _after(_all, gm)
+            return _after(joint_graph.joint_graph_passes, gm)
         except Exception:
             return _one_by_one(gm, note)
 
@@ -56,19 +55,13 @@ def _one_by_one(gm: GraphModule, note: Callable[[str], None]) -> GraphModule:
     return gm
 
 
-def _all(gm: GraphModule) -> None:
-    joint_graph.joint_graph_passes(gm)
-    _deduplicate(gm)
-
-
 def _passes(gm: GraphModule) -> Iterator[Pass]:
-    """What ``_all`` runs on ``gm``, in its order."""
+    """What ``joint_graph_passes`` runs on ``gm``, in its order."""
     yield _without_patterns
     for patterns in (joint_graph.early_patterns, *joint_graph.pass_patterns):
         yield from _each(patterns, gm)
     if not config.fallback_random:
         yield joint_graph.replace_random_passes
-    yield _deduplicate
 
 
 def _without_patterns(gm: GraphModule) -> None:
@@ -92,7 +85,3 @@ def _applied(patterns: PatternMatcherPass) -> Pass:
             joint_graph.stable_topological_sort(gm.graph)
 
     return apply
-
-
-def _deduplicate(gm: GraphModule) -> None:
-    gm.graph = fx_graph_cse(gm.graph)

@@ -14,25 +14,30 @@ import torch
 
 
 def reattached(
-    fused: Callable, beside: Callable, positions: Sequence[int], mutated: Sequence[int], reads: Sequence[int]
+    fused: Callable, beside: Callable, positions: Sequence[int], changing: Sequence[int], reads: Sequence[int]
 ) -> Callable:
     """``fused``, whose outputs at ``positions`` are differentiable through ``beside``, which returns just them.
 
-    ``mutated`` are the positions of inputs that the graph gives a new value: ``beside`` must see the old one.
-    ``reads`` are those that its backward reads: only these may not change until then.
+    ``changing`` are the positions of inputs that the graph, or the user later, gives a new value: ``beside`` must see
+    the old one. ``reads`` are those that its backward reads: of these, no other may change until then.
     """
 
     def run(*inputs: Any) -> list[Any]:
-        before = {i: inputs[i].clone() for i in mutated}
+        before = {i: _copy(inputs[i]) for i in changing}
         task = _Task(beside, [before.get(i, value) for i, value in enumerate(inputs)], set(reads), _Draws(inputs))
         results = list(fused(*inputs))
-        tensors = [v for v in task.inputs if isinstance(v, torch.Tensor)]
+        tensors = [v for v in inputs if isinstance(v, torch.Tensor)]
         attached = _Reattach.apply(task, *(results[i] for i in positions), *tensors)
         for i, value in zip(positions, attached, strict=True):
             results[i] = value
         return results
 
     return run
+
+
+def _copy(value: torch.Tensor) -> torch.Tensor:
+    """A copy that the tape knows nothing of."""
+    return value.detach().clone().requires_grad_(value.requires_grad)
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch._dynamo import config, exc
+from torch._dynamo.convert_frame import compile_lock
 from torch._guards import CompileContext
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
@@ -66,7 +67,7 @@ def retrace(dims: Iterable[tuple[torch.Tensor, int]]) -> None:
 def retrace_if_floats_are_left() -> None:
     """Have Dynamo trace the current frame again, once, if it was traced with what an earlier capture left of floats.
 
-    For the plain backend; a decorated call forgets it before Dynamo begins.
+    For the plain backend; in a decorated call it is forgotten before Dynamo begins.
     """
     now = _retrace_of_frame()
     if not now.has_forgotten and forget_floats():
@@ -120,3 +121,10 @@ def end_retrace() -> None:
     forget_floats()
     if now is not None:
         now.undo.close()
+
+
+def end_left_retrace() -> None:
+    """The same for a retrace that an error has left; other threads' captures are waited for."""
+    if _retraces.now is not None:
+        with compile_lock:
+            end_retrace()

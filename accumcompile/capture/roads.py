@@ -10,7 +10,7 @@ Two-pass: the forward keeps its inputs, and the backward computes each micro-bat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import sympy
@@ -25,6 +25,7 @@ from ..rules.table import is_impure
 from ..sizes import Batch
 from . import aot_api
 from .improve import improve
+from .saved import NOTHING, Changeable, handing_over, needed_backwards, read_backwards
 from .undefined import passing_undefined
 
 aten = torch.ops.aten
@@ -47,14 +48,17 @@ class Roads:
         reach: Sequence[set[int]],
         note: Callable[[str], None],
         beside: Sequence[int] = (),
+        changeable: Changeable = NOTHING,
     ):
         self.compile_piece, self.compiled, self.wants_fused = compile_piece, compiled, wants_fused
         self.reach = reach  # for each output, positions of the inputs that autograd comes to from it
         self.note = note  # says something about the capture
         self.beside = beside  # positions of the outputs beside the loss that stay differentiable
+        self.changeable = changeable
         self.road = "inference"
         self.traced = False  # whether AOTAutograd has come to hand us what it traced
         self.tangents = 0  # how many of the outputs a gradient can arrive for
+        self.read: set[int] = set()  # positions of the inputs that the backward reads themselves, as eager's does
         self.mutated: list[int] = []  # positions of the inputs that the graph gives a new value
         self.reads: list[int] = []  # positions of the inputs that the outputs beside the loss are computed from
         self.kept: Kept | None = None
@@ -64,21 +68,23 @@ class Roads:
     ) -> tuple[GraphModule, GraphModule]:
         """AOTAutograd's ``partition_fn``."""
         self.traced = True
+        self.read = read_backwards(joint)
         joint = normal(joint, self.compiled, self.note)
         self.tangents = len(aot_api.tangents(joint))
         self.mutated = aot_api.mutated_inputs(joint)
         self.reads = inputs_behind(joint, self.beside) if self.beside else []
         if self.wants_fused and is_fusable(joint, num_fwd_outputs):
             self.road = "fused"
-            self.kept = Kept(joint, num_fwd_outputs)
+            self.kept = Kept(joint, num_fwd_outputs, sorted(self.read & self.changeable.given - set(self.mutated)))
             return self.kept.forward, self.kept.backward
         self.road = "two-pass"
-        return two_pass(joint, num_fwd_outputs)
+        return two_pass(joint, num_fwd_outputs, self.changeable.copied - self.read)
 
     def forward(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
         """AOTAutograd's ``fw_compiler``."""
         if self.kept is not None:
-            return self.compile_piece(gm, "fused", len(self.kept.results))
+            checked = self.kept.without_checked(gm)
+            return handing_over(self.compile_piece(gm, "fused", len(self.kept.results)), checked)
         return self.compile_piece(gm, "forward", None)
 
     def backward(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
@@ -131,8 +137,10 @@ class Kept:
     Otherwise gradients would need twice their memory.
     """
 
-    def __init__(self, joint: GraphModule, num_fwd_outputs: int):
+    def __init__(self, joint: GraphModule, num_fwd_outputs: int, checked: Sequence[int]):
         (self.tangent,) = aot_api.tangents(joint)
+        inputs = aot_api.given(joint)
+        self.checked = [inputs[i] for i in checked]  # handed to the backward for autograd's check of versions alone
         self.results, self.gradients = outputs(joint)[:num_fwd_outputs], outputs(joint)[num_fwd_outputs:]
         self.distinct = list(dict.fromkeys(g for g in self.gradients if g is not None))
         self.forward = self._forward(joint)
@@ -150,14 +158,15 @@ class Kept:
             elif node.op != "output":
                 new[node] = graph.node_copy(node, new.__getitem__)
         results = torch.fx.map_arg(self.results, new.__getitem__)
-        output = graph.output([*results, *(new[g] for g in self.distinct)])
-        output.meta["desc"] = aot_api.descriptions(joint, [*self.results, *self.distinct])
+        output = graph.output([*results, *(new[g] for g in (*self.distinct, *self.checked))])
+        output.meta["desc"] = aot_api.descriptions(joint, [*self.results, *self.distinct, *self.checked])
         return GraphModule(joint, _placeholders_first(graph))
 
     def _backward(self) -> GraphModule:
         """The graph that AOTAutograd wants to see: what ``scale`` does, written as nodes."""
         graph = Graph()
         kept = {node: graph.placeholder(f"kept_{node.name}") for node in self.distinct}
+        kept |= {node: graph.placeholder(f"checked_{node.name}") for node in self.checked}
         tangent = graph.placeholder(self.tangent.name)
         for node, new in (*kept.items(), (self.tangent, tangent)):
             new.meta["val"] = node.meta["val"]
@@ -167,6 +176,19 @@ class Kept:
                 product.meta["val"] = node.meta["val"]
         graph.output(products)
         return GraphModule(torch.nn.Module(), graph)
+
+    def without_checked(self, forward: GraphModule) -> list[int]:
+        """Take the inputs that are only checked from the outputs of ``forward``, which need not pass through loops.
+
+        Their positions among its inputs.
+        """
+        output = forward.graph.output_node()
+        count = len(output.args[0]) - len(self.checked)
+        inputs = forward.graph.find_nodes(op="placeholder")
+        positions = [inputs.index(node) for node in output.args[0][count:]]
+        output.args = (output.args[0][:count],)
+        output.meta["desc"] = output.meta["desc"][:count]
+        return positions
 
     def scale(self) -> Callable[[list], list]:
         """The backward call: gradients times the tangent."""
@@ -205,12 +227,19 @@ def _placeholders_first(graph: Graph) -> Graph:
     return ordered
 
 
-def two_pass(joint: GraphModule, num_fwd_outputs: int) -> tuple[GraphModule, GraphModule]:
-    """A forward that keeps its inputs and what it drew, and a backward that computes everything else again."""
+def two_pass(
+    joint: GraphModule, num_fwd_outputs: int, copied: Set[int] = frozenset()
+) -> tuple[GraphModule, GraphModule]:
+    """A forward that keeps its inputs and what it drew, and a backward that computes everything else again.
+
+    Kept as copies are the inputs that the graph mutates, and those at the positions ``copied``.
+    """
     tangents = set(aot_api.tangents(joint))
     inputs = [n for n in joint.graph.find_nodes(op="placeholder") if n not in tangents]
     mutated = {inputs[i] for i in aot_api.mutated_inputs(joint)}
-    saved = [_kept_copy(joint, n) if n in mutated else n for n in inputs if not is_size(n)]
+    needed = needed_backwards(joint, num_fwd_outputs)
+    changing = needed & (mutated | {n for i, n in aot_api.given(joint).items() if i in copied})
+    saved = [_kept_copy(joint, n) if n in changing else n for n in inputs if not is_size(n)]
     saved += [n for n in _drawn(joint) if _is_before(n, tangents)]
     sizes = [n for n in inputs if is_size(n)]
     joint.graph.lint()
@@ -218,7 +247,7 @@ def two_pass(joint: GraphModule, num_fwd_outputs: int) -> tuple[GraphModule, Gra
 
 
 def _kept_copy(joint: GraphModule, node: Node) -> Node:
-    """An input that the graph mutates, as it was: its new value is written over it before the backward."""
+    """An input as it was: a new value may be written over it before the backward."""
     *_, last = joint.graph.find_nodes(op="placeholder")
     with joint.graph.inserting_after(last):
         copy = joint.graph.call_function(aten.clone.default, (node,))

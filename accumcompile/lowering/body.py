@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from ..loop import Split
+from ..loop import Split, finish, run_reference
 from ..sizes import ROWS
 from . import inductor_api
 from .arguments import Cut, check_body, local_shape
+from .check import WrongCodeError
 from .forms import Form, Plan, build
 from .inductor_api import signature
 from .progress import Progress
 from .specs import Array, Literal, Size, Sizes, Spec, bind_sizes, describe, describe_tensor, stride_pattern
+from .trust import Trust, device_of
 
 STATIC_ROWS = 8  # micro-batch sizes compiled as numbers; further ones share a form with symbolic rows
 STATIC_TAILS = 1
@@ -38,25 +40,32 @@ class CompiledBody(torch.nn.Module):
         self.holders: list[Node] = list(body.graph.find_nodes(op="placeholder"))
         self.forms: dict[Any, list[Form]] = {}
         self.rows_seen: dict[str, set[int]] = {"rows": set(), "tail": set()}
+        self.trust = Trust(body, name, settings)
         self._schedules: dict[Any, Schedule] = {}
         self._last: Schedule | None = None
 
     def run(self, split, consts, xs, x_dims, carry, y_dims) -> list[torch.Tensor]:
         """The loop: see ``accumcompile.loop``."""
         with torch.no_grad():
-            schedule = self._last
-            if schedule is None or not schedule.serves(split, consts, xs):
-                schedule = self._last = self._schedule(split, consts, xs, x_dims, carry, y_dims)
-            return schedule.run(consts, xs)
+            if not self.trust.lost:
+                try:
+                    return self._compiled(split, consts, xs, x_dims, carry, y_dims)
+                except WrongCodeError as wrong:
+                    self.trust.lose(wrong)
+            return run_reference(self.body, split, consts, xs, x_dims, carry, y_dims)
+
+    def _compiled(self, split, consts, xs, x_dims, carry, y_dims) -> list[torch.Tensor]:
+        schedule = self._last
+        if schedule is None or not schedule.serves(split, consts, xs):
+            schedule = self._last = self._schedule(split, consts, xs, x_dims, carry, y_dims)
+        return schedule.run(consts, xs)
 
     def _schedule(self, split, consts, xs, x_dims, carry, y_dims):
-        wide = self.settings.options.accumulator_dtype
-        key = split, wide, tuple(map(signature, consts)), tuple(map(signature, xs))
+        key = split, tuple(map(signature, consts)), tuple(map(signature, xs))
         if key not in self._schedules:
             if len(self._schedules) >= REMEMBERED:
                 self._schedules.clear()
-            plan = Plan(tuple(carry), tuple(y_dims), (wide or torch.float32) if len(split) > 1 else None)
-            self._schedules[key] = Schedule(self, plan, split, consts, xs, x_dims)
+            self._schedules[key] = Schedule(self, Plan(tuple(carry), tuple(y_dims)), split, consts, xs, x_dims)
         return self._schedules[key]
 
     def form(self, plan: Plan, role: str, specs: list[Spec], sizes: Sizes, rest: tuple, what: str) -> Form:
@@ -94,7 +103,6 @@ class Schedule:
         self.tensors = [i for i, c in enumerate(consts) if isinstance(c, torch.Tensor)]
         self.numbers = [c for c in consts if not isinstance(c, torch.Tensor)]
         self.same = inductor_api.tensor_check([*(consts[i] for i in self.tensors), *xs])
-        self.wide = owner.settings.options.accumulator_dtype
         self.chosen: dict[tuple[str, int], tuple[Form, list[int]]] = {}
         rows = dict.fromkeys([split.rows, owner.granule, split.tail or split.rows])
         check_body(owner.body, list(rows), split.batch, consts, xs, x_dims, self.sizes)
@@ -104,7 +112,6 @@ class Schedule:
         """Whether these arguments have this schedule's signature; a few microseconds."""
         return (
             split == self.split
-            and self.wide == self.owner.settings.options.accumulator_dtype
             and self.numbers == [c for c in consts if not isinstance(c, torch.Tensor)]
             and self.same(*[consts[i] for i in self.tensors], *xs)
         )
@@ -121,22 +128,35 @@ class Schedule:
             if i == 0:
                 wholes, slots = self._buffers(form)
             direct = [s[i] for s, b in zip(slots, self.buffers, strict=True) if b.direct]
-            outputs = form.call([*accs, *direct, *numbers, *form.select(arguments)])
+            given = [*accs, *direct, *numbers, *form.select(arguments)]
+            if self.owner.trust.is_due(form):
+                outputs = self._checked(form, given, arguments, accs, direct)
+            else:
+                outputs = form.call(given)
             if i == 0:
                 accs = form.contributions(outputs, arguments, len(self.plan.carry))
                 outputs = outputs[len(accs) :]
             copied = [s[i] for s, b in zip(slots, self.buffers, strict=True) if not b.direct]
             for slot, piece in zip(copied, outputs, strict=True):
                 slot.copy_(piece)
-        for i, dtype in enumerate(self.dtypes):
-            if accs[i].dtype != dtype:
-                accs[i] = accs[i].to(dtype)
+        finish(self.plan.carry, accs)
         return accs + wholes
+
+    def _checked(self, form: Form, given: list, arguments: list, accs: list, direct: list) -> Sequence[torch.Tensor]:
+        """The outputs of a form, once it is known to have made of ``accs`` and ``direct`` what its graph says."""
+        before = [acc.clone() for acc in accs]
+
+        def run() -> tuple[list, list]:
+            outputs = list(form.call(given))
+            return outputs, form.left(outputs, accs, direct, len(self.plan.carry))
+
+        need = 3 * sum(acc.nbytes for acc in accs)
+        return self.owner.trust.checked(form, arguments, run, lambda made: self.plan.merged(before, made), need)
 
     def _buffers(self, form: Form) -> tuple[list, list]:
         rows, batch = self.split.rows, self.split.batch
         values = form.values(self.sizes | {ROWS: rows})
-        self.buffers, self.dtypes = form.buffers, form.dtypes
+        self.buffers = form.buffers
         wholes = [b.make(values, rows, batch) for b in form.buffers]
         return wholes, [b.pieces(w, rows, batch) for b, w in zip(form.buffers, wholes, strict=True)]
 
@@ -175,12 +195,6 @@ class Schedule:
             for h, x, cut in zip(holders[first:], arguments[first:], self.cuts, strict=True)
         ]
         return [of_rows, of_start, *self.const_specs, *of_xs]
-
-
-def device_of(values: Sequence[Any]) -> torch.device:
-    """The device on which a loop works: an accelerator where one of its tensors lives on one."""
-    devices = [v.device for v in values if isinstance(v, torch.Tensor)]
-    return next((d for d in devices if d.type != "cpu"), torch.device("cpu"))
 
 
 @lru_cache(maxsize=64)

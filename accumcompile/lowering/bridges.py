@@ -18,11 +18,14 @@ from ..loop import accumulate_loop
 from ..operands import comes_from_data
 from ..sizes import present
 from . import inductor_api, random
-from .forms import Form, chooser
+from .check import WrongCodeError
+from .forms import Form, bytes_at_once, chooser
 from .inductor_api import signature
+from .plain import Plain
 from .progress import Progress
 from .specialise import specialise
 from .specs import Sizes, bind_sizes, describe
+from .trust import Trust
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
@@ -40,21 +43,33 @@ class CompiledSegment(torch.nn.Module):
         super().__init__()
         self.body, self.name, self.settings, self.progress = body, name, settings, progress
         self.holders = list(body.graph.find_nodes(op="placeholder"))
+        self.trust = Trust(body, name, settings)
         self.forms: dict[Any, list[Form]] = {}
         self._known: dict[Any, tuple[Form, list[int]]] = {}
 
     def forward(self, *values: Any) -> Sequence[Any]:
         """Run the form that fits the arguments' kinds and sizes, compiled now if there is none."""
         with torch.no_grad():
-            key = tuple(map(signature, values))
-            if key not in self._known:
-                if len(self._known) >= REMEMBERED:
-                    self._known.clear()
-                sizes = bind_sizes(self.holders, values)
-                form = self._find(values, sizes)
-                self._known[key] = form, list(form.values(sizes).values())
-            form, numbers = self._known[key]
-            return form.call([*numbers, *form.select(values)])
+            if not self.trust.lost:
+                try:
+                    return self._compiled(values)
+                except WrongCodeError as wrong:
+                    self.trust.lose(wrong)
+            return Plain(self.body).values(*values)
+
+    def _compiled(self, values: Sequence[Any]) -> Sequence[Any]:
+        key = tuple(map(signature, values))
+        if key not in self._known:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            sizes = bind_sizes(self.holders, values)
+            form = self._find(values, sizes)
+            self._known[key] = form, list(form.values(sizes).values())
+        form, numbers = self._known[key]
+        given = [*numbers, *form.select(values)]
+        if not self.trust.is_due(form):
+            return form.call(given)
+        return self.trust.checked(form, values, lambda: [list(form.call(given))] * 2)
 
     def _find(self, values: Sequence[Any], sizes: Sizes) -> Form:
         specs = tuple(describe(h, v, sizes) for h, v in zip(self.holders, values, strict=True))
@@ -66,8 +81,9 @@ class CompiledSegment(torch.nn.Module):
             done = specialise(self.body.graph, self.body, specs, sizes)
             inputs = [n.meta["val"] for n in done.gm.graph.find_nodes(op="placeholder")]
             options = dict(self.settings.options.inductor or {})
+            need = bytes_at_once(done)
             call = inductor_api.compile_graph(done.gm, inputs, done.trace, options)
-            known.append(Form(call, chooser(done.kept, specs), done.symbols, done.guard(), [], []))
+            known.append(Form(call, chooser(done.kept, specs), done.symbols, done.guard(), [], need))
         return known[-1]
 
 

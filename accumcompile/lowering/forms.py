@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
@@ -12,6 +12,9 @@ import torch
 from torch.fx import GraphModule
 
 from ..bindings import number
+from ..carry import Carry
+from ..loop import accumulate
+from ..memory import peak, steps_of
 from ..passes.fuse_accumulation import fuse_accumulation
 from ..sizes import expression, present
 from . import inductor_api
@@ -19,22 +22,20 @@ from .products import use_in_place_products
 from .specialise import Specialised, specialise
 from .specs import Factor, Sizes, Spec, symbolic_stride, value_of
 
-HALF = (torch.float16, torch.bfloat16)
-
 
 @dataclass(frozen=True)
 class Plan:
-    """What is the same for all forms of a loop: reductions, the ys' dims, and in which dtypes sums are
-    kept."""
+    """What is the same for all forms of a loop: its carries, and the ys' dims."""
 
-    carry: tuple[str, ...]
+    carry: tuple[Carry, ...]
     y_dims: tuple[int, ...]
-    sums_in: torch.dtype | None  # of half-precision sums; None keeps their own
 
-    def dtype(self, op: str, part: torch.Tensor) -> torch.dtype:
-        """The dtype of the accumulator of ``part``."""
-        widened = op == "sum" and part.dtype in HALF and self.sums_in is not None
-        return self.sums_in if widened and self.sums_in is not None else part.dtype
+    def merged(self, accumulators: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """What a micro-batch's outputs make of the accumulators, where there are any yet; then its pieces."""
+        count = len(self.carry)
+        carries = list(accumulators)
+        accumulate(self.carry, carries, list(outputs[:count]))
+        return carries + list(outputs[count:])
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,9 @@ class Form:
     symbols: dict[sympy.Symbol, sympy.Expr]
     guard: Callable[[Sequence[int]], bool] | None
     buffers: list[Buffer]
-    dtypes: list[torch.dtype]  # of the contributions, before they were widened
-    checked: bool = False
-    copied: list[int] = field(default_factory=list)  # contributions that share memory with something
+    need: int = 0  # bytes that the graph's values hold at once where it runs as it stands
+    checked: bool = False  # against its graph
+    copied: list[int] | None = None  # contributions that share memory with something
 
     def values(self, sizes: Sizes) -> dict:
         """The values of this form's own symbols."""
@@ -99,11 +100,17 @@ class Form:
         """Whether what was assumed about symbolic sizes holds."""
         return self.guard is None or self.guard(list(self.values(sizes).values()))
 
+    def left(self, outputs: Sequence[Any], accumulators: list, slots: list, carries: int) -> list[torch.Tensor]:
+        """All that a call has given or changed: the accumulators, or else its contributions to them; its pieces."""
+        returned, written = iter(outputs), iter(slots)
+        sums = accumulators or [next(returned) for _ in range(carries)]
+        return [*sums, *(next(written if b.direct else returned) for b in self.buffers)]
+
     def contributions(self, outputs: Sequence[Any], arguments: Sequence[Any], count: int) -> list[torch.Tensor]:
         """The accumulators that the first micro-batch returns; each has memory of its own."""
         parts = list(outputs[:count])
-        if not self.checked:
-            self.copied, self.checked = sharing(parts, arguments), True
+        if self.copied is None:
+            self.copied = sharing(parts, arguments)
         for i in self.copied:
             parts[i] = parts[i].clone(memory_format=torch.contiguous_format)
         return parts
@@ -132,19 +139,27 @@ def build(
 ) -> Form:
     """Compile ``body`` for such arguments; ``accumulators`` is None for the first micro-batch."""
     done = specialise(body.graph, body, specs, sizes)
+    need = bytes_at_once(done)
     outputs: Any = done.gm.graph.output_node().args[0]
     values = [n.meta["val"] for n in outputs]
     parts, pieces = values[: len(plan.carry)], values[len(plan.carry) :]
     made = [Buffer.of(p, d) for p, d in zip(pieces, plan.y_dims, strict=True)] if buffers is None else list(buffers)
     slots = [slot(done, b, p) if b.direct else None for b, p in zip(made, pieces, strict=True)]
-    accs: list[Any] = [plan.dtype(op, p) for op, p in zip(plan.carry, parts, strict=True)]
+    accs: list[Any] = [each.dtype for each in plan.carry]
     if accumulators is not None:
         accs = [stand_in(done, real, part) for real, part in zip(accumulators, parts, strict=True)]
-    gm = fuse_accumulation(done.gm, plan.carry, accs, slots)
+    gm = fuse_accumulation(done.gm, [each.op for each in plan.carry], accs, slots)
     use_in_place_products(gm)
     inputs = [n.meta["val"] for n in gm.graph.find_nodes(op="placeholder")]
     call = compiler(gm, inputs, done.trace)
-    return Form(call, chooser(done.kept, specs), done.symbols, done.guard(), made, [p.dtype for p in parts])
+    return Form(call, chooser(done.kept, specs), done.symbols, done.guard(), made, need)
+
+
+def bytes_at_once(done: Specialised) -> int:
+    """The most bytes that a graph's values hold at once, for the sizes that it was specialised for."""
+    sizes = {ours: value_of(theirs, done.sizes) for ours, theirs in done.symbols.items()}
+    nodes = [n for n in done.gm.graph.nodes if n.op == "call_function"]
+    return peak(steps_of(nodes, done.gm.graph.output_node().all_input_nodes), sizes)
 
 
 def slot(done: Specialised, buffer: Buffer, piece: torch.Tensor) -> torch.Tensor:

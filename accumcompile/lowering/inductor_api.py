@@ -75,13 +75,17 @@ def compile_graph(gm: torch.fx.GraphModule, inputs: Sequence[Any], trace: Tracin
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
 
+    from . import access_order
     from .random import draw_by_index
 
     if any(isinstance(x, torch.Tensor) and x.is_cuda for x in inputs):
         draw_by_index(gm.graph)
     output: Any = gm.graph.output_node()
     output.meta["user_visible_output_idxs"] = range(len(output.args[0]))
-    with tracing(TracingContext(trace.mode)), config.patch({**defaults(inputs), **options}):
+    settings = {**defaults(inputs), **options}
+    users = settings.get(access_order.HOOK) or getattr(config, access_order.HOOK)
+    settings[access_order.HOOK] = access_order.KeptOrder(users)
+    with tracing(TracingContext(trace.mode)), config.patch(settings):
         compiled = compile_fx_inner(gm, inputs, cpp_wrapper=config.cpp_wrapper)
     return getattr(compiled, "current_callable", None) or compiled
 

@@ -1,7 +1,7 @@
 """What a person sees while something compiles: what, how far, and for how long.
 
-One line on a terminal, which goes away afterwards; messages of the logger "accumcompile" otherwise; nothing
-where the environment says ``ACCUMCOMPILE_PROGRESS=0``. ``TORCH_LOGS="+accumcompile"`` shows the logger's
+One line on a terminal or in a notebook, which goes away afterwards; messages of the logger "accumcompile" otherwise;
+nothing where the environment says ``ACCUMCOMPILE_PROGRESS=0``. ``TORCH_LOGS="+accumcompile"`` shows the logger's
 messages.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 log = logging.getLogger("accumcompile")
@@ -55,21 +55,28 @@ def shown(text: str) -> Iterator[None]:
     """Show ``text`` while the block runs."""
     if not enabled():
         yield
-    elif sys.stderr.isatty():
-        with status_line(text):
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    widgets = console.is_jupyter and find_spec("ipywidgets") is not None  # without them no line can be taken away
+    if console.is_terminal or widgets:
+        with status_line(text, console):
             yield
+        return
+    if console.is_jupyter:
+        console.print(text, markup=False, highlight=False)
     else:
         log.info(text)
-        yield
+    yield
 
 
-def status_line(text: str) -> Any:
-    """A line with a spinner and the time that has passed."""
-    from rich.console import Console
+def status_line(text: str, console: Any) -> Any:
+    """A line with a spinner and the time that has passed, on a ``rich.console.Console``."""
     from rich.progress import Progress as Bar
     from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
-    bar = Bar(*columns, console=Console(stderr=True), transient=True)
+    bar = Bar(*columns, console=console, transient=True)
     bar.add_task(text, total=None)
     return bar

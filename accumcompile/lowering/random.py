@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch.fx import Graph, Node
 
 from ..operands import shape_of
 from ..sizes import ROWS, unfolded
+from . import philox
 
 prims = torch.ops.prims
 
@@ -32,21 +34,27 @@ def slice_op(body: Any, node: Node, args: Sequence, kwargs: dict, offset: Node) 
     local = body.shape(node)
     if placement.outer == 1:
         where = body.sizes(local), body.sizes(full), placement.dim, offset
-        return body.call(SLICES[node.target], slice_args(node, args, where), like=node)
+        return body.call(SLICES[node.target], slice_args(node.target, args, where), like=node)
     full, local, dim = unfolded(full, placement), unfolded(local, placement), placement.dim + 1
     step = body.size(body.batch.local(full[dim]).subs(ROWS, 1))
     where = body.sizes(local), body.sizes(full), dim, body.call(torch.ops.aten.mul.Tensor, (body.start, step))
-    drawn = body.call(SLICES[node.target], slice_args(node, args, where), like=node)
+    drawn = body.call(SLICES[node.target], slice_args(node.target, args, where), like=node)
     return body.call(torch.ops.aten.reshape.default, (drawn, body.sizes(body.shape(node))), like=node)
 
 
-def slice_args(node: Node, args: Sequence, where: tuple) -> tuple:
-    """The arguments of ``SLICES[node.target]``: ``where`` is (local size, full size, dim, start)."""
-    if node.target is prims.inductor_randint.default:
+def slice_args(target: Any, args: Sequence, where: tuple) -> tuple:
+    """The arguments of ``SLICES[target]``: ``where`` is (local size, full size, dim, start)."""
+    if target is prims.inductor_randint.default:
         low, high, _, seed = args
         return (low, high, *where, seed)
     _, seed, mode = args
     return (*where, seed, mode)
+
+
+def whole_args(target: Any, args: Sequence, start: Any) -> tuple:
+    """The arguments with which ``SLICES[target]`` draws the whole tensor; ``start`` is a zero."""
+    size = args[0] if target is prims.inductor_random.default else args[2]
+    return slice_args(target, args, (size, size, 0, start))
 
 
 def draw_by_index(graph: Graph) -> None:
@@ -58,8 +66,7 @@ def draw_by_index(graph: Graph) -> None:
         with graph.inserting_before(node):
             seed = node.args[1] if node.target is prims.inductor_random.default else node.args[3]
             start = graph.call_function(torch.ops.aten.mul.Tensor, (seed, 0))
-            size = node.args[0] if node.target is prims.inductor_random.default else node.args[2]
-            new = graph.call_function(SLICES[node.target], slice_args(node, node.args, (size, size, 0, start)))
+            new = graph.call_function(SLICES[node.target], whole_args(node.target, node.args, start))
         new.meta |= node.meta
         node.replace_all_uses_with(new)
         graph.erase_node(node)
@@ -123,16 +130,25 @@ def _lower_randint(low, high, size, full_size, dim, start, seed):
 # --- operators
 
 
+def _indices(size, full_size, dim, start):
+    """The index in the full tensor of each element of a slice."""
+    index = torch.zeros([1] * len(size), dtype=torch.int64, device=start.device)
+    for d, (local, stride) in enumerate(zip(size, _contiguous_strides(full_size), strict=True)):
+        along = torch.arange(local, device=start.device) + (start if d == dim else 0)
+        index = index + (along * stride).reshape([-1 if i == d else 1 for i in range(len(size))])
+    return index
+
+
+def _contiguous_strides(size):
+    return [math.prod(size[d + 1 :]) for d in range(len(size))]
+
+
 def _eager_random(size, full_size, dim, start, seed, mode):
-    generator = torch.Generator(seed.device).manual_seed(int(seed))
-    whole = getattr(torch, mode)(list(full_size), generator=generator, device=seed.device, dtype=torch.float32)
-    return whole.narrow(dim, int(start), size[dim]).clone()
+    return getattr(philox, mode)(seed, _indices(size, full_size, dim, start.to(seed.device)))
 
 
 def _eager_randint(low, high, size, full_size, dim, start, seed):
-    generator = torch.Generator(seed.device).manual_seed(int(seed))
-    whole = torch.randint(low, high, list(full_size), generator=generator, device=seed.device)
-    return whole.narrow(dim, int(start), size[dim]).clone()
+    return philox.randint(seed, _indices(size, full_size, dim, start.to(seed.device)), low, high)
 
 
 def _source_hash() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from functools import partial, reduce
 
 import torch
 
@@ -87,12 +88,6 @@ def iota(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
     return body.call(torch.ops.prims.convert_element_type.default, (total, kwargs["dtype"]))
 
 
-def _times(body, a, b):
-    """A product of sizes, worked out where both are numbers."""
-    symbolic = isinstance(a, torch.fx.Node) or isinstance(b, torch.fx.Node)
-    return body.call(operator.mul, (a, b)) if symbolic else a * b
-
-
 def moments(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
     """(count, mean, M2), written with operators that every lowering knows."""
     x, dims = args
@@ -100,9 +95,7 @@ def moments(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.No
     variance, mean = body.call(operator.getitem, (pair, 0)), body.call(operator.getitem, (pair, 1))
     source, value = node.args[0], node.meta["val"]
     shape_here = body.shape(source) if body.placement(node) != R else shape_of(source) or ()
-    count = 1
-    for d in dims:
-        count = _times(body, count, body.size(shape_here[d]))
+    count = reduce(partial(body.number, operator.mul), [body.size(shape_here[d]) for d in dims])
     shape = body.sizes((1, *body.shape(node)[1:]))
     counts = body.call(aten.full.default, (shape, count), {"dtype": value.dtype, "device": value.device})
     m2 = body.call(aten.mul.Tensor, (variance, count))

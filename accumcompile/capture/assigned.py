@@ -1,0 +1,117 @@
+"""``p.data = value``: a tensor gets another storage, in a graph a result like any other.
+
+Dynamo writes it as ``set_``, and puts the version counter back. AOTAutograd refuses to trace that for an input. So the
+new value becomes an output of Dynamo's graph, and is assigned when the graph has run; what reads the tensor in between
+reads that value, and gradients go to the tensor all the same.
+
+    set_ = Tensor.set_(p, v); y = linear(x, p);   return (y,)
+    now = _assigned(p, v);    y = linear(x, now); return (y, now.detach())     and then p.data is the last of these
+
+Checked in torch 2.13.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The input at ``position`` gets the storage of the output at ``index``."""
+
+    position: int
+    index: int
+
+
+def made_outputs(gm: GraphModule) -> tuple[GraphModule, list[Assignment]]:
+    """A graph of Dynamo's in which no input gets another storage, and what is to be assigned when it has run."""
+    if not any(map(_assigns, gm.graph.nodes)):
+        return gm, []
+    gm = GraphModule(gm, copy.deepcopy(gm.graph))
+    given = {node: i for i, node in enumerate(gm.graph.find_nodes(op="placeholder"))}
+    of = dict(given)  # a value that stands for an input: the input's position
+    last: dict[int, Node] = {}
+    for node in list(filter(_assigns, gm.graph.nodes)):
+        tensor, value = node.args
+        if tensor in of:
+            _take_lowering(gm, node)
+            now = _replace(gm, node, tensor, value)
+            of[now] = of[tensor]
+            last[of[tensor]] = now
+    output = gm.graph.output_node()
+    results = list(output.args[0])
+    assigned = []
+    for position, now in last.items():
+        assigned.append(Assignment(position, len(results)))
+        results.append(_detached(gm, now, output))
+    output.args = (tuple(results),)
+    gm.recompile()
+    return gm, assigned
+
+
+def assigning(run: Callable[..., Any], assigned: list[Assignment]) -> Callable[..., Any]:
+    """``run``, with what it is to assign at the end of its results."""
+    if not assigned:
+        return run
+
+    def runs_assigning(*inputs: Any) -> list[Any]:
+        results = list(run(*inputs))
+        for each in assigned:
+            inputs[each.position].data = results[each.index]
+        return results[: -len(assigned)]
+
+    return runs_assigning
+
+
+def _assigns(node: Node) -> bool:
+    """Whether a node of Dynamo's graph gives a tensor the storage of another."""
+    return node.target is torch.Tensor.set_ and len(node.args) == 2 and isinstance(node.args[1], Node)
+
+
+def _take_lowering(gm: GraphModule, node: Node) -> None:
+    """Take away what Dynamo makes of ``.data =`` beside ``set_``: the version counter is put back."""
+    for user in [u for u in node.users if getattr(u.target, "__name__", "") == "_lower_version_count_by_1"]:
+        user.replace_all_uses_with(node)
+        gm.graph.erase_node(user)
+
+
+def _replace(gm: GraphModule, node: Node, tensor: Node, value: Node) -> Node:
+    """Have everything behind an assignment read the new value."""
+    with gm.graph.inserting_before(node):
+        now = gm.graph.call_function(_assigned, (tensor, value))
+    now.meta |= node.meta
+    node.replace_all_uses_with(now)
+    gm.graph.erase_node(node)
+    order = {n: i for i, n in enumerate(gm.graph.nodes)}
+    tensor.replace_all_uses_with(now, delete_user_cb=lambda user: order[user] > order[now])
+    return now
+
+
+def _detached(gm: GraphModule, now: Node, output: Node) -> Node:
+    with gm.graph.inserting_before(output):
+        node = gm.graph.call_method("detach", (now,))
+    known = now.meta.get("example_value")
+    node.meta |= {"example_value": known.detach() if isinstance(known, torch.Tensor) else known}
+    return node
+
+
+def _assigned(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """The tensor as it is after the assignment, which Dynamo puts under no_grad."""
+    with torch.enable_grad():
+        return _Assigned.apply(tensor, value) if tensor.requires_grad else value.detach()
+
+
+class _Assigned(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor, value):
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None

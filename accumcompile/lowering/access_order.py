@@ -1,0 +1,94 @@
+"""Reads and writes of one buffer keep their order when Inductor fuses them.
+
+Inductor's scheduler knows that order by dependencies: who reads a buffer after a mutation depends on the mutation's
+name, and a mutation depends weakly on who read before. Where it computes a node's loops anew to fuse it with another,
+torch 2.13 forgets the names and torch 2.11 both, so that a read overtakes the write that it must see (2.15 keeps them
+there; ``docs/upstream.md``). The names are private to torch; checked on 2.11, 2.13 and 2.15.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+from torch._inductor import custom_graph_pass
+from torch._inductor.dependencies import Dep, StarDep, WeakDep
+from torch._inductor.scheduler import BaseSchedulerNode, Scheduler, SchedulerNode
+from torch.utils._ordered_set import OrderedSet
+
+from .. import errors
+
+HOOK = "_pre_fusion_custom_pass"
+Pass = Callable[[list[BaseSchedulerNode]], list[BaseSchedulerNode]]
+Epochs = dict[tuple[str, str], int]
+
+# 2.11 has no class for passes of the scheduler, and takes those of graphs.
+SchedulerPass: Any = getattr(custom_graph_pass, "CustomSchedulerPass", custom_graph_pass.CustomGraphPass)
+
+
+class KeptOrder(SchedulerPass):
+    """A pass before fusion: dependencies that are computed anew stay what they were, and the final order is checked.
+
+    Being in the settings it is part of the key of Inductor's cache on disk, which may hold code made without it.
+    """
+
+    def __init__(self, following: Pass | None = None):
+        self.following = following  # a pass that was set already
+
+    def __call__(self, nodes: list[BaseSchedulerNode]) -> list[BaseSchedulerNode]:
+        if self.following is not None:
+            nodes = self.following(nodes)
+        for node in leaves(nodes):
+            if isinstance(node, SchedulerNode):
+                node._compute_attrs = partial(recompute, node)  # type: ignore[method-assign]
+        if nodes:
+            check_order(nodes[0].scheduler, epochs(nodes))
+        return nodes
+
+    def uuid(self) -> Any:
+        """Another one for every change of this file; and for every call where the other pass has none of its own."""
+        mine = custom_graph_pass.get_hash_for_files((__file__,))
+        if self.following is None:
+            return mine
+        return mine, self.following.uuid() if isinstance(self.following, SchedulerPass) else uuid4()
+
+
+def recompute(node: SchedulerNode, *args: Any, **kwargs: Any) -> None:
+    """Compute a node's loops anew; what it must run after stays what it was."""
+    ordering: OrderedSet[Dep] = OrderedSet(d for d in node.read_writes.reads if isinstance(d, (WeakDep, StarDep)))
+    SchedulerNode._compute_attrs(node, *args, **kwargs)
+    node.set_read_writes(node.read_writes.with_read(ordering).rename(node.mutation_renames))
+
+
+def check_order(scheduler: Scheduler, expected: Epochs) -> None:
+    """Compare when the order is final: every access of a buffer must see as many of its writes as it did."""
+
+    def check() -> None:
+        found = epochs(scheduler.nodes)
+        wrong = sorted(access for access in found.keys() & expected.keys() if found[access] != expected[access])
+        errors.check(not wrong, "Inductor exchanged a read and a write of one buffer", str(wrong))
+        Scheduler.compute_last_usage(scheduler)
+
+    scheduler.compute_last_usage = check  # type: ignore[method-assign]  # the first to ask for the final order
+
+
+def epochs(nodes: Iterable[BaseSchedulerNode]) -> Epochs:
+    """For each operation and each buffer that it reads or writes: how many writes of it came before."""
+    written: Counter[str] = Counter()
+    seen: Epochs = {}
+    for node in leaves(nodes):
+        real = node.scheduler.mutation_real_name
+        writes = {real.get(buffer.get_name(), buffer.get_name()) for buffer in node.get_outputs()}
+        reads = {real.get(d.name, d.name) for d in node.read_writes.reads if not isinstance(d, WeakDep)}
+        seen |= {(node.get_name(), name): written[name] for name in reads | writes}
+        written.update(writes)
+    return seen
+
+
+def leaves(nodes: Iterable[BaseSchedulerNode]) -> Iterator[BaseSchedulerNode]:
+    """The operations, fused or not, in their order."""
+    for node in nodes:
+        yield from node.get_nodes()

@@ -1,0 +1,123 @@
+"""What compiled code gives, compared with what its graph gives where it runs as it stands.
+
+Both have the arguments at hand. Each result may differ, in the Euclidean norm and in its largest
+element, by a few roundings, or by a small multiple of the graph's own sensitivity to rounding, which is measured where
+it is needed (``rounding``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from .plain import Plain
+from .rounding import MANY_BITS, Coarse
+
+Norms: TypeAlias = tuple[float, float]  # the Euclidean norm, and the largest element
+
+ROUNDINGS = 8  # of a result's dtype, that it may always differ by
+TIMES = 4  # of the measured sensitivity, that it may differ by
+PIECE = 1 << 20  # elements compared at a time, in float64
+
+
+@dataclass
+class Suspect:
+    """A result that differs: by how much, how much is explained, and its own size."""
+
+    differs: Norms
+    explained: Norms
+    size: Norms
+
+    @property
+    def beyond(self) -> bool:
+        """Whether it differs by more than is explained."""
+        return any(d > e for d, e in zip(self.differs, self.explained, strict=True))
+
+    def relative(self, norms: Norms) -> float:
+        """A difference, by the norm of the two that accuses most, as a share of the result."""
+        which = max((0, 1), key=lambda i: self.differs[i] / max(self.explained[i], 1e-300))
+        return norms[which] / max(self.size[which], 1e-300)
+
+
+class WrongCodeError(Exception):
+    """Compiled code gave another result than its graph: caught where that graph can run uncompiled instead."""
+
+    def __init__(self, position: int, found: Suspect, arguments: Sequence[Any]):
+        super().__init__(f"result {position} differs by {found.differs}, of which rounding explains {found.explained}")
+        self.position, self.found, self.arguments = position, found, arguments
+
+
+class Expected:
+    """What a graph, run as it stands, says that compiled code has to give."""
+
+    def __init__(self, graph: GraphModule, arguments: Sequence[Any], meaning: Callable[[list], list] = list):
+        """``meaning`` makes of the graph's outputs what compiled code makes of them: it may add them up."""
+        self.graph, self.arguments, self.meaning = graph, arguments, meaning
+        plain = Plain(graph)
+        self.values = meaning(plain.values(*arguments))
+        self.bytes = plain.most
+
+    def compare(self, values: Sequence[Tensor]) -> None:
+        """Raise ``WrongCodeError`` where a value differs by more than rounding explains."""
+        found = unexplained(values, self.values, self._coarse())
+        if found:
+            position = max(found, key=lambda i: found[i].relative(found[i].differs))
+            raise WrongCodeError(position, found[position], self.arguments)
+
+    def _coarse(self) -> Iterator[list[Tensor]]:
+        for turn in range(len(MANY_BITS)):
+            yield self.meaning(Coarse(self.graph, turn).values(*self.arguments))
+
+
+def unexplained(
+    values: Sequence[Tensor], expected: Sequence[Tensor], again: Iterable[list[Tensor]]
+) -> dict[int, Suspect]:
+    """The values that differ from ``expected`` by more than it does from itself, computed ``again`` less exactly."""
+    left = {}
+    for i, (value, right) in enumerate(zip(values, expected, strict=True)):
+        suspect = _suspect(value, right)
+        if suspect.beyond:
+            left[i] = suspect
+    if not left:
+        return left
+    for coarse in again:
+        for i, suspect in left.items():
+            moved = distance(coarse[i], expected[i])
+            suspect.explained = tuple(max(e, TIMES * m) for e, m in zip(suspect.explained, moved, strict=True))
+        left = {i: suspect for i, suspect in left.items() if suspect.beyond}
+        if not left:
+            break
+    return left
+
+
+def _suspect(value: Tensor, right: Tensor) -> Suspect:
+    size = extent(right)
+    eps = torch.finfo(right.dtype).eps if right.is_floating_point() or right.is_complex() else 0.0
+    return Suspect(distance(value, right), (ROUNDINGS * eps * size[0], ROUNDINGS * eps * size[1]), size)
+
+
+def distance(a: Tensor, b: Tensor) -> Norms:
+    """The norms of a difference. Equal infinities and NaN do not differ; one against a number differs by infinity."""
+    squares = largest = 0.0
+    for x, y in zip(_pieces(a), _pieces(b), strict=True):
+        same = (x == y) | (x.isnan() & y.isnan())
+        apart = torch.where(same, 0.0, x.double() - y.double()).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
+        squares += apart.square().sum().item()
+        largest = max(largest, apart.max().item())
+    return squares**0.5, largest
+
+
+def extent(x: Tensor) -> Norms:
+    """The norms of what is finite in ``x``."""
+    pieces = [torch.where(piece.isfinite(), piece, 0).double().abs() for piece in _pieces(x)]
+    return sum(p.square().sum().item() for p in pieces) ** 0.5, max((p.max().item() for p in pieces), default=0.0)
+
+
+def _pieces(x: Tensor) -> tuple[Tensor, ...]:
+    flat = (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).reshape(-1)
+    return flat.split(PIECE) if flat.numel() else ()

@@ -1,0 +1,90 @@
+"""How far rounding alone may move a graph's results: its own sensitivity, measured.
+
+The graph runs once more with every value that it makes rounded, up or down at random, to a grid that is coarser by a
+few bits. What changes is what rounding can change, jumps included: a tie, a threshold. This is Monte Carlo arithmetic
+(D. S. Parker, "Monte Carlo Arithmetic: exploiting randomness in floating-point arithmetic", 1997), on a grid, so that
+what is picked from rounded values is rounded already: a maximum is still equal to one of its operands.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.utils import _pytree as pytree
+
+from ..rules.table import rule_of
+from .plain import Plain
+
+# The bits given up in one run after another, of a dtype with many and of one with few.
+MANY_BITS, FEW_BITS = (*[1] * 4, *[2] * 4, *[3] * 4), (*[1] * 8, *[2] * 4)
+
+_WORDS = {
+    torch.float64: torch.int64,
+    torch.float32: torch.int32,
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.int16,
+}
+_FRACTION = {torch.float64: 52, torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}
+_SUMMED_IN = 23  # bits of the fraction in which half precision is summed
+_LANES = 4  # bits: compiled code sums in this many (2**4) partial sums or more, each of them one by one
+
+
+class Coarse(Plain):
+    """Runs a graph with every value rounded to a coarser grid."""
+
+    def __init__(self, graph: GraphModule, turn: int):
+        super().__init__(graph)
+        self.turn = turn
+        self._noise: dict[torch.device, torch.Generator] = {}
+
+    def run_node(self, n: Node) -> Any:
+        """The rounded value of a node."""
+        value = super().run_node(n)
+        return value if n.op == "output" else pytree.tree_map_only(Tensor, self._rounded, value)
+
+    def call_function(self, target: Any, args: tuple, kwargs: dict) -> Any:
+        """A long sum reads coarser operands: added in another order, it loses more than the result's last bit."""
+        value = super().call_function(target, args, kwargs)
+        rule = rule_of(target)
+        if rule is None or not rule.linear or rule.moves:
+            return value
+        terms = _most_elements((args, kwargs)) / max(_most_elements(value), 1)
+        extra = int(math.log2(max(terms, 1)) / 2) - _LANES
+        if extra <= 0:
+            return value
+        args, kwargs = pytree.tree_map_only(Tensor, lambda x: self._rounded(x, extra), (args, kwargs))
+        return super().call_function(target, args, kwargs)
+
+    def _rounded(self, x: Tensor, extra: int = 0) -> Tensor:
+        if x.dtype not in _WORDS:
+            return x
+        few = x.dtype.itemsize < 4
+        if few:
+            extra = max(extra - _SUMMED_IN + _FRACTION[x.dtype], 0)
+        bits = (FEW_BITS if few else MANY_BITS)[self.turn] + extra
+        if x.device not in self._noise:
+            self._noise[x.device] = torch.Generator(x.device).manual_seed(self.turn)
+        return coarse(x, min(bits, _FRACTION[x.dtype] - 1), self.turn, self._noise[x.device])
+
+
+def coarse(x: Tensor, bits: int, turn: int, noise: torch.Generator) -> Tensor:
+    """``x`` with the last ``bits`` of its fraction all alike, each element rounded up or down at random.
+
+    What is on that grid, which every ``turn`` moves, stays as it is; so do infinities, NaN, and what has so few bits
+    that it is likely to be exact in any code: 0, 1, a count.
+    """
+    word = x.contiguous().view(_WORDS[x.dtype])
+    step, shift = 1 << bits, turn % (1 << bits)
+    below = ((word - shift) & -step) + shift
+    upwards = torch.rand(word.shape, generator=noise, device=x.device) < 0.5
+    rounded = torch.where(upwards & (word != below), below + step, below).view(x.dtype)
+    exact = word & ((1 << _FRACTION[x.dtype] * 2 // 3) - 1) == 0
+    return torch.where(exact | ~x.isfinite(), x, rounded)
+
+
+def _most_elements(value: Any) -> int:
+    return max((leaf.numel() for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)), default=0)

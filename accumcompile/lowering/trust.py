@@ -1,0 +1,112 @@
+"""Nothing below is trusted: compiled code is compared with the graph that it was made of when it first runs.
+
+Code that is found wrong is never used again; its graph then runs as it stands.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from .. import errors, where
+from ..dump import write_repro
+from .available import available
+from .check import Expected, WrongCodeError
+
+if TYPE_CHECKING:
+    from ..options import Settings
+    from .forms import Form
+
+log = logging.getLogger("accumcompile")
+
+
+class Trust:
+    """Whether the compiled code of one graph is used: as long as no check has found it wrong.
+
+    ``graph`` is what it was made of, ``name`` what the program calls it.
+    """
+
+    def __init__(self, graph: GraphModule, name: str, settings: Settings):
+        self.graph, self.name, self.settings = graph, name, settings
+        self.lost = False
+
+    def is_due(self, form: Form) -> bool:
+        """Whether a form of the code is to be checked now."""
+        wanted = self.settings.options.check
+        return wanted == "always" or (wanted == "first" and not form.checked)
+
+    def checked(
+        self,
+        form: Form,
+        arguments: Sequence[Any],
+        run: Callable[[], tuple[list, list[Tensor]]],
+        meaning: Callable[[list], list] = list,
+        need: int = 0,
+    ) -> list:
+        """The outputs of compiled code, once they are found to be right.
+
+        Args:
+            form: the code.
+            arguments: the graph's.
+            run: runs the code; returns its outputs, and every value that it has given or changed.
+            meaning: makes those values out of the graph's own outputs.
+            need: bytes that they take, where they are not the graph's outputs.
+
+        Raises:
+            WrongCodeError: a value differs from the graph's by more than rounding explains.
+        """
+        form.checked = True
+        expected = self._expected(form.need + need, arguments, meaning)
+        outputs, values = run()
+        if expected is not None:
+            with self._timed():
+                expected.compare(values)
+        return outputs
+
+    def _expected(self, need: int, arguments: Sequence[Any], meaning: Callable[[list], list]) -> Expected | None:
+        """What the graph gives; None where there is no memory to find out."""
+        checks = self.settings.checks
+        try:
+            if need <= available(device_of(arguments)):
+                with self._timed():
+                    expected = Expected(self.graph, arguments, meaning)
+                checks.graphs += 1
+                checks.bytes = max(checks.bytes, expected.bytes)
+                return expected
+        except (torch.OutOfMemoryError, MemoryError):
+            pass
+        checks.skipped += 1
+        log.warning("%s: %s is not checked against its graph: no memory for it", self.settings.name, self.name)
+        return None
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.settings.checks.seconds += time.perf_counter() - begun
+
+    def lose(self, wrong: WrongCodeError) -> None:
+        """Compiled code was wrong: say so. From now on the graph runs as it stands."""
+        self.lost = True
+        output = self.graph.graph.output_node().args[0][wrong.position]
+        found = wrong.found
+        facts = {
+            "what": f"{self.name}, its result {wrong.position} ({output.name})",
+            "differs": f"{found.relative(found.differs):.1e}",
+            "explained": f"{found.relative(found.explained):.1e}",
+            "repro": write_repro(self.settings, self.name, self.graph, wrong.arguments),
+        }
+        errors.warn("AC050", self.settings, where.user_frame(output.meta.get("stack_trace")), **facts)
+
+
+def device_of(values: Sequence[Any]) -> torch.device:
+    """The device on which a graph works: an accelerator where one of its tensors lives on one."""
+    devices = [v.device for v in values if isinstance(v, Tensor)]
+    return next((d for d in devices if d.type != "cpu"), torch.device("cpu"))
