@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from . import errors
 from .capture import dynamo, dynamo_hooks, floats, frames, retrace, safety, symbolic
 from .options import Options, Settings
 
@@ -57,6 +58,7 @@ def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], setti
     settings.state["differentiates"] = settings.state.get("differentiates", False) or dynamo.differentiates(gm)
     if batch is None:
         return safety.without_batch(gm.forward)
+    _check_plain(gm)
     if not batch.symbols:
         return gm.forward
     frames.warn_of_last_capture(settings)
@@ -66,4 +68,11 @@ def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], setti
         run = split(gm, example_inputs, batch, settings)
     if not frames.is_still_symbolic(gm, settings):
         return safety.without_batch(gm.forward)
-    return safety.split(frames.remembering(run, gm, batch))
+    return safety.split(frames.remembering(dynamo.taking_plain(run, gm), gm, batch))
+
+
+def _check_plain(gm: fx.GraphModule) -> None:
+    found = dynamo.subclass_in(gm)
+    if found is not None:
+        kind, line = found
+        raise errors.error("AC038", line, kind=kind)

@@ -156,6 +156,11 @@ MESSAGES: dict[str, Message] = {
         "your own (register_rule)",
         "an estimated peak of {peak}, where the full batch at once has {full}",
     ),
+    "AC038": Message(
+        "a {kind} is among the values",
+        "a tensor made of tensors, and of ranks perhaps, is split along time only when ranks are: not yet",
+        "give the step plain tensors and parameters (of a DTensor: to_local() or full_tensor())",
+    ),
     # Python values in place of tensors
     "AC040": Message(
         "the batch size became a constant",

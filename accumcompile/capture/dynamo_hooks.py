@@ -32,6 +32,8 @@ from .reasons import LIST, OPTIMIZER, Reason, is_expected
 STEP_CODE = next(
     c for c in torch.optim.Optimizer.profile_hook_step.__code__.co_consts if getattr(c, "co_name", "") == "wrapper"
 )
+# What torch.func.vmap returns: a frame of its own only where no graph could hold it (chunks.py).
+VMAP_CODE = next(c for c in torch.func.vmap.__code__.co_consts if getattr(c, "co_name", "") == "wrapped")
 # Functions that Dynamo has dropped. It leaves them alone from then on, in whichever step they are called.
 # (By place: code objects are not always hashable.)
 _dropped: dict[tuple[str, int, str], Reason] = {}
@@ -144,7 +146,7 @@ def _acquire() -> None:
             _replace(convert_frame, "format_error_msg", _format_error_msg)
             _undo.append(register_optimizer_step_pre_hook(_capture_closure).remove)
             _replace(convert_frame, "_compile", breaks.dropping(_original_compile, _is_watching))
-            _undo.append(breaks.install(_is_watching))
+            _undo.append(breaks.install(_is_traced_by_us))
         _calls += 1
 
 
@@ -215,10 +217,10 @@ def _call_function(self: Any, fn: Any, args: list, kwargs: dict[str, Any]) -> No
 
 
 def _convert(self: Any, *args: Any) -> ConvertFrameReturn:
-    """Let what an optimizer's step calls run as it is, this once; forget what an earlier capture left."""
+    """Let what an optimizer's step or a vmap calls run as it is, this once; forget what an earlier capture left."""
     if _watching.now is None or not dynamo.is_ours(self):
         return _original_convert(self, *args)
-    if _is_within_step(args[0].f_code):
+    if args[0].f_code is VMAP_CODE or _is_within_step(args[0].f_code):
         return ConvertFrameReturn(FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP), apply_to_code=False)
     watch, code = _watching.now, args[0].f_code
     if idle.is_idle(code):

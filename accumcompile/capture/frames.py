@@ -168,11 +168,19 @@ def find_batch(gm: fx.GraphModule, settings: Settings) -> BatchSymbols | None:
         retrace.retrace([(c.input.value, c.dim) for c in constant])
         if _is_small(constant, settings):
             return None
+        _break_at_transforms(gm)
     for carrier in constant:
         _became_constant(carrier, gm, settings, alone=not symbolic)
     if symbolic:
         return _unified(symbolic)
     return BatchSymbols(frozenset()) if any(c.kind != INFERRED for c in constant) else None
+
+
+def _break_at_transforms(gm: fx.GraphModule) -> None:
+    """Have what torch.func transforms run whole: many of its rules for an operator take its sizes for numbers."""
+    if current_call() is not None:
+        for line in dynamo.lines_of_transforms(gm):
+            retrace.retrace_with_break(line, "torch.func makes a constant of the batch size")
 
 
 def is_still_symbolic(gm: fx.GraphModule, settings: Settings) -> bool:
@@ -184,6 +192,8 @@ def is_still_symbolic(gm: fx.GraphModule, settings: Settings) -> bool:
     constant = [c for c in carriers if not c.symbolic]
     if constant and _is_small(constant, settings):
         return False
+    if constant:
+        _break_at_transforms(gm)
     for carrier in constant:
         _became_constant(carrier, gm, settings, alone=len(constant) == len(carriers))
     return True

@@ -21,7 +21,7 @@ Pass = Callable[[GraphModule], object]
 
 
 def improve(gm: GraphModule, compiled: bool, note: Callable[[str], None]) -> GraphModule:
-    """Inductor's passes, which do not run on the bodies later.
+    """Inductor's joint-graph passes, which do not run on the bodies later.
 
     Args:
         gm: a graph of AOTAutograd's, which stays as it is.
