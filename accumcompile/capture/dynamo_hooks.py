@@ -211,7 +211,8 @@ def _load_attr(self: Any, name: str) -> None:
 
 def _call_function(self: Any, fn: Any, args: list, kwargs: dict[str, Any]) -> None:
     """Break the graph where a list of one value a sample becomes a tensor."""
-    if _is_traced_by_us() and lists.makes_tensor(self, fn, args, _watching.now.rows):
+    watch = _watching.now
+    if watch is not None and _is_traced_by_us() and lists.makes_tensor(self, fn, args, watch.rows):
         unimplemented(gb_type=LIST, context=args[0].source.name, explanation=LIST, hints=[])
     _original_call(self, fn, args, kwargs)
 

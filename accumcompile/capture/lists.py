@@ -39,7 +39,8 @@ CONSTRUCTORS = (torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor, torc
 class _Append(GetAttrVariable):
     """``values.append``, of a list that Dynamo has not looked into."""
 
-    _nonvar_fields: ClassVar = {"obj", *GetAttrVariable._nonvar_fields}  # or a graph break would look into it
+    # With the list among them a graph break would not look into it.
+    _nonvar_fields: ClassVar = {"obj", *GetAttrVariable._nonvar_fields}  # type: ignore[misc]
 
     def call_function(self, tx: Any, args: list, kwargs: dict) -> Any:
         if len(args) != 1 or kwargs:

@@ -238,4 +238,4 @@ def _hook(change: int) -> None:
     with _lock:
         _calls += change
         torch.autograd._engine_run_backward = _watched_engine if _calls else _engine
-        apis.vmap_impl = chunks.vmap_impl if _calls else chunks.original
+        apis.vmap_impl = chunks.vmap_impl if _calls else chunks.original  # type: ignore[assignment]
