@@ -25,7 +25,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils import _python_dispatch
 
 from .. import where
-from . import breaks, dynamo, floats, idle, lists
+from . import breaks, compiling, dynamo, floats, idle, lists
 from .reasons import LIST, OPTIMIZER, Reason, is_expected
 
 # The wrapper that every optimizer class puts around its step: one code object for all of them.
@@ -146,7 +146,7 @@ def _acquire() -> None:
             _replace(convert_frame, "format_error_msg", _format_error_msg)
             _undo.append(register_optimizer_step_pre_hook(_capture_closure).remove)
             _replace(convert_frame, "_compile", breaks.dropping(_original_compile, _is_watching))
-            _undo.append(breaks.install(_is_traced_by_us))
+            _undo.extend((breaks.install(_is_traced_by_us), compiling.install()))
         _calls += 1
 
 
