@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from traceback import walk_tb
 from typing import Any
 
+from torch import fx
 from torch._dynamo.exc import InternalTorchDynamoError, TorchDynamoException
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
@@ -23,7 +24,7 @@ def named(again: Callable[[], Any], over: Callable[[], bool]) -> Iterator[None]:
     """Around a trace: an error of PyTorch's before it is ``over`` becomes one of ours; ``again`` repeats the trace.
 
     Raises:
-        AccumulateError: AC017.
+        AccumulateError: AC017; AC901 for what fails afterwards, in our own passes.
     """
     try:
         yield
@@ -31,7 +32,8 @@ def named(again: Callable[[], Any], over: Callable[[], bool]) -> Iterator[None]:
         raise  # ours has its line, Dynamo's own stop its trace or begin it anew, and for the last we have that done
     except Exception as error:
         if over():
-            raise
+            what = f"{type(error).__name__}: {error}"
+            raise errors.error("AC901", _line_at_hand(error), what="a pass failed", why=what) from error
         line = where.user_frame(str(error)) or _line_told(again)
         raise errors.error("AC017", line, reason=_reason(error)) from error
 
@@ -50,6 +52,13 @@ def named_of_dynamo() -> Iterator[None]:
         if line is None or not _raised_in_torch(error):
             raise
         raise errors.error("AC017", line, reason=_reason(error)) from error
+
+
+def _line_at_hand(error: Exception) -> where.Frame | None:
+    """The user's line that the node comes from which was worked on."""
+    nodes = (frame.f_locals.get("node") for frame, _ in walk_tb(error.__traceback__))
+    frames = [where.user_frame(node.meta.get("stack_trace")) for node in nodes if isinstance(node, fx.Node)]
+    return next(filter(None, reversed(frames)), None)
 
 
 def _reason(error: Exception) -> str:
