@@ -54,7 +54,10 @@ def _emit(graph: Graph, expr: sympy.Basic, arguments: list[Number], symbol: Call
     if isinstance(expr, sympy.Pow) and expr.exp == -1:
         return apply(graph, operator.truediv, 1, arguments[0])
     row: Any = next((target for kind, target in _TABLE.items() if isinstance(expr, kind)), None)
-    errors.check(row is not None, f"no arithmetic for {type(expr).__name__}", f"it is part of a size: {expr}")
+    if row is None:
+        raise errors.error(
+            "AC901", what=f"no arithmetic for {type(expr).__name__}", why=f"it is part of a size: {expr}"
+        )
     if len(arguments) <= 2:
         return apply(graph, row, *arguments)
     return reduce(lambda a, b: apply(graph, row, a, b), arguments)

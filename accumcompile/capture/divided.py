@@ -13,6 +13,7 @@ import torch
 from torch.fx import Graph, Node
 
 from ..divisibility import divisors
+from ..operands import data_symbols
 from ..sizes import expression
 
 STEPS = {torch.ops.aten.slice.Tensor: 4, torch.ops.aten.slice_scatter.default: 5}  # the argument that is the step
@@ -32,6 +33,8 @@ def _ask(node: Node, position: int, batch: frozenset[sympy.Symbol]) -> None:
     part = node.meta["val"] if position == 4 else node.args[1].meta["val"]
     size, rows = node.args[0].meta["val"].shape[dim], part.shape[dim]
     if not isinstance(size, torch.SymInt) or not size.node.expr.free_symbols & batch or not isinstance(step, int):
+        return
+    if data_symbols(size) or data_symbols(rows):
         return
     if step > 1:
         bool(size % step == 0)

@@ -67,12 +67,12 @@ def _aligned(
     if found is None or part is None or part.everything:
         return found
     factors = {False: ("rows",), True: part.factors("rows")}
-    sizes = {"rows": shape[dim], "blocks": part.blocks, "every": part.step}
-    before, after = (
-        tuple((*old[:dim], factors[whole], *old[dim + 1 :]) for old, whole in zip(side, holds, strict=True))
-        for side, holds in ((found.operands, operands), (found.results, results))
-    )
-    return Alignment(before, after, found.sizes | sizes)
+
+    def lined_up(side: Sequence[tuple[Dim, ...]], holds: Sequence[bool]) -> tuple[tuple[Dim, ...], ...]:
+        return tuple((*d[:dim], factors[whole], *d[dim + 1 :]) for d, whole in zip(side, holds, strict=True))
+
+    sizes = found.sizes | {"rows": shape[dim], "blocks": part.blocks, "every": part.step}
+    return Alignment(lined_up(found.operands, operands), lined_up(found.results, results), sizes)
 
 
 def part_of(facts: Facts, position: int, shape: Sequence[Size]) -> Part | None:

@@ -10,12 +10,12 @@ WORDS, LENGTH, FEATURES = 20, 5, 4
 
 
 def bags(mode: str, **options) -> Case:
-    """A classifier of bags of words, each a row of `LENGTH`."""
+    """Numbers from bags of words, each a row of `LENGTH`."""
     model = nn.Sequential(nn.EmbeddingBag(WORDS, FEATURES, mode=mode, **options), mlp(FEATURES, 8, 3))
     return fit(
         model,
-        lambda words, label: F.cross_entropy(model(words), label),
-        lambda n: call(torch.randint(WORDS, (n, LENGTH)), torch.randint(3, (n,))),
+        lambda words, target: F.mse_loss(model(words), target),
+        lambda n: call(torch.randint(WORDS, (n, LENGTH)), torch.randn(n, 3)),
     )
 
 
@@ -82,6 +82,6 @@ def adapter_with_a_magnitude():
     model = nn.Sequential(WeightDecomposed(FEATURES, 64), nn.Tanh(), WeightDecomposed(64, 3))
     return fit(
         model,
-        lambda x, label: F.cross_entropy(model(x), label),
-        lambda n: call(torch.randn(n, FEATURES), torch.randint(3, (n,))),
+        lambda x, target: F.mse_loss(model(x), target),
+        lambda n: call(torch.randn(n, FEATURES), torch.randn(n, 3)),
     )
