@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.internal.conjecture import providers
 
 from .program import Program
 from .strategy import LONGEST, programs
@@ -14,6 +15,9 @@ from .strategy import LONGEST, programs
 # Hypothesis tries the simplest example first and varies what it has tried before: of two, the second is the seed's own.
 _TWO: dict[str, Any] = {"max_examples": 2, "deadline": None, "database": None, "derandomize": False}
 _TWO |= {"suppress_health_check": list(HealthCheck)}
+
+# Hypothesis draws constants from the sources of whatever is imported: a seed's step shall not hang on that.
+providers._get_local_constants = providers.Constants
 
 
 class _Found(Exception):
