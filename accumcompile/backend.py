@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from . import errors
-from .capture import dynamo, floats, frames, retrace, safety
+from .capture import breaks, dynamo, floats, frames, retrace, safety
 from .options import Options, Settings
 
 # torch.compile hands over the same dict for every graph of a step, and keeps it alive as long as the step.
@@ -43,7 +43,7 @@ def backend_of(settings: Settings) -> Callable[..., Any]:
 
 def compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], settings: Settings) -> Callable[..., Any]:
     """Split a graph that holds the batch; a graph without one (clipping, an optimizer) runs as it is."""
-    with retrace.last_trace():
+    with retrace.last_trace(), breaks.bugs_named():
         return _compile_graph(gm, example_inputs, settings)
 
 

@@ -8,7 +8,7 @@ from expecttest import assert_expected_inline
 from torch import nn
 from torch.nn import functional as F
 
-from accumcompile import AccumulateError
+from accumcompile import BuildError
 from accumcompile.capture import roads
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
@@ -98,13 +98,18 @@ def test_a_line_inside_of_which_dynamo_fails_is_a_break():
     assert all(len(run.split) == 3 for run in ran.runs)
 
 
-def test_a_bug_of_ours_is_not_taken_for_one_of_pytorchs(monkeypatch):
-    """What fails when the tracing is over comes out as it is."""
+@pytest.mark.parametrize("by", (capturing.decorated, capturing.by_name), ids=lambda f: f.__name__)
+def test_a_bug_of_ours_is_not_taken_for_one_of_pytorchs(by, monkeypatch):
+    """What fails when the tracing is over is named as ours, and still has its cause."""
 
     def broken(gm, compiled, note):
         raise LookupError("a bug")
 
     monkeypatch.setattr(roads, "improve", broken)
-    with pytest.raises(Exception, match="LookupError: a bug") as caught:
-        small.eager(small.plain)(small.net(), *small.data(12))
-    assert not isinstance(caught.value, AccumulateError)
+    step, _ = by(small.plain)
+    model = small.net()
+    with pytest.raises(BuildError) as caught:
+        step(model, *small.data(12))
+    assert str(caught.value).startswith("accumcompile AC901: internal check failed: LookupError: a bug\n  ")
+    assert "please report this" in str(caught.value)
+    assert all(p.grad is None for p in model.parameters())

@@ -8,7 +8,8 @@ internals. Here all are alike, unless eager fails on that line too: then that is
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import CellType
 from typing import Any, NoReturn
 
@@ -19,6 +20,7 @@ from torch._dynamo.exc import (
     TorchDynamoException,
     TorchRuntimeError,
     UncapturedHigherOrderOpError,
+    exceptions_allowed_to_be_fallback,
     unimplemented,
 )
 
@@ -115,6 +117,22 @@ def dropping(capture: Callable[..., Any], active: Callable[[], bool]) -> Callabl
             _break(error)
 
     return captures
+
+
+@contextmanager
+def bugs_named() -> Iterator[None]:
+    """Around our own work: what is raised there, and meant for nobody, is a bug of ours.
+
+    Raises:
+        BuildError: AC901.
+    """
+    try:
+        yield
+    except (TorchDynamoException, *exceptions_allowed_to_be_fallback):
+        raise  # ours are among them, and what Dynamo waits for
+    except Exception as error:
+        why = "nothing ran, and nothing has changed"
+        raise errors.error("AC901", where.here(), what=f"{type(error).__name__}: {error}", why=why) from error
 
 
 def _is_on_purpose(error: Exception) -> bool:

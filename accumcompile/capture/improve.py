@@ -13,7 +13,7 @@ from torch._inductor import config
 from torch._inductor.fx_passes import joint_graph
 from torch._inductor.pattern_matcher import PatternMatcherPass
 from torch._inductor.virtualized import V
-from torch.fx import Graph, GraphModule
+from torch.fx import Graph, GraphModule, Node
 
 from .reasons import first_sentence
 
@@ -36,7 +36,8 @@ def improve(gm: GraphModule, compiled: bool, note: Callable[[str], None]) -> Gra
 
 
 def _after(run: Pass, gm: GraphModule) -> GraphModule:
-    graph, new = Graph(), {}
+    graph = Graph()
+    new: dict[Node, Node] = {}
     for node in gm.graph.nodes:
         new[node] = graph.node_copy(node, new.__getitem__)
     gm = GraphModule(gm, graph)

@@ -150,7 +150,7 @@ class Net:
         if not full and not found.handed_over:
             return
         line, settings = where.here(), self.call.settings
-        facts = explained(self.watch.reasons()) | {"batch": str(self.call.batch)}
+        facts = explained(self.watch.reasons(), settings.name.rpartition(".")[2]) | {"batch": str(self.call.batch)}
         if not full:
             errors.warn("AC030", settings, line, **facts)
         elif found.ours:
@@ -237,4 +237,4 @@ def _hook(change: int) -> None:
     with _lock:
         _calls += change
         torch.autograd._engine_run_backward = _watched_engine if _calls else _engine
-        apis.vmap_impl = chunks.vmap_impl if _calls else chunks.original
+        setattr(apis, "vmap_impl", chunks.vmap_impl if _calls else chunks.original)  # noqa: B010

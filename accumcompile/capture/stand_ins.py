@@ -47,15 +47,15 @@ def tried(graph: fx.Graph) -> Tried | None:
         except (_Unknown, torch.OutOfMemoryError):
             return None
         error = _error_of(node, args, kwargs)
-    return error and Tried(error, _described((args, kwargs)))
+    return None if error is None else Tried(error, _described((args, kwargs)))
 
 
 def _error_of(node: fx.Node, args: tuple, kwargs: Mapping[str, Any]) -> Exception | None:
     try:
         if node.op == "call_method":
             getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        else:
-            node.target(*args, **kwargs)  # type: ignore[operator]
+        elif callable(node.target):
+            node.target(*args, **kwargs)
     except torch.OutOfMemoryError:
         return None
     except Exception as error:
