@@ -53,7 +53,7 @@ def _emit(graph: Graph, expr: sympy.Basic, arguments: list[Number], symbol: Call
         return apply(graph, first_that_holds, *arguments)
     if isinstance(expr, sympy.Pow) and expr.exp == -1:
         return apply(graph, operator.truediv, 1, arguments[0])
-    row = next((target for kind, target in _TABLE.items() if isinstance(expr, kind)), None)
+    row: Any = next((target for kind, target in _TABLE.items() if isinstance(expr, kind)), None)
     errors.check(row is not None, f"no arithmetic for {type(expr).__name__}", f"it is part of a size: {expr}")
     if len(arguments) <= 2:
         return apply(graph, row, *arguments)

@@ -9,8 +9,10 @@ import torch
 from torch import fx
 
 from . import errors
-from .capture import breaks, dynamo, floats, frames, retrace, safety
+from .capture import breaks, dynamo, dynamo_hooks, floats, frames, retrace, safety, symbolic
 from .options import Options, Settings
+
+symbolic.register()
 
 # torch.compile hands over the same dict for every graph of a step, and keeps it alive as long as the step.
 _settings: dict[int, tuple[Mapping[str, Any], Settings]] = {}
@@ -51,6 +53,8 @@ def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], setti
     if frames.current_call() is None:
         retrace.retrace_if_floats_are_left()
     batch = frames.find_batch(gm, settings)
+    if batch is not None or dynamo.differentiable_outputs(gm):
+        dynamo_hooks.tell_of_graph()
     settings.state["differentiates"] = settings.state.get("differentiates", False) or dynamo.differentiates(gm)
     if batch is None:
         return safety.without_batch(gm.forward)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import sympy
@@ -10,8 +11,8 @@ from torch.fx import Graph, GraphModule, Node
 
 from .bridges import Bridges
 from .operands import Path, is_size, operands, rebuild, shape_of
-from .placement import Placement, Replicate, Shard, Size
-from .rules.table import rule_of
+from .placement import Placement, R, Replicate, Shard, Size
+from .rules.table import RULES, is_constant, rule_of
 from .sizes import ROWS, unfolded
 from .writer import Writer
 
@@ -61,7 +62,7 @@ class Body(Writer):
 
     # --- nodes
 
-    def _emit(self, node: Node) -> Node:
+    def _emit(self, node: Node, write: Callable | None = None) -> Node:
         needs = {o.path: need for o, need in zip(operands(node), self.known.needs[node], strict=True)}
 
         def at(path: Path, leaf: Any) -> Any:
@@ -69,10 +70,20 @@ class Body(Writer):
                 return leaf
             return self._number(leaf) if is_size(leaf) else self._operand(leaf, needs[path].placement)
 
-        copy = self.emit(node, at)
-        if isinstance(node.meta.get("val"), torch.Tensor):
+        copy = self.emit(node, at, write)
+        if copy is not None and isinstance(node.meta.get("val"), torch.Tensor):
             copy.meta["local_shape"] = self.shape(node)
         return copy
+
+    def unrounded(self, node: Node) -> Node:
+        """A partial sum in half precision before it is rounded, where its operator computes it wider.
+
+        The one rounding that is left is that of the finished sum, the full batch's own; and a part may be too large
+        for float16 where the sum is not.
+        """
+        rule = rule_of(node.target)
+        wider = self._emit(node, rule.unrounded) if rule is not None and rule.unrounded is not None else None
+        return self.local[node] if wider is None else wider
 
     def _operand(self, node: Node, need: Placement) -> Node:
         value = self.known.values[node]
@@ -82,11 +93,19 @@ class Body(Writer):
         return self.slice(node, need) if isinstance(need, Shard) else self._const(node)
 
     def _const(self, node: Node) -> Node:
-        rule = rule_of(node.target)
-        if rule is not None and rule.fill is not None:
-            args, kwargs = rebuild(node, lambda path, leaf: self._number(leaf) if isinstance(leaf, Node) else leaf)
-            return self.call(node.target, args, kwargs, like=node)
+        if is_constant(node):
+            return self._filled(node, R)
         return self.const(self.bridges.whole(node), node.name, node.meta)
+
+    def _filled(self, node: Node, placement: Placement) -> Node:
+        """One number everywhere: made here, in whatever shape."""
+        args, kwargs = rebuild(node, lambda path, leaf: self._number(leaf) if isinstance(leaf, Node) else leaf)
+        local = self.batch.local_shape(shape_of(node) or (), placement)
+        position = RULES[node.target].shape_arg
+        args = args if position is None else self.with_shape(args, position, local)
+        copy = self.call(node.target, args, kwargs, like=node)
+        copy.meta["local_shape"] = local
+        return copy
 
     def const(self, value: Any, name: str, meta: dict) -> Any:
         """A placeholder for a value that is the same in every micro-batch."""
@@ -111,6 +130,8 @@ class Body(Writer):
         return self._sliced[key]
 
     def _slice(self, node: Node, placement: Shard) -> Node:
+        if is_constant(node):
+            return self._filled(node, placement)
         whole, full = self.bridges.whole(node), shape_of(node) or ()
         local, dim = self.batch.local_shape(full, placement), placement.dim
         holder = self._holder(node.name)

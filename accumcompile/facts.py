@@ -21,7 +21,7 @@ from .operands import is_size, is_tensor, operands, shape_of
 from .placement import Placement, Shard
 from .plan import LoopFact, Plan, ValueFact
 from .propagation import Propagation
-from .rules.table import rule_of
+from .rules.table import is_constant
 from .sizes import expression
 from .stages import Loop, Schedule
 from .where import user_frame
@@ -114,7 +114,7 @@ class _Facts:
 
     def _costs_memory(self, node: Node) -> bool:
         """Whether a node makes something of the batch's size: no view, and no constant."""
-        if node.op != "call_function" or is_size(node) or is_alias(node) or _is_constant(node):
+        if node.op != "call_function" or is_size(node) or is_alias(node) or is_constant(node):
             return False
         sizes = _symbolic_sizes(node)
         return any(self.known.batch.in_size(s) or not s.free_symbols <= self._given for s in sizes)
@@ -146,7 +146,7 @@ def _consts(known: Propagation, loop: Loop) -> dict[Node, None]:
         whole = set(whole_operands(known, node))
         for operand, need in zip(operands(node), known.needs.get(node, ()), strict=False):
             source = operand.node
-            if source in whole and not isinstance(need.placement, Shard) and not _is_constant(source):
+            if source in whole and not isinstance(need.placement, Shard) and not is_constant(source):
                 found[_base(source)] = None
     return found
 
@@ -155,11 +155,6 @@ def _base(node: Node) -> Node:
     """The value that a view is a view of."""
     base, _ = owner(node)
     return base if is_tensor(base) else node
-
-
-def _is_constant(node: Node) -> bool:
-    rule = rule_of(node.target)
-    return rule is not None and rule.fill is not None
 
 
 def _program_steps(program: GraphModule):

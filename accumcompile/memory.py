@@ -49,24 +49,27 @@ class Step:
     loop: int | None = None
 
 
-def number(size: Size, sizes: Sizes, unknown: int | None = None) -> int:
-    """A size in one call. One that depends on data is ``unknown``, or counts as the largest of ``sizes``."""
-    if not isinstance(size, sympy.Expr):
-        return int(size)
-    bound = size.xreplace(dict(sizes))
-    if not isinstance(bound, int) and bound.free_symbols:
-        if unknown is not None:
-            return unknown
-        bound = bound.xreplace(dict.fromkeys(bound.free_symbols, max(sizes.values(), default=1)))
-    return int(bound)
+def number(size: Size, sizes: Sizes, unknown: int = 0) -> int:
+    """A size in one call; ``unknown`` where data decides it."""
+    return int(sympy.sympify(size).subs(sizes)) if is_known((size,), sizes) else unknown
+
+
+def is_known(shape: Iterable[Size], sizes: Sizes) -> bool:
+    """Whether the call's sizes say what a shape is: not where data decides it."""
+    return all(sympy.sympify(size).free_symbols <= sizes.keys() for size in shape)
 
 
 def count(shape: Iterable[Size], sizes: Sizes) -> int:
-    """The elements of a shape."""
+    """The elements of a shape: none, where data decides how many."""
     total = 1
     for size in shape:
         total *= number(size, sizes)
     return total
+
+
+def all_known(steps: Iterable[Step], sizes: Sizes) -> bool:
+    """Whether data decides the size of nothing that the steps make."""
+    return all(is_known(made.shape, sizes) for step in steps for made in step.makes)
 
 
 def peak(steps: Sequence[Step], sizes: Sizes, share: tuple[int, int] = (1, 1), loops: Sequence[int] = ()) -> int:
@@ -114,10 +117,11 @@ def steps_of(
     """
     loops = loops or {}
     last: dict[Key, int] = {}
+    owners: dict[Node, Key] = {}
     for i, node in enumerate(nodes):
         if node.target is not operator.getitem:
-            last |= dict.fromkeys((owner(source) for source in node.all_input_nodes), i)
-    last |= dict.fromkeys((owner(node) for node in stay), len(nodes))
+            last |= dict.fromkeys((owner(source, owners) for source in node.all_input_nodes), i)
+    last |= dict.fromkeys((owner(node, owners) for node in stay), len(nodes))
     found = []
     for i, node in enumerate(nodes):
         number_of_loop, yielded = loops.get(node, (None, {}))
@@ -141,13 +145,20 @@ def _results(node: Node, yielded: Iterable[Node], placements: Sequence[Placement
             yield k, tuple(expression(s) for s in tensor.shape), tensor.dtype.itemsize, sharded
 
 
-def owner(node: Node) -> Key:
-    """The node, and which of its results, whose memory a node's value lies in."""
-    while is_alias(node):
-        if node.target is operator.getitem and not is_alias(node.args[0]):
-            return node.args[0], node.args[1]
-        node = next(n for n in node.all_input_nodes if not is_size(n))
-    return node, 0
+def owner(node: Node, known: dict[Node, Key] | None = None) -> Key:
+    """The node, and which of its results, whose memory a node's value lies in. ``known`` are earlier answers."""
+    known = {} if known is None else known
+    base = node
+    while base not in known and is_alias(base) and not _is_result(base):
+        base = next(n for n in base.all_input_nodes if not is_size(n))
+    key = known.get(base) or ((base.args[0], base.args[1]) if _is_result(base) else (base, 0))
+    known[node] = key
+    return key
+
+
+def _is_result(node: Node) -> bool:
+    """Whether a node is one of several results that another node makes."""
+    return node.target is operator.getitem and not is_alias(node.args[0])
 
 
 def is_alias(node: Node) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from .placement import Size
-from .sizes import SYMBOLIC, expression
+from .sizes import SYMBOLIC, expression, weigh
 
 Path = tuple[str | int, ...]
 
@@ -65,11 +66,8 @@ def shapes_of(node: Node) -> tuple[tuple[Size, ...] | None, ...]:
 
 
 def elements(node: Node) -> int:
-    """A rough number of elements, every symbol taken as 64: to weigh values against each other."""
-    count = 1
-    for size in shape_of(node) or ():
-        count *= size if isinstance(size, int) else int(size.subs(dict.fromkeys(size.free_symbols, 64)))
-    return count
+    """A rough number of elements: to weigh values against each other."""
+    return math.prod(weigh(size) for size in shape_of(node) or ())
 
 
 def reads_sizes(node: Node) -> bool:

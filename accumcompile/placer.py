@@ -160,12 +160,15 @@ class Placer:
         return Shard(dim, outer)
 
     def _new_batch_dim(self, alignment: Alignment) -> Split | None:
-        """A factor of batch size that no operand has: a factory's, or a broadcast's."""
+        """A factor of batch size that no operand has: a factory's, or a broadcast's. No more samples must stay
+        together for it than do already."""
         used = {factor for dims in alignment.operands for dim in dims for factor in dim}
         for dim in alignment.results[0] if len(alignment.results) == 1 else ():
             for factor in dim:
                 size = alignment.sizes[factor]
-                if factor not in used and self.batch.per_sample(size) is not None and self.batch.granule(size) == 1:
+                if factor in used or self.batch.per_sample(size) is None:
+                    continue
+                if self.known.granule % self.batch.granule(size) == 0:
                     return factor, 1
         return None
 

@@ -28,9 +28,9 @@ def propagate(graph: Graph, batch: Batch, inputs: Mapping[Node, Placement] | Non
             continue
         if node.op in ("placeholder", "get_attr"):
             placement = inputs.get(node, R) if inputs is not None else input_placement(node, batch)
-            result.values[node] = Value((placement,), 0, 0, reason="input", made=isinstance(placement, Replicate))
+            result.place(node, Value((placement,), 0, 0, reason="input", made=isinstance(placement, Replicate)))
         else:
-            result.values[node], result.needs[node] = Placer(result, node).place()
+            result.place(node, *Placer(result, node).place())
     return result
 
 

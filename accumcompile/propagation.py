@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from functools import cached_property
 
-import sympy
 from torch.fx import Node
 
 from .operands import shapes_of
@@ -52,6 +51,18 @@ class Propagation:
     needs: dict[Node, tuple[Need, ...]] = field(default_factory=dict)
     drawn: int = 0  # the stage of the last node so far that runs only once
 
+    granule: int = 1  # the number of samples that every micro-batch must hold a multiple of
+
+    def place(self, node: Node, value: Value, needs: tuple[Need, ...] | None = None) -> None:
+        """Enter what is known of a node."""
+        self.values[node] = value
+        if needs is not None:
+            self.needs[node] = needs
+        for shape, placement in zip(shapes_of(node), value.placements, strict=False):
+            if isinstance(placement, Shard) and shape is not None:
+                rows = self.batch.granule(shape[placement.dim], placement.outer)
+                self.granule = math.lcm(self.granule, rows)
+
     def placement(self, node: Node) -> Placement:
         """The placement of a node's one result."""
         return self.values[node].placement
@@ -59,13 +70,3 @@ class Propagation:
     def is_local(self, node: Node) -> bool:
         """Whether the node is computed in a loop: some result of it is S or P."""
         return any(not isinstance(p, Replicate) for p in self.values[node].placements)
-
-    @cached_property
-    def granule(self) -> int:
-        """The number of samples that every micro-batch must hold a multiple of."""
-        granule = 1
-        for node, value in self.values.items():
-            for shape, placement in zip(shapes_of(node), value.placements, strict=False):
-                if isinstance(placement, Shard) and shape is not None:
-                    granule = sympy.ilcm(granule, self.batch.granule(shape[placement.dim], placement.outer))
-        return int(granule)

@@ -11,14 +11,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from accumcompile.capture.journal import Run
-from accumcompile.memory import Sizes, number, peak
+from accumcompile.memory import Sizes, all_known, is_known, number, peak
 from accumcompile.options import Settings
 from accumcompile.plan import BarrierFact, LoopFact, ValueFact
 
 
 @dataclass(frozen=True)
 class Value:
-    """A value with the sizes it had in this call. `bytes` are the full batch's; a size of -1 is data's."""
+    """A value with the sizes it had in this call. `bytes` are the full batch's; a size of -1, which leaves no bytes,
+    is decided by data."""
 
     name: str
     shape: tuple[int, ...]
@@ -30,12 +31,17 @@ class Value:
     sliced_from: str = ""  # its placement outside of the loop that slices it, where that is another
     accumulated_in: str = ""  # the dtype in which a loop accumulates it, where that is another; `bytes` are in this one
 
+    @property
+    def known(self) -> bool:
+        """Whether the value's size was known before it was made."""
+        return -1 not in self.shape
+
     @classmethod
     def of(cls, fact: ValueFact, sizes: Sizes) -> Value:
         """A fact of the plan, with the sizes of one call."""
         shape = tuple(number(s, sizes, unknown=-1) for s in fact.shape)
         dtypes = [str(d).removeprefix("torch.") if d else "" for d in (fact.dtype, fact.accumulated_in)]
-        size = fact.bytes(sizes)
+        size = fact.bytes(sizes)  # none, where data decides it
         return cls(
             fact.name,
             shape,
@@ -91,13 +97,14 @@ class Barrier:
     stage: int
     cause: str
     path: tuple[str, ...]
+    known: bool = True  # False where data decides its size: it has no bytes then
 
     @classmethod
     def of(cls, fact: BarrierFact, sizes: Sizes) -> Barrier:
         """A barrier of the plan, with the sizes of one call."""
         value = fact.value
-        size = value.bytes(sizes)
-        return cls(fact.kind, value.where, value.code, size, value.name, fact.stage, fact.cause, fact.path)
+        size, known = value.bytes(sizes), is_known(value.shape, sizes)
+        return cls(fact.kind, value.where, value.code, size, value.name, fact.stage, fact.cause, fact.path, known)
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,7 @@ class Graph:
     estimated_bytes: int
     full_batch_bytes: int
     notes: tuple[str, ...]
+    known: bool = True  # False where data decides some sizes: both estimates leave them out
 
     @classmethod
     def of(cls, run: Run, calls: int) -> Graph:
@@ -136,6 +144,7 @@ class Graph:
             estimated_bytes=peak(plan.program, run.sizes, share, [loop.estimated_bytes for loop in loops]),
             full_batch_bytes=peak(plan.unsplit, run.sizes),
             notes=plan.notes,
+            known=all_known((*plan.program, *plan.unsplit), run.sizes),
         )
 
 
@@ -207,6 +216,11 @@ class Report:
     def full_batch_bytes(self) -> int:
         """The same estimate for the full batch at once."""
         return max((graph.full_batch_bytes for graph in self.graphs), default=0)
+
+    @property
+    def known(self) -> bool:
+        """Whether all sizes were known; data decides the others, and the estimates leave them out."""
+        return all(graph.known for graph in self.graphs)
 
     @property
     def notes(self) -> tuple[str, ...]:

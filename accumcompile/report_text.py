@@ -31,6 +31,9 @@ KEPT_FIX = (
 )
 
 
+UNKNOWN = "what has a size that data decides"
+
+
 def plain(renderable: RenderableType, width: int = WIDTH) -> str:
     """`renderable` as text: no colours, no trailing blanks."""
     console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False, highlight=False)
@@ -97,7 +100,8 @@ def _runs(report: Report) -> Iterator[str]:
 def _peaks(report: Report) -> str:
     """The estimated peak, and the full batch's."""
     mine, full = human(report.estimated_bytes), human(report.full_batch_bytes)
-    return f"estimated peak of what it makes: {mine}; the full batch at once: {full}"
+    without = "" if report.known else f" (both without {UNKNOWN})"
+    return f"estimated peak of what it makes: {mine}; the full batch at once: {full}{without}"
 
 
 def described(sizes: Sequence[int]) -> str:
@@ -140,8 +144,15 @@ def _render_loop(loop: Loop) -> RenderableType:
     for kind in ("consts", "xs", "carry", "ys"):
         values = getattr(loop, kind)
         if values:
-            table.add_row(kind, str(len(values)), human(sum(v.bytes for v in values)), Text(_listed(values)))
+            table.add_row(kind, str(len(values)), _total(values), Text(_listed(values)))
     return Group(title, indented(table))
+
+
+def _total(values: Sequence[Value]) -> str:
+    """The bytes of all values, or that they are not known."""
+    if not any(value.known for value in values):
+        return "unknown"
+    return ("" if all(value.known for value in values) else "over ") + human(sum(value.bytes for value in values))
 
 
 def _listed(values: Sequence[Value]) -> str:
@@ -159,7 +170,8 @@ def _placed(value: Value) -> str:
 
 def _render_barrier(barrier: Barrier) -> RenderableType:
     """The barrier, then the user's line, why, and the path of placements."""
-    title = Text.assemble((f"{barrier.kind:<6}", "bold yellow"), f"  {barrier.name}, {human(barrier.bytes)}")
+    size = human(barrier.bytes) if barrier.known else "unknown bytes"
+    title = Text.assemble((f"{barrier.kind:<6}", "bold yellow"), f"  {barrier.name}, {size}")
     table = Table.grid(padding=(0, 2))
     rows = [("line", f"{barrier.where}  {barrier.code}".strip()), ("why", barrier.cause)]
     rows.append(("path", " -> ".join(barrier.path)))
@@ -180,7 +192,7 @@ def _table_of_lines(values: Sequence[Value]) -> RenderableType:
     for line, group in sorted(by_line.items(), key=lambda item: -sum(v.bytes for v in item[1])):
         names = list(dict.fromkeys(value.name for value in sorted(group, key=lambda value: -value.bytes)))
         more = f", {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        table.add_row(human(sum(value.bytes for value in group)), Text(line))
+        table.add_row(_total(group), Text(line))
         table.add_row("", Text(", ".join(names[:SHOWN]) + more, style="dim"))
     return table
 

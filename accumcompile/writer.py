@@ -71,19 +71,20 @@ class Writer:
         """Where a factory's result begins along its sharded dimension; None where it is not sharded."""
         return None
 
-    def emit(self, node: Node, at: Callable[[Path, Any], Any]) -> Node:
+    def emit(self, node: Node, at: Callable[[Path, Any], Any], write: Callable | None = None) -> Node:
         """A node of the source graph, with ``at`` giving what each leaf of its arguments is here."""
         rule = rule_of(node.target) or Rule()
         args, kwargs = rebuild(node, at)
-        write = rule.local or _plainly
-        return write(self, node, self._with_shape(rule, node, args), kwargs)
+        write = write or rule.local or _plainly
+        if rule.shape_arg is not None:
+            args = self.with_shape(args, rule.shape_arg, self.shape(node))
+        return write(self, node, args, kwargs)
 
-    def _with_shape(self, rule: Rule, node: Node, args: tuple) -> tuple:
-        if rule.shape_arg is None:
-            return args
-        shape = self.sizes(self.shape(node))
-        value = shape if isinstance(args[rule.shape_arg], (list, tuple)) else shape[0]
-        return (*args[: rule.shape_arg], value, *args[rule.shape_arg + 1 :])
+    def with_shape(self, args: tuple, position: int, shape: Iterable[Size]) -> tuple:
+        """The arguments of an operator that is told the shape of its result, at ``position``."""
+        here = self.sizes(shape)
+        value = here if isinstance(args[position], (list, tuple)) else here[0]
+        return (*args[:position], value, *args[position + 1 :])
 
     def sizes(self, shape: Iterable[Size]) -> list[Node | int]:
         """A shape as arguments of a node."""

@@ -6,6 +6,7 @@ front of them stands for the operator where an argument holds a size.
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 
 import torch
@@ -129,6 +130,12 @@ SAMPLES: dict = {
         (f(4, 6), 0, 1, 3),
         (f(4, 6), 1, 0, 6, 2),
         (lambda x: aten.slice.Tensor(aten.cat.default([x, x + 1], 0), 0, x.shape[0], 2 * x.shape[0]), f(4, 3)),
+        (lambda x: aten.slice.Tensor(aten.cat.default([x, x + 1], 0), 0, -x.shape[0], 2 * x.shape[0]), f(4, 3)),
+        (lambda x: aten.slice.Tensor(aten.view.default(x, [x.shape[0] * 2, 2]), 0, 1, 2 * x.shape[0], 2), f(4, 4)),
+        *(
+            (lambda x, start: aten.slice.Tensor(x, 0, start, x.shape[0], 3) if x.shape[0] % 3 == 0 else x, f(6, 2), k)
+            for k in (0, 2, 3)
+        ),
     ],
     aten.select.int: [(f(4, 3), 1, 1), (f(4, 3), 0, -1)],
     aten.cat.default: [([f(4, 3), f(4, 2)], 1), ([f(4, 3), f(4, 3)], 0), ([f(4, 3), f(4, 3)], -1)],
@@ -141,7 +148,27 @@ SAMPLES: dict = {
     aten.masked_scatter.default: [(f(4, 3), b(4, 3), f(4, 3))],
     aten.unbind.int: [(f(4, 3), 1), (f(4, 3), 0)],
     aten.constant_pad_nd.default: [(f(4, 3), [1, 1]), (f(4, 3), [0, 0, 1, 0]), (f(4, 3), [1, 1], 2.0)],
-    aten.slice_scatter.default: [(f(4, 3), f(4, 1), 1, 1, 2)],
+    aten.slice_scatter.default: [
+        (f(4, 3), f(4, 1), 1, 1, 2),
+        (f(4, 3), f(4, 2), 1, 0, 3, 2),
+        (f(4, 3), f(4, 3), 0, 0, sys.maxsize),
+        (
+            lambda x, y: aten.slice_scatter.default(aten.cat.default([x, x + 1], 0), y, 0, x.shape[0], 2 * x.shape[0]),
+            *(f(4, 3), f(4, 3)),
+        ),
+        (
+            lambda x, y: aten.slice_scatter.default(aten.view.default(x, [x.shape[0] * 2, 2]), y, 0, 1, sys.maxsize, 2),
+            *(f(4, 4), f(4, 2)),
+        ),
+        (
+            lambda x, y: (
+                aten.slice_scatter.default(x, aten.slice.Tensor(y, 0, 0, y.shape[0], 2), 0, 1, sys.maxsize, 2)
+                if x.shape[0] % 2 == 0
+                else x
+            ),
+            *(f(4, 6), f(4, 6)),
+        ),
+    ],
     aten.select_scatter.default: [(f(4, 3), f(4), 1, 1)],
     aten.diagonal.default: [(f(4, 3, 3), 0, 1, 2), (f(4, 3, 4), 1, 0, 2)],
     aten.diagonal_scatter.default: [(f(4, 3, 3), f(4, 3), 0, 1, 2)],

@@ -204,6 +204,31 @@ accumcompile AC014: the batch size became a constant
     )
 
 
+def behind_a_check(model, x, y):
+    """The sizes of both inputs become one, and then a constant."""
+    if x.shape[0] != y.shape[0] or len(x) == 5:
+        raise ValueError("another number of labels")
+    logits = model(x)
+    assert logits.shape[0] == len(y)
+    loss = F.cross_entropy(logits, y.view(12))
+    loss.backward()
+
+
+def of_two_batches(model, x, y):
+    both = torch.cat([model(x), model(-x)])
+    if len(both) != 2 * len(y):
+        raise ValueError("another number of labels")
+    (both @ both.T + torch.eye(24).double()).sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("step", "line"), [(behind_a_check, "y.view(12)"), (of_two_batches, "torch.eye(24)")], ids=["equal", "multiple"]
+)
+def test_the_line_that_fixed_the_size_is_named_and_no_check_before_it(step, line):
+    _, _, code, *_ = small.refused(small.eager(step), small.net(), *small.data(12)).splitlines()
+    assert line in code
+
+
 def test_a_leading_input_whose_size_was_fixed_is_a_warning():
     def step(model, x, y):
         loss = model(x.view(12, 4)).sum() * y.double().mean()

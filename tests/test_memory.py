@@ -3,8 +3,10 @@
 import sympy
 import torch
 from torch.fx import Graph
+from torch.utils._sympy.functions import FloorDiv
 
-from accumcompile.memory import Made, Step, number, owner, peak, steps_of
+from accumcompile.memory import Made, Step, is_known, number, owner, peak, steps_of
+from accumcompile.sizes import weigh
 
 aten = torch.ops.aten
 B = sympy.Symbol("s0", integer=True, positive=True)
@@ -44,5 +46,17 @@ def test_sizes():
     unknown = sympy.Symbol("u0")
     assert number(3, {}) == 3
     assert number(2 * B, {B: 6}) == 12
-    assert number(unknown, {B: 6}) == 6
+    assert number(unknown, {B: 6}) == 0
+    assert is_known((B, 4), {B: 6})
+    assert not is_known((B, unknown), {B: 6})
     assert number(unknown, {B: 6}, unknown=-1) == -1
+
+
+def test_a_size_is_weighed_without_dividing_by_zero():
+    """Every symbol is taken as the same number: 64, but for sizes that have none there."""
+    other = sympy.Symbol("s1", integer=True, positive=True)
+    assert weigh(3) == 3
+    assert weigh(B * 2) == 128
+    for size in (FloorDiv(B, FloorDiv(64, other) - 1), FloorDiv(B, other - 64), 1 / (B - other), 64 * B / (B - 64)):
+        assert weigh(size) >= 0
+    assert weigh(B - 100) >= 0

@@ -3,6 +3,7 @@
 import json
 
 import expecttest
+import small
 import sympy
 import torch
 
@@ -100,8 +101,8 @@ graph 2 of 2  fused: forward and backward of a micro-batch together
     ys      1  144 KiB  logits S(0)
 
 computed on the full batch
-  720 B  train.py:3  mask = torch.sort(labels)
-         sort, mask
+  over 72 B  train.py:3  mask = torch.sort(labels)
+             mask, sort
 
 kept for the full batch
   144 KiB  train.py:7  out = model(batch)
@@ -162,7 +163,22 @@ def test_bytes_are_estimated():
 def test_a_size_that_depends_on_data_is_not_known():
     _, found = report_of(batch=9).whole
     assert found.shape == (9, -1)
-    assert found.bytes == 9 * 9 * 8  # counted as the batch's
+    assert not found.known
+    assert found.bytes == 0
+
+
+def test_what_data_decides_is_said_to_be_unknown():
+    def step(model, x, y):
+        chosen = model(x)[y > 0]
+        loss = chosen.square().sum()
+        loss.backward()
+        return loss.detach()
+
+    report = small.eager(step).explain(small.net(), *small.data(12))
+    assert not report.known
+    assert "(both without what has a size that data decides)" in " ".join(str(report).split())
+    assert any(line.split()[:1] == ["unknown"] for line in str(report).splitlines())
+    assert report.estimated_bytes < 12 * 8 * 12 * 8  # none of it as if the batch were chosen once for each sample
 
 
 def test_json_holds_everything():

@@ -21,10 +21,12 @@ from torch._guards import TracingContext
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .. import where
+from ..operands import outputs
 
 # Dynamo's settings while we capture. (capture_settings also adds to ignore_logging_functions.)
 CAPTURE: dict[str, Any] = {
     "allow_rnn": True,
+    "allow_unspec_int_on_nn_module": True,
     "capture_dynamic_output_shape_ops": True,
     "optimize_ddp": False,
 }
@@ -180,6 +182,16 @@ def inputs(gm: fx.GraphModule) -> list[Input]:
     return found
 
 
+def differentiable_outputs(gm: fx.GraphModule) -> list[fx.Node]:
+    """The outputs that a backward may start from."""
+    return [o for o in dict.fromkeys(outputs(gm)) if isinstance(o, fx.Node) and _requires_grad(o)]
+
+
+def _requires_grad(node: fx.Node) -> bool:
+    value = node.meta.get("example_value")
+    return isinstance(value, torch.Tensor) and value.requires_grad and node.op != "placeholder"
+
+
 def _chain(source: Any) -> Iterator[Any]:
     while source is not None:
         yield source
@@ -256,10 +268,17 @@ def is_argument(source: Any) -> bool:
 
 
 def line_that_fixed(gm: fx.GraphModule, given: Input, dim: int) -> where.Frame | None:
-    """The user's line that made the size of ``dim`` a constant, from the guards of the capture."""
+    """The user's line that made the size of ``dim`` a constant, from the guards of the capture.
+
+    A size that is found equal to another's is a constant when that is. From then on no guard names them: the last
+    one that does is it, and those before it are harmless comparisons.
+    """
     env = given.fake.fake_mode.shape_env
     name = f"{given.name}.size()[{dim}]"
     symbols = {s for s, sources in env.var_to_sources.items() if any(source_name(x) == name for x in sources)}
-    guards = [g for g in env.guards if symbols & g.expr.free_symbols]
-    guards.sort(key=lambda g: not (isinstance(g.expr, sympy.Eq) and len(g.expr.free_symbols) == 1))
-    return where.of_comment(str(guards[0].sloc.maybe_user_loc or "")) if guards else None
+    last = None
+    for guard in env.guards:
+        if symbols & guard.expr.free_symbols:
+            last = guard
+            symbols |= guard.expr.free_symbols if isinstance(guard.expr, sympy.Eq) else set()
+    return where.of_comment(str(last.sloc.maybe_user_loc or "")) if last is not None else None

@@ -26,8 +26,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils import _python_dispatch
 
 from .. import where
-from . import breaks, dynamo, floats
-from .reasons import OPTIMIZER, Reason, is_expected
+from . import breaks, dynamo, floats, idle, lists
+from .reasons import LIST, OPTIMIZER, Reason, is_expected
 
 # The wrapper that every optimizer class puts around its step: one code object for all of them.
 STEP_CODE = next(
@@ -68,9 +68,12 @@ class Watch:
 
     on_recompile_limit: Callable[[RecompileLimit], None]
     run_closure: Callable[[Callable[[], Any]], Any]  # captures what an optimizer's closure calls
+    rows: int  # the batch size
     dropped: list[Reason] = field(default_factory=list)
     breaks_before: int = 0
     frames_before: int = 0
+    graphs: int = 0  # that were worth capturing
+    idle: bool = False  # whether a function ran as it is because its captures were not
 
     def reasons(self) -> list[Reason]:
         """Why running functions were dropped; then others of this call; then its breaks of graphs."""
@@ -91,6 +94,12 @@ def frames_seen() -> int:
     return dynamo_utils.counters["frames"]["total"]
 
 
+def tell_of_graph() -> None:
+    """A graph has come that holds the batch, or that a backward may go through."""
+    if _watching.now is not None:
+        _watching.now.graphs += 1
+
+
 class _Watching(threading.local):
     now: Watch | None = None
 
@@ -109,12 +118,12 @@ _undo: list[Callable[[], None]] = []
 
 @contextmanager
 def watching(
-    on_recompile_limit: Callable[[RecompileLimit], None], run_closure: Callable[[Callable[[], Any]], Any]
+    on_recompile_limit: Callable[[RecompileLimit], None], run_closure: Callable[[Callable[[], Any]], Any], rows: int
 ) -> Iterator[Watch]:
     """Keep optimizers from Dynamo, and be told what it drops, until the block ends."""
     outer = _watching.now
     before = len(dynamo_utils.graph_break_reasons), frames_seen()
-    watch = Watch(on_recompile_limit, run_closure, [], *before)
+    watch = Watch(on_recompile_limit, run_closure, rows, [], *before)
     _watching.now = watch
     _acquire()
     try:
@@ -134,6 +143,8 @@ def _acquire() -> None:
                 staticmethod(_check_inlineable),
             )
             _replace(VariableBuilder, "_wrap", _wrap)
+            _replace(symbolic_convert.InstructionTranslatorBase, "_load_attr", _load_attr)
+            _replace(symbolic_convert.InstructionTranslatorBase, "call_function", _call_function)
             _replace(convert_frame.CatchErrorsWrapper, "__call__", _convert)
             _replace(convert_frame, "exceeds_recompile_limit", _exceeds_recompile_limit)
             _replace(convert_frame, "format_error_msg", _format_error_msg)
@@ -165,6 +176,8 @@ def _replace(owner: Any, name: str, value: Any) -> None:
 
 _original_check = symbolic_convert.InliningInstructionTranslator.check_inlineable
 _original_wrap = VariableBuilder._wrap
+_original_load_attr = symbolic_convert.InstructionTranslatorBase._load_attr
+_original_call = symbolic_convert.InstructionTranslatorBase.call_function
 _original_convert = convert_frame.CatchErrorsWrapper.__call__
 _original_exceeds = convert_frame.exceeds_recompile_limit
 _original_compile = convert_frame._compile
@@ -192,9 +205,28 @@ def _check_inlineable(func: Any) -> Any:
 
 def _wrap(self: Any, value: Any) -> Any:
     """An optimizer is an object like any other. (Dynamo would capture anew for each, and set its options.)"""
-    if isinstance(value, torch.optim.Optimizer) and _is_traced_by_us():
-        return self.wrap_user_defined(value)
+    if _is_traced_by_us():
+        if known := lists.restored(self, value) or lists.of_method(self, value):
+            return known
+        lists.seen(self.tx, value)
+        if isinstance(value, torch.optim.Optimizer):
+            return self.wrap_user_defined(value)
     return _original_wrap(self, value)
+
+
+def _load_attr(self: Any, name: str) -> None:
+    if _is_traced_by_us():
+        lists.loaded(self, _original_load_attr, name)
+    else:
+        _original_load_attr(self, name)
+
+
+def _call_function(self: Any, fn: Any, args: list, kwargs: dict[str, Any]) -> None:
+    """Break the graph where a list of one value a sample becomes a tensor."""
+    watch = _watching.now
+    if watch is not None and _is_traced_by_us() and lists.makes_tensor(self, fn, args, watch.rows):
+        unimplemented(gb_type=LIST, context=args[0].source.name, explanation=LIST, hints=[])
+    _original_call(self, fn, args, kwargs)
 
 
 def _convert(self: Any, *args: Any) -> ConvertFrameReturn:
@@ -203,9 +235,16 @@ def _convert(self: Any, *args: Any) -> ConvertFrameReturn:
         return _original_convert(self, *args)
     if args[0].f_code is VMAP_CODE or _is_within_step(args[0].f_code):
         return ConvertFrameReturn(FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP), apply_to_code=False)
+    watch, code = _watching.now, args[0].f_code
+    if idle.is_idle(code):
+        watch.idle = True
+        return idle.as_it_is()
     with convert_frame.compile_lock:
         floats.forget_floats()
-        return _original_convert(self, *args)
+        graphs = watch.graphs
+        result = _original_convert(self, *args)
+        idle.count(code, result, worth=watch.graphs != graphs)
+    return result
 
 
 def _is_within_step(code: CodeType) -> bool:

@@ -6,7 +6,7 @@ is allowed where nothing was declared, and an error is given only where nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -47,12 +47,17 @@ class Call:
     settings: Settings
     batch: int
     leaves: dict[int, Leaf] = field(default_factory=dict)  # by id of the tensor
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # the step's, by name
+
+    def lists(self) -> str:
+        """The arguments that are Python lists of one value a sample."""
+        return ", ".join(n for k, v in self.arguments.items() for n in batches.lists(k, v, self.batch))
 
     def on_recompile_limit(self, hit: RecompileLimit) -> None:
         """An error where Dynamo would now run a frame that holds the batch uncompiled."""
         if any(self.carries_batch(v) for v in hit.variables.values()):
-            reason = recompilation(hit.reason)
-            raise errors.error("AC023", where.of_code(hit.code), limit=hit.times, config=hit.config, reason=reason)
+            facts = {"limit": hit.times, "config": hit.config, "reason": recompilation(hit.reason)}
+            raise errors.error("AC023", where.of_code(hit.code), **facts)
 
     def carries_batch(self, value: Any) -> bool:
         """Whether a variable of a frame holds a tensor that carries the batch."""
@@ -272,6 +277,9 @@ def _became_constant(carrier: Carrier, gm: fx.GraphModule, settings: Settings, a
         return
     if carrier.kind in PRIMARY:
         if alone and carrier.kind != CARRIED:
+            call = current_call()
+            if call is not None and (lists := call.lists()):
+                raise errors.error("AC040", line, lists=lists, **facts)
             raise errors.error("AC015", line, **facts)
         errors.warn("AC016", settings, line, **facts)
     at = f" at {line.where}" if line else ""

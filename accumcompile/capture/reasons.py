@@ -21,6 +21,7 @@ class Reason:
 FAILED = "Dynamo failed to trace it"
 UNTRACEABLE = "PyTorch cannot trace it for a batch whose size varies"
 OPTIMIZER = "an optimizer runs once per step, uncompiled"
+LIST = "a tensor is made of a Python list"
 
 # Every step breaks like this.
 EXPECTED = ("Tensor.backward() call", "Optimizer.zero_grad", OPTIMIZER)
@@ -44,6 +45,7 @@ RESUMABLE = "move that line out of the try, loop or with around it, or out of {d
 # What to write instead, by a word of Dynamo's reason; then for any other break, and for a function dropped.
 FIXES: tuple[tuple[str, str], ...] = (
     ("backwards hooks", "register the hook on parameters or tensors (p.register_hook), not on a module"),
+    (LIST, "make it before the step: pass torch.tensor(labels) in place of the list"),
     ("Reconstruction failure", "make that object before the step, and not in it"),
     ("data-dependent expression", "keep such numbers in tensors (mask, gather, index_add), or out of forward and loss"),
     ("torch.compiler.disable", "let Dynamo see that function, or move the call behind backward()"),

@@ -41,6 +41,7 @@ class _Retrace:
     undo: ExitStack
     tries: int = 0
     has_forgotten: bool = False
+    reads_lists: bool = False
 
 
 class _Retraces(threading.local):
@@ -73,6 +74,17 @@ def retrace_if_floats_are_left() -> None:
     if not now.has_forgotten and forget_floats():
         now.has_forgotten = True
         raise _Restart(restart_reason="accumcompile: floats of an earlier capture")
+
+
+def reads_lists() -> bool:
+    """Whether the current frame is traced again because it reads a list that it appends to."""
+    return _retrace_of_frame().reads_lists
+
+
+def read_lists() -> None:
+    """Have Dynamo trace the current frame again, in which a list is read that was appended to."""
+    _retrace_of_frame().reads_lists = True
+    raise _Restart(restart_reason="accumcompile: a list is appended to and read")
 
 
 def _retrace_of_frame() -> _Retrace:

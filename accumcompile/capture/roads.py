@@ -56,6 +56,7 @@ class Roads:
         self.beside = beside  # positions of the outputs beside the loss that stay differentiable
         self.changeable = changeable
         self.road = "inference"
+        self.linear = False  # whether the loss's backward is proven linear in its tangent
         self.traced = False  # whether AOTAutograd has come to hand us what it traced
         self.tangents = 0  # how many of the outputs a gradient can arrive for
         self.read: set[int] = set()  # positions of the inputs that the backward reads themselves, as eager's does
@@ -73,7 +74,8 @@ class Roads:
         self.tangents = len(aot_api.tangents(joint))
         self.mutated = aot_api.mutated_inputs(joint)
         self.reads = inputs_behind(joint, self.beside) if self.beside else []
-        if self.wants_fused and is_fusable(joint, num_fwd_outputs):
+        self.linear = self.wants_fused and has_linear_backward(joint, num_fwd_outputs)
+        if self.linear and not computes_in_float16(joint):
             self.road = "fused"
             self.kept = Kept(joint, num_fwd_outputs, sorted(self.read & self.changeable.given - set(self.mutated)))
             return self.kept.forward, self.kept.backward
@@ -110,15 +112,18 @@ def inputs_behind(joint: GraphModule, positions: Sequence[int]) -> list[int]:
     return [i for i, node in enumerate(given) if node in sources]
 
 
-def is_fusable(joint: GraphModule, num_fwd_outputs: int) -> bool:
-    """One scalar tangent, no float16 to underflow before a GradScaler's factor arrives, and proven linear."""
+def has_linear_backward(joint: GraphModule, num_fwd_outputs: int) -> bool:
+    """One scalar tangent, and every gradient proven linear in it."""
     tangents = aot_api.tangents(joint)
     if len(tangents) != 1 or tangents[0].meta["val"].dim() != 0:
         return False
-    values = [n.meta.get("val") for n in joint.graph.nodes]
-    if any(isinstance(v, torch.Tensor) and v.dtype == torch.float16 for v in values):
-        return False
     return is_linear(joint, tangents[0], outputs(joint)[num_fwd_outputs:])
+
+
+def computes_in_float16(joint: GraphModule) -> bool:
+    """Whether a gradient may underflow before a GradScaler's factor arrives, which is outside of the graph."""
+    values = [n.meta.get("val") for n in joint.graph.nodes]
+    return any(isinstance(v, torch.Tensor) and v.dtype == torch.float16 for v in values)
 
 
 def is_linear(joint: GraphModule, tangent: Node, gradients: list[Node | None]) -> bool:

@@ -142,7 +142,8 @@ class Net:
     def must_look(self) -> bool:
         """Whether anything may have changed since a call in which all was well."""
         state = self.call.settings.state
-        return self.watch.captured_anew or state.get("clean") != self.watch.frames_before or "dropped" in state
+        seen = self.watch.captured_anew or state.get("clean") != self.watch.frames_before
+        return seen or self.watch.idle or "dropped" in state
 
     def judge(self, found: Reached) -> None:
         """Say what ran on the full batch."""
@@ -237,4 +238,4 @@ def _hook(change: int) -> None:
     with _lock:
         _calls += change
         torch.autograd._engine_run_backward = _watched_engine if _calls else _engine
-        setattr(apis, "vmap_impl", chunks.vmap_impl if _calls else chunks.original)  # noqa: B010
+        apis.vmap_impl = chunks.vmap_impl if _calls else chunks.original  # type: ignore[assignment]

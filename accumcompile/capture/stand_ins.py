@@ -51,11 +51,12 @@ def tried(graph: fx.Graph) -> Tried | None:
 
 
 def _error_of(node: fx.Node, args: tuple, kwargs: Mapping[str, Any]) -> Exception | None:
+    target: Any = node.target
     try:
         if node.op == "call_method":
-            getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        elif callable(node.target):
-            node.target(*args, **kwargs)
+            getattr(args[0], target)(*args[1:], **kwargs)
+        else:
+            target(*args, **kwargs)
     except torch.OutOfMemoryError:
         return None
     except Exception as error:

@@ -7,10 +7,10 @@ from functools import partial, reduce
 
 import torch
 
+from ..carry import WIDER
 from ..operands import shape_of
 from ..placement import R
 from .rule import Alignment, Facts, align_dims
-from .views import bounds, takes_all
 
 aten = torch.ops.aten
 
@@ -60,23 +60,6 @@ def _biased(facts: Facts, out: list[str], a: list[str], b: list[str]) -> Alignme
     return align_dims(facts, [bias, a, b], [out])
 
 
-def slice_(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
-    """A slice that takes the whole dimension is its operand; one that takes whole blocks takes local blocks."""
-    facts = body.facts(node)
-    dim = facts.argument(1, "dim", 0) % len(facts.shapes[0])
-    placement = body.placement(node)
-    if takes_all(facts, dim):
-        return args[0]
-    if getattr(placement, "dim", None) != dim:
-        return body.call(node.target, args, kwargs)
-    block, start = facts.results[0][dim], bounds(facts, dim)[0]
-    first = facts.batch.quotient(start, block) if start else 0
-    local = body.size(body.shape(node)[dim])
-    begin = body.call(operator.mul, (first, local))
-    end = body.call(operator.mul, (first + 1, local))
-    return body.call(node.target, (args[0], dim, begin, end))
-
-
 def iota(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
     """A range starts at the micro-batch's first row."""
     base = body.call(node.target, args, kwargs)
@@ -101,6 +84,17 @@ def moments(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.No
     m2 = body.call(aten.mul.Tensor, (variance, count))
     rows = [counts, *(body.call(aten.view.default, (v, shape)) for v in (mean, m2))]
     return body.call(aten.cat.default, (rows, 0))
+
+
+def not_cast(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node | None:
+    """What a cast to half precision is made from."""
+    source = node.args[0].meta["val"].dtype
+    return args[0] if source.is_floating_point and source not in WIDER else None
+
+
+def wide_sum(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
+    """A sum of half precision in the dtype in which its kernel adds."""
+    return body.call(node.target, args, kwargs | {"dtype": WIDER[node.meta["val"].dtype]}, like=node)
 
 
 def random(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from . import indexing, local, reductions, views
+from . import indexing, local, reductions, slices, views
 from .ops import moments
 from .optional import OPTIONAL, overload
 from .rule import Rule
@@ -45,8 +45,8 @@ RULES: dict[torch._ops.OpOverload, Rule] = {
     aten.alias.default: Rule("... -> ...", linear=({0},), moves=True),
     aten.detach.default: Rule("... -> ...", linear=({0},), moves=True),
     aten.lift_fresh_copy.default: Rule("... -> ...", linear=({0},), moves=True),
-    prims.convert_element_type.default: Rule("... -> ...", align=local.cast),
-    aten._to_copy.default: Rule("... -> ...", align=local.cast),
+    prims.convert_element_type.default: Rule("... -> ...", align=local.cast, unrounded=local.not_cast),
+    aten._to_copy.default: Rule("... -> ...", align=local.cast, unrounded=local.not_cast),
     aten.eq.Tensor: JUMP,
     aten.ne.Tensor: JUMP,
     aten.ge.Tensor: JUMP,
@@ -77,7 +77,7 @@ RULES: dict[torch._ops.OpOverload, Rule] = {
     aten.view.default: Rule(align=views.view, moves=True, shape_arg=1),
     aten.expand.default: Rule(align=views.expand, moves=True, shape_arg=1),
     aten.permute.default: Rule(align=views.permute, moves=True),
-    aten.slice.Tensor: Rule(align=views.slice_, linear=({0},), moves=True, local=local.slice_),
+    aten.slice.Tensor: Rule(align=slices.slice_, linear=({0},), moves=True, local=slices.local_slice),
     aten.select.int: Rule(align=views.select, moves=True),
     aten.cat.default: Rule(align=views.cat, moves=True),
     aten.flip.default: Rule(align=views.along_many(1), linear=({0},), moves=True),
@@ -89,7 +89,7 @@ RULES: dict[torch._ops.OpOverload, Rule] = {
     aten.repeat.default: Rule(align=views.repeat, moves=True),
     aten.unbind.int: Rule(align=views.unbind, linear=({0},)),
     aten.constant_pad_nd.default: Rule(align=views.pad),
-    aten.slice_scatter.default: Rule(align=views.along(2, default=0), linear=({0, 1},)),
+    aten.slice_scatter.default: Rule(align=slices.slice_scatter, linear=({0, 1},), local=slices.local_slice_scatter),
     aten.select_scatter.default: Rule(align=indexing.select_scatter, linear=({0, 1},)),
     aten.diagonal.default: Rule(align=views.diagonal, linear=({0},)),
     aten.diagonal_scatter.default: Rule(align=views.diagonal_scatter, linear=({0, 1},)),
@@ -102,8 +102,8 @@ RULES: dict[torch._ops.OpOverload, Rule] = {
     prims.inductor_random.default: Rule(align=views.factory, factory=True, shape_arg=0, local=local.random),
     prims.inductor_randint.default: Rule(align=views.factory, factory=True, shape_arg=2, local=local.random),
     # reductions
-    aten.sum.default: Rule("... ->", linear=({0},)),
-    aten.sum.dim_IntList: Rule(align=reductions.over(), linear=({0},)),
+    aten.sum.default: Rule("... ->", linear=({0},), unrounded=local.wide_sum),
+    aten.sum.dim_IntList: Rule(align=reductions.over(), linear=({0},), unrounded=local.wide_sum),
     aten.amax.default: Rule(align=reductions.over(), reduce="max"),
     aten.amin.default: Rule(align=reductions.over(), reduce="min"),
     aten.max.default: Rule("... ->", reduce="max"),
@@ -257,6 +257,12 @@ def rule_of(op: Any) -> Rule | None:
     if found is not None or not isinstance(op, torch._ops.OpOverload):
         return found
     return POINTWISE if torch.Tag.pointwise in op.tags else None
+
+
+def is_constant(node: torch.fx.Node) -> bool:
+    """Whether a node yields one number everywhere: it can be made again in whatever shape, for nothing."""
+    rule = rule_of(node.target)
+    return rule is not None and rule.fill is not None
 
 
 def is_impure(node: torch.fx.Node) -> bool:

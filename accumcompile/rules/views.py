@@ -1,12 +1,10 @@
-"""Alignments of the operators that move data: views, slices, concatenations."""
+"""Alignments of the operators that move data: views, concatenations, paddings. (Slices: `slices`.)"""
 
 from __future__ import annotations
 
-import sys
-
 from ..placement import Size
-from ..sizes import expression
 from .rule import Alignment, Dim, Facts, align_dims
+from .slices import value_of
 
 
 def view(facts: Facts) -> Alignment | None:
@@ -100,53 +98,6 @@ def _one_dim_opaque(facts: Facts, dim: int, results: int = 1) -> Alignment | Non
     return align_dims(facts, [names], [names] * results)
 
 
-def slice_(facts: Facts) -> Alignment | None:
-    """A slice leaves the other dimensions alone; along its own, whole outer factors may be taken."""
-    dim = facts.argument(1, "dim", 0) % len(facts.shapes[0])
-    if takes_all(facts, dim):
-        names = [f"d{i}" for i in range(len(facts.shapes[0]))]
-        return align_dims(facts, [names], [names], linear=({0},))
-    return _slice_of_outer(facts, dim) or _one_dim_opaque(facts, dim)
-
-
-def bounds(facts: Facts, dim: int) -> tuple[Size, Size, Size]:
-    """Start, end and size of the sliced dimension."""
-    size = facts.shapes[0][dim]
-    start, end = (_value(facts.argument(p, n)) for p, n in ((2, "start"), (3, "end")))
-    start = 0 if start is None else start
-    end = size if end is None or end == sys.maxsize else end
-    return start, end, size
-
-
-def _value(argument: object) -> Size | None:
-    """An argument that is a size: a number, or a node that holds one."""
-    if argument is None:
-        return None
-    return expression(argument.meta["val"]) if hasattr(argument, "meta") else expression(argument)
-
-
-def takes_all(facts: Facts, dim: int) -> bool:
-    """Whether a slice takes the whole of its dimension."""
-    start, end, size = bounds(facts, dim)
-    return start == 0 and facts.argument(4, "step", 1) == 1 and facts.batch.equal(end, size)
-
-
-def _slice_of_outer(facts: Facts, dim: int) -> Alignment | None:
-    """``cat([x, y])[n:]``: the dimension is (k n) and whole blocks of n are taken."""
-    start, end, size = bounds(facts, dim)
-    block = facts.results[0][dim]
-    batch = facts.batch
-    if facts.argument(4, "step", 1) != 1 or not batch.in_size(block) or start == end:
-        return None
-    if batch.quotient(size, block) is None or batch.quotient(start, block) is None:
-        return None
-    names = [f"d{i}" for i in range(len(facts.shapes[0]))]
-    left: list[Dim] = [(n,) for n in names]
-    left[dim] = ("blocks", names[dim])
-    sizes = dict(zip(names, facts.results[0], strict=True)) | {"blocks": batch.quotient(size, block)}
-    return Alignment((tuple(left),), (tuple((n,) for n in names),), sizes, (frozenset({0}),))
-
-
 def select(facts: Facts) -> Alignment | None:
     """One index of a dimension: the others stay."""
     dim = facts.argument(1, "dim") % len(facts.shapes[0])
@@ -196,7 +147,7 @@ def pad(facts: Facts) -> Alignment | None:
     """Padded dimensions are mixed; padding with anything but 0 is affine, not linear."""
     padding, value = facts.argument(1, "pad"), facts.argument(2, "value", 0)
     rank = len(facts.shapes[0])
-    mixed = {rank - 1 - i // 2 for i, amount in enumerate(padding) if _value(amount) != 0}
+    mixed = {rank - 1 - i // 2 for i, amount in enumerate(padding) if value_of(amount) != 0}
     names = ["_" if i in mixed else f"d{i}" for i in range(rank)]
     return align_dims(facts, [names], [names], linear=({0},) if value in (0, None) else (set(),))
 

@@ -313,3 +313,19 @@ def pairwise_ranking():
         return (wanted * F.softplus(score - score[:, None])).sum() / wanted.sum()
 
     return fit(model, loss, lambda n: call(torch.randn(n, FEATURES), torch.rand(n)))
+
+
+@row(Cost(loops=1))
+def own_similarity_filled():
+    """`fill_diagonal_` on the similarities of all pairs: embeddings are gathered, the encoder runs in micro-batches."""
+
+    def loss_fn(a, b):
+        z = unit(a + b)
+        similarity = z @ z.T
+        if similarity.shape != (len(a), len(b)):
+            raise ValueError("both views have the same samples")
+        similarity.fill_diagonal_(-9e15)
+        positive = (torch.arange(len(z), device=z.device) + 1) % len(z)
+        return F.cross_entropy(similarity / 0.5, positive)
+
+    return two_towers(loss_fn)

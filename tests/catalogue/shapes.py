@@ -290,3 +290,59 @@ def segment_means_squared():
 
     model = mlp(FEATURES, 8, 3)
     return fit(model, loss, lambda n: call(torch.randn(n, FEATURES), torch.randint(3, (n,))))
+
+
+@row(Cost(loops=1))
+def every_second_sample():
+    """Anchors and positives take turns (SupCon, triplets): pairs of samples stay together, where two divides them."""
+
+    def loss_fn(z, target):
+        pairs = z[: len(z) // 2 * 2]
+        return F.mse_loss(pairs[::2] * pairs[1::2], target[: len(z) // 2])
+
+    return embedded(loss_fn)
+
+
+@row(Cost(loops=1))
+def every_third_sample():
+    """Triplets in a row, each read from its own start."""
+
+    def loss_fn(z, target):
+        anchor, positive, negative = (z[start::3] for start in range(3))
+        return anchor.square().mean() + positive.abs().mean() - 0.1 * negative.mean() + F.mse_loss(z, target)
+
+    return embedded(loss_fn)
+
+
+@row(Cost(loops=1))
+def every_second_sample_replaced():
+    def loss_fn(z, target):
+        mixed = target.clone()
+        mixed[1::2] = z[1::2] * 2
+        return F.mse_loss(mixed, z)
+
+    return embedded(loss_fn)
+
+
+@row(Cost(loops=1))
+def views_interleaved():
+    """Both views of a sample follow each other: nothing needs the batch to be even."""
+
+    def loss_fn(z, target):
+        both = torch.stack([z, target * z.tanh()], dim=1).flatten(0, 1)
+        return F.mse_loss(both[::2], both[1::2])
+
+    return embedded(loss_fn)
+
+
+@row(Cost(loops=1))
+def halves_written():
+    """Both halves of a tensor of two batches are written and read apart, from either end."""
+
+    def loss_fn(z, target):
+        n = len(z)
+        both = torch.zeros_like(torch.cat([z, z]))
+        both[:n], both[n:] = z, z.tanh()
+        return F.mse_loss(both[-n:], both[:-n]) + F.mse_loss(both[:n], target)
+
+    return embedded(loss_fn)

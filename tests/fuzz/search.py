@@ -27,7 +27,7 @@ def step_of(number: int, most: int = LONGEST) -> Program | None:
     return drawn[1] if len(drawn) > 1 else None
 
 
-def smallest(number: int, fails: Callable[[Program], bool]) -> Program:
+def smallest(number: int, fails: Callable[[Program], bool], most: int = LONGEST) -> Program:
     """The step of a seed, which fails, as small as Hypothesis finds one that fails too."""
     found: list[Program] = []
 
@@ -37,8 +37,8 @@ def smallest(number: int, fails: Callable[[Program], bool]) -> Program:
             raise _Found
 
     with suppress(_Found):
-        _search(number, run, (Phase.generate, Phase.shrink))
-    return min(found, key=lambda p: (len(p.ops), len(p.source()))) if found else step_of(number)
+        _search(number, run, (Phase.generate, Phase.shrink), most)
+    return min(found, key=lambda p: (len(p.ops), len(p.source()))) if found else step_of(number, most)
 
 
 def _search(number: int, run: Callable[[Program], None], phases: tuple[Phase, ...], most: int = LONGEST) -> None:

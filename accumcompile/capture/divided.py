@@ -1,0 +1,39 @@
+"""What the rows of a slice along the batch hang on: asked of the batch at hand, and so guarded.
+
+``x[::2]`` of a batch that two divides is split in pairs of samples, and ``x[:n // 2 * 2]`` of one is all of it; of any
+other batch both are gathered. Dynamo captures the step once for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import sympy
+import torch
+from torch.fx import Graph, Node
+
+from ..divisibility import divisors
+from ..sizes import expression
+
+STEPS = {torch.ops.aten.slice.Tensor: 4, torch.ops.aten.slice_scatter.default: 5}  # the argument that is the step
+
+
+def ask_divided(graph: Graph, symbols: Iterable[sympy.Symbol]) -> None:
+    """For each slice along the batch, whether its step divides the dimension, and whether rounding cuts nothing off."""
+    batch = frozenset(symbols)
+    for op, position in STEPS.items():
+        for node in graph.find_nodes(op="call_function", target=op):
+            _ask(node, position, batch)
+
+
+def _ask(node: Node, position: int, batch: frozenset[sympy.Symbol]) -> None:
+    arguments = (*node.args, *(0, None, None, 1)[len(node.args) - position + 3 :])
+    dim, step = arguments[position - 3], arguments[position]
+    part = node.meta["val"] if position == 4 else node.args[1].meta["val"]
+    size, rows = node.args[0].meta["val"].shape[dim], part.shape[dim]
+    if not isinstance(size, torch.SymInt) or not size.node.expr.free_symbols & batch or not isinstance(step, int):
+        return
+    if step > 1:
+        bool(size % step == 0)
+    elif any(divisors(expression(rows))):
+        bool(rows == size)

@@ -1,0 +1,131 @@
+"""Slices, and what puts a slice back: which rows of a dimension are a part of it, and how a micro-batch takes them.
+
+A part is regular where it is the whole dimension, one of several blocks (``cat([x, y])[n:]``), or every so many rows
+(``x[1::2]``): the dimension is then (blocks rows) or (rows every), and may be split along its rows.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sympy
+from torch.fx import Node
+
+from ..placement import Size
+from ..sizes import expression
+from .rule import Alignment, Dim, Facts, align_dims
+
+
+@dataclass(frozen=True)
+class Part:
+    """A regular part of ``dim``: the block that begins ``first`` blocks on, or every ``step``-th row from there on."""
+
+    dim: int
+    first: Size = 0
+    blocks: Size = 1
+    step: int = 1
+
+    @property
+    def everything(self) -> bool:
+        return self.blocks == 1 and self.step == 1
+
+    def factors(self, rows: str) -> Dim:
+        """The dimension that the part is taken from."""
+        return ("blocks",) * (self.blocks != 1) + (rows,) + ("every",) * (self.step != 1)
+
+    def bounds(self, body, rows: object) -> tuple:
+        """Start, end and step of the part in a micro-batch's tensor; ``rows`` is the part's size there."""
+        if self.blocks == 1:
+            return self.first, sys.maxsize, self.step
+        first = body.size(self.first)
+        ends = (first, body.number(operator.add, first, 1))
+        return *(body.number(operator.mul, end, rows) for end in ends), 1
+
+
+def slice_(facts: Facts) -> Alignment | None:
+    """A slice leaves the other dimensions alone; a regular part may be split along its own."""
+    return _aligned(facts, 1, facts.results[0], operands=(True,), results=(False,))
+
+
+def slice_scatter(facts: Facts) -> Alignment | None:
+    """A slice is replaced: the dimensions beside it line up, and its own where the part is regular."""
+    return _aligned(facts, 2, facts.shapes[1], operands=(True, False), results=(True,))
+
+
+def _aligned(
+    facts: Facts, position: int, shape: Sequence[Size], operands: Sequence[bool], results: Sequence[bool]
+) -> Alignment | None:
+    """``operands`` and ``results`` say which hold the whole of the dimension; ``shape`` is the part's."""
+    dim, part = _dim(facts, position), part_of(facts, position, shape)
+    names = [f"d{i}" for i in range(len(shape))]
+    if part is None or not part.everything:
+        names[dim] = "_"
+    found = align_dims(facts, [names] * len(operands), [names] * len(results))
+    if found is None or part is None or part.everything:
+        return found
+    factors = {False: ("rows",), True: part.factors("rows")}
+    sizes = {"rows": shape[dim], "blocks": part.blocks, "every": part.step}
+    before, after = (
+        tuple((*old[:dim], factors[whole], *old[dim + 1 :]) for old, whole in zip(side, holds, strict=True))
+        for side, holds in ((found.operands, operands), (found.results, results))
+    )
+    return Alignment(before, after, found.sizes | sizes)
+
+
+def part_of(facts: Facts, position: int, shape: Sequence[Size]) -> Part | None:
+    """The part of ``shape`` that is named by dim, start, end and step, from ``position`` on; None if irregular."""
+    batch, dim = facts.batch, _dim(facts, position)
+    size, rows = facts.shapes[0][dim], shape[dim]
+    start = _from_the_front(value_of(facts.argument(position + 1, "start")) or 0, size)
+    step = facts.argument(position + 3, "step", 1)
+    if start == 0 and batch.equal(rows, size):
+        return Part(dim)
+    if not isinstance(step, int) or not batch.in_size(rows):
+        return None
+    if step > 1:
+        regular = start in range(step) and batch.equal(rows * step, size)
+        return Part(dim, start, step=step) if regular else None
+    blocks, first = batch.quotient(size, rows), batch.quotient(start, rows)
+    return None if blocks is None or first is None else Part(dim, first, blocks)
+
+
+def _dim(facts: Facts, position: int) -> int:
+    return facts.argument(position, "dim", 0) % len(facts.shapes[0])
+
+
+def value_of(argument: object) -> Size | None:
+    """An argument that is a size: a number, or a node that holds one."""
+    if argument is None:
+        return None
+    return expression(argument.meta["val"]) if isinstance(argument, Node) else expression(argument)
+
+
+def _from_the_front(start: Size, size: Size) -> Size:
+    """A negative start counts from the end."""
+    return start + size if sympy.sympify(start).is_negative else start
+
+
+def local_slice(body, node: Node, args: tuple, kwargs: dict) -> Node:
+    """A slice that takes the whole dimension is its operand; a regular part of a split one is the micro-batch's."""
+    facts = body.facts(node)
+    part = part_of(facts, 1, facts.results[0])
+    if part is not None and part.everything:
+        return args[0]
+    if part is None or getattr(body.placement(node), "dim", None) != part.dim:
+        return body.call(node.target, args, kwargs)
+    rows = body.size(body.shape(node)[part.dim])
+    return body.call(node.target, (args[0], part.dim, *part.bounds(body, rows)))
+
+
+def local_slice_scatter(body, node: Node, args: tuple, kwargs: dict) -> Node:
+    """The micro-batch's part is replaced where the dimension is split."""
+    facts = body.facts(node)
+    part = part_of(facts, 2, facts.shapes[1])
+    if part is None or getattr(body.placement(node), "dim", None) != part.dim:
+        return body.call(node.target, args, kwargs)
+    size = body.size(body.shape(node)[part.dim])
+    rows = body.number(operator.floordiv, size, body.size(part.blocks))
+    return body.call(node.target, (*args[:2], part.dim, *part.bounds(body, rows)))
