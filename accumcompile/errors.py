@@ -156,6 +156,11 @@ MESSAGES: dict[str, Message] = {
         "operator of your own (register_rule)",
         "an estimated peak of {peak}, where the full batch at once has {full}",
     ),
+    "AC037": Message(
+        "the rest of the step runs on the full batch from now on",
+        "after this break it was captured anew too often ({limit} times), the last time because {reason}",
+        "keep that value the same between calls, make it a tensor, or raise torch._dynamo.config.{config}",
+    ),
     "AC038": Message(
         "a {kind} is among the values",
         "a tensor made of tensors, and of ranks perhaps, is split along time only when ranks are: not yet",
