@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from . import errors
-from .capture import dynamo, dynamo_hooks, floats, frames, retrace, safety, symbolic
+from .capture import breaks, dynamo, dynamo_hooks, floats, frames, retrace, safety, symbolic
 from .options import Options, Settings
 
 symbolic.register()
@@ -45,7 +45,7 @@ def backend_of(settings: Settings) -> Callable[..., Any]:
 
 def compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], settings: Settings) -> Callable[..., Any]:
     """Split a graph that holds the batch; a graph without one (clipping, an optimizer) runs as it is."""
-    with retrace.last_trace():
+    with retrace.last_trace(), breaks.bugs_named():
         return _compile_graph(gm, example_inputs, settings)
 
 

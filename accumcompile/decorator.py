@@ -34,6 +34,7 @@ class AccumulatedStep:
         named = batches.arguments(self._signature, args, kwargs)
         batch = batches.find(named, self.settings.options.batch_dims, self.settings)
         if batch.size == 1:  # one sample cannot be split, and Dynamo would make its size a constant
+            self.settings.note("a batch of one runs as it is")
             return self.fn(*args, **kwargs)
         mode = dynamo_hooks.dispatch_mode()
         if mode is not None:

@@ -36,7 +36,7 @@ class Message:
     cost: str = ""
 
 
-_FROM_THE_TENSOR = "compute sizes from the tensor (x.shape[0]) instead of writing the number"
+_FROM_THE_TENSOR = "where a number is written for it, write the tensor's size (x.shape[0])"
 _ONLY_NUMBERS = "\ncall what takes only numbers (math.log, torch.linspace) in a function under torch.compiler.disable"
 
 MESSAGES: dict[str, Message] = {
@@ -151,10 +151,15 @@ MESSAGES: dict[str, Message] = {
     ),
     "AC035": Message(
         "little of the step could be split",
-        "from this line on it runs on the full batch; explain() lists what does",
-        "write the step for the batch as one (no chunk, split or loop over its samples); a rule splits an operator of "
-        "your own (register_rule)",
+        "this line takes the whole batch, and what is computed from it runs whole; explain() lists what does",
+        "mix, cut or pick samples before the step, or where they are small, behind the model; a rule splits an "
+        "operator of your own (register_rule)",
         "an estimated peak of {peak}, where the full batch at once has {full}",
+    ),
+    "AC037": Message(
+        "the rest of the step runs on the full batch from now on",
+        "after this break it was captured anew too often ({limit} times), the last time because {reason}",
+        "keep that value the same between calls, make it a tensor, or raise torch._dynamo.config.{config}",
     ),
     "AC038": Message(
         "a {kind} is among the values",

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from accumcompile import AccumulateWarning
+
 pytestmark = [
     pytest.mark.usefixtures("fresh_dynamo"),
     pytest.mark.filterwarnings("ignore::accumcompile.AccumulateWarning"),
@@ -105,3 +107,16 @@ def test_numbers_for_the_log_cost_nothing():
 
     ran = capturing.same(step, small.net(), sizes=SIZES)
     assert ran.roads.count("fused") == len(SIZES)
+
+
+@pytest.mark.filterwarnings("default::accumcompile.AccumulateWarning")
+def test_a_list_that_is_never_twice_as_long_runs_whole_in_the_end():
+    """As with plain torch.compile, and said; the model before it is split as ever."""
+    step = trained(rows_of_one_class)
+    ours, model = small.eager(step, steps=3), small.net()
+    with torch._dynamo.config.patch(recompile_limit=3), pytest.warns(AccumulateWarning, match="AC037") as said:
+        for seed in range(8):
+            small.assert_equal(ours, model, *small.data(12, seed))
+            model.zero_grad()
+    assert len([w for w in said if getattr(w.message, "code", "") == "AC037"]) == 1
+    assert (12, 3) in small.runs(ours, model, *small.data(12, 20))

@@ -98,16 +98,20 @@ def test_a_line_inside_of_which_dynamo_fails_is_a_break():
     assert all(len(run.split) == 3 for run in ran.runs)
 
 
-def test_a_bug_of_ours_is_not_taken_for_one_of_pytorchs(monkeypatch):
-    """What fails when the tracing is over is an internal error, with the line that was worked on."""
+@pytest.mark.parametrize("by", (capturing.decorated, capturing.by_name), ids=lambda f: f.__name__)
+def test_a_bug_of_ours_is_not_taken_for_one_of_pytorchs(by, monkeypatch):
+    """What fails when the tracing is over is named as ours, with the line that was worked on."""
 
     def broken(gm, compiled, note):
         node = next(n for n in gm.graph.nodes if n.op == "call_function")
         raise LookupError(f"a bug at {node.op}")
 
     monkeypatch.setattr(roads, "improve", broken)
+    step, _ = by(small.plain)
+    model = small.net()
     with pytest.raises(BuildError) as caught:
-        small.eager(small.plain)(small.net(), *small.data(12))
-    assert caught.value.code == "AC901"
-    assert "LookupError: a bug at call_function" in str(caught.value)
+        step(model, *small.data(12))
+    assert "AC901: internal check failed: LookupError: a bug at call_function\n" in str(caught.value)
+    assert "please report this" in str(caught.value)
     assert caught.value.frame.code == "return self.second(torch.relu(self.first(x)))"
+    assert all(p.grad is None for p in model.parameters())

@@ -8,17 +8,21 @@ internals. Here all are alike, unless eager fails on that line too: then that is
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from traceback import walk_tb
 from types import CellType
 from typing import Any, NoReturn
 
 import torch
+from torch import fx
 from torch._dynamo import symbolic_convert
 from torch._dynamo.exc import (
     InternalTorchDynamoError,
     TorchDynamoException,
     TorchRuntimeError,
     UncapturedHigherOrderOpError,
+    exceptions_allowed_to_be_fallback,
     unimplemented,
 )
 
@@ -115,6 +119,30 @@ def dropping(capture: Callable[..., Any], active: Callable[[], bool]) -> Callabl
             _break(error)
 
     return captures
+
+
+@contextmanager
+def bugs_named() -> Iterator[None]:
+    """Around our own work: what is raised there, and meant for nobody, is a bug of ours.
+
+    Raises:
+        BuildError: AC901.
+    """
+    try:
+        yield
+    except (TorchDynamoException, *exceptions_allowed_to_be_fallback):
+        raise  # ours are among them, and what Dynamo waits for
+    except Exception as error:
+        why = "nothing ran, and nothing has changed"
+        line = _line_at_hand(error) or where.here()
+        raise errors.error("AC901", line, what=f"{type(error).__name__}: {error}", why=why) from error
+
+
+def _line_at_hand(error: Exception) -> where.Frame | None:
+    """The user's line that the node comes from which was worked on."""
+    nodes = (frame.f_locals.get("node") for frame, _ in walk_tb(error.__traceback__))
+    lines = [where.user_frame(node.meta.get("stack_trace")) for node in nodes if isinstance(node, fx.Node)]
+    return next(filter(None, reversed(lines)), None)
 
 
 def _is_on_purpose(error: Exception) -> bool:

@@ -54,10 +54,17 @@ class Call:
         return ", ".join(n for k, v in self.arguments.items() for n in batches.lists(k, v, self.batch))
 
     def on_recompile_limit(self, hit: RecompileLimit) -> None:
-        """An error where Dynamo would now run a frame that holds the batch uncompiled."""
-        if any(self.carries_batch(v) for v in hit.variables.values()):
-            facts = {"limit": hit.times, "config": hit.config, "reason": recompilation(hit.reason)}
+        """An error where Dynamo would now run a frame that holds the batch uncompiled.
+
+        What comes after a break may run so: the safety net looks at each backward from then on.
+        """
+        if not any(self.carries_batch(v) for v in hit.variables.values()):
+            return
+        facts = {"limit": hit.times, "config": hit.config, "reason": recompilation(hit.reason)}
+        if not where.is_resumed(hit.code):
             raise errors.error("AC023", where.of_code(hit.code), **facts)
+        self.settings.state["dropped"] = True
+        errors.warn("AC037", self.settings, where.of_code(hit.code), **facts)
 
     def carries_batch(self, value: Any) -> bool:
         """Whether a variable of a frame holds a tensor that carries the batch."""

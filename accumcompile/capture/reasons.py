@@ -40,6 +40,7 @@ REWORDED: tuple[tuple[str, str], ...] = (
 )
 
 OWN_FUNCTION = "put forward and loss into a function of their own, and call it from the step"
+RESUMABLE = "move that line out of the try, loop or with around it, or out of {dropped}"
 
 # What to write instead, by a word of Dynamo's reason; then for any other break, and for a function dropped.
 FIXES: tuple[tuple[str, str], ...] = (
@@ -57,15 +58,16 @@ def is_expected(reason: Reason) -> bool:
     return not reason.dropped and any(text in reason.text for text in EXPECTED)
 
 
-def explained(reasons: Sequence[Reason]) -> dict[str, str]:
-    """Why and fix, from the first of Dynamo's reasons."""
+def explained(reasons: Sequence[Reason], step: str = "") -> dict[str, str]:
+    """Why and fix, from the first of Dynamo's reasons. A function dropped that is not the ``step`` is one already."""
     if not reasons:
         return {"why": "Dynamo did not capture it and gave no reason", "fix": OWN_FUNCTION}
     reason = reasons[0]
     at = f" at {reason.frame.where}" if reason.frame else ""
     what = f"Dynamo dropped {reason.dropped}, because it cannot resume after" if reason.dropped else "Dynamo made"
     fixes = (fix for word, fix in FIXES if word in reason.text)
-    fix = next(fixes, OWN_FUNCTION if reason.dropped else AFTER_BACKWARD)
+    otherwise = AFTER_BACKWARD if not reason.dropped else OWN_FUNCTION if reason.dropped == step else RESUMABLE
+    fix = next(fixes, otherwise.format(dropped=reason.dropped))
     return {"why": f"{what} a graph break{at}:\n{summary(reason.text)}", "fix": fix}
 
 

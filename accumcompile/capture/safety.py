@@ -151,7 +151,7 @@ class Net:
         if not full and not found.handed_over:
             return
         line, settings = where.here(), self.call.settings
-        facts = explained(self.watch.reasons()) | {"batch": str(self.call.batch)}
+        facts = explained(self.watch.reasons(), settings.name.rpartition(".")[2]) | {"batch": str(self.call.batch)}
         if not full:
             errors.warn("AC030", settings, line, **facts)
         elif found.ours:
