@@ -18,8 +18,10 @@ FLOORS = ((1e-6, 5e-7), (2e-3, 2.5e-4), (1.0, 2e-3))  # float32, float16, bfloat
 TOLERANCES = ((1e-6, 1e-4), (2e-3, 5e-3), (1.0, 3e-2))  # a difference, where there is no reference
 
 # An element of a gradient is "zero up to rounding" where two runs differ by more than the first of these of
-# itself, and by less than the second of the largest element in all of the model's gradients.
+# itself, and by less than the second of the largest element in all of the model's gradients; or where it is
+# itself no more than a few roundings of that: two such numbers may agree by chance.
 ROUNDING_EXACT, ROUNDING = (1e-8, EXACT), (1e-1, 1e-2)
+FEW_ROUNDINGS = 10
 
 
 def of_precision(table: tuple[tuple[float, float], ...], eps: float) -> float:
@@ -143,10 +145,12 @@ class Comparison:
         for gradients in zip(*(history or [] for history in histories), strict=False):
             if any(gradient is None for gradient in gradients):
                 continue
+            tiny = FEW_ROUNDINGS * torch.finfo(gradients[0].dtype).eps * scale
             first, *others = map(wide, gradients)
             for other in others:
                 difference = (other - first).abs()
-                apart = (difference > of_itself * first.abs()) & (difference <= of_largest * scale)
+                unlike = (difference > of_itself * first.abs()) | (first.abs() <= tiny)
+                apart = unlike & (difference <= of_largest * scale)
                 mask = apart if mask is None else mask | apart
         return mask
 
