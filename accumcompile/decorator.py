@@ -36,7 +36,7 @@ class AccumulatedStep:
         if batch.size == 1:  # one sample cannot be split, and Dynamo would make its size a constant
             self.settings.note("a batch of one runs as it is")
             return self.fn(*args, **kwargs)
-        mode = dynamo_hooks.dispatch_mode()
+        mode = dynamo.dispatch_mode()
         if mode is not None:
             raise errors.error("AC022", where.here(), mode=mode)
         self._forget_other_options()

@@ -18,6 +18,7 @@ import torch
 from torch import fx
 from torch._dynamo import config, decorators, eval_frame
 from torch._guards import TracingContext
+from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .. import where
@@ -85,6 +86,14 @@ def compiled(fn: Callable[..., Any], backend: Callable[..., Any]) -> Callable[..
 def is_tracing() -> bool:
     """Whether a graph is being traced now: AOTAutograd, too, runs backwards then."""
     return TracingContext.try_get() is not None
+
+
+def dispatch_mode() -> str | None:
+    """The name of an active TorchDispatchMode under which Dynamo captures nothing."""
+    for mode in reversed(_python_dispatch._get_current_dispatch_mode_stack()):
+        if not mode.is_infra_mode() and not mode.ignore_compile_internals():
+            return type(mode).__name__
+    return None
 
 
 def untraced(fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -23,7 +23,6 @@ from torch._dynamo.exc import unimplemented
 from torch._dynamo.types import ConvertFrameReturn, FrameAction, FrameExecStrategy
 from torch._dynamo.variables.builder import VariableBuilder
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.utils import _python_dispatch
 
 from .. import where
 from . import breaks, compiling, dynamo, floats, idle, lists
@@ -299,11 +298,3 @@ def _format_error_msg(exc: Exception, code: Any, *args: Any, **kwargs: Any) -> s
             _dropped[_place(code)] = reason
             _watching.now.dropped.append(reason)
     return _original_format(exc, code, *args, **kwargs)
-
-
-def dispatch_mode() -> str | None:
-    """The name of an active TorchDispatchMode under which Dynamo captures nothing."""
-    for mode in reversed(_python_dispatch._get_current_dispatch_mode_stack()):
-        if not mode.is_infra_mode() and not mode.ignore_compile_internals():
-            return type(mode).__name__
-    return None
