@@ -5,6 +5,7 @@ TORCH  ?= torch==2.13.0
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PYTEST_ARGS ?=
 N ?= 5000
+LOWERING ?= eager
 
 BIN   := .venv/bin
 KEY   := $(shell (cat pyproject.toml; echo '$(TORCH)') | cksum | tr ' ' '-')
@@ -39,9 +40,9 @@ test-full: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
 
-# N random training steps: an hour or two on two cores for the default.
+# N random training steps: an hour or two on two cores for the default. LOWERING=inductor: shorter steps, 10 s each.
 fuzz: $(READY)
-	$(BIN)/python tests/fuzz $(N)
+	$(BIN)/python tests/fuzz $(N) --lowering $(LOWERING)
 
 models: $(READY)
 	$(BIN)/python tests/models --write docs/coverage_models.md

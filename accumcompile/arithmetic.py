@@ -53,7 +53,7 @@ def _emit(graph: Graph, expr: sympy.Basic, arguments: list[Number], symbol: Call
         return apply(graph, first_that_holds, *arguments)
     if isinstance(expr, sympy.Pow) and expr.exp == -1:
         return apply(graph, operator.truediv, 1, arguments[0])
-    row = next((target for kind, target in _TABLE.items() if isinstance(expr, kind)), None)
+    row: Any = next((target for kind, target in _TABLE.items() if isinstance(expr, kind)), None)
     if row is None:
         raise errors.error(
             "AC901", what=f"no arithmetic for {type(expr).__name__}", why=f"it is part of a size: {expr}"

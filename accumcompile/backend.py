@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from .capture import dynamo, floats, frames, retrace, safety, symbolic
+from . import errors
+from .capture import breaks, dynamo, dynamo_hooks, floats, frames, retrace, safety, symbolic
 from .options import Options, Settings
 
 symbolic.register()
@@ -44,7 +45,7 @@ def backend_of(settings: Settings) -> Callable[..., Any]:
 
 def compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], settings: Settings) -> Callable[..., Any]:
     """Split a graph that holds the batch; a graph without one (clipping, an optimizer) runs as it is."""
-    with retrace.last_trace():
+    with retrace.last_trace(), breaks.bugs_named():
         return _compile_graph(gm, example_inputs, settings)
 
 
@@ -52,9 +53,12 @@ def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], setti
     if frames.current_call() is None:
         retrace.retrace_if_floats_are_left()
     batch = frames.find_batch(gm, settings)
+    if batch is not None or dynamo.differentiable_outputs(gm):
+        dynamo_hooks.tell_of_graph()
     settings.state["differentiates"] = settings.state.get("differentiates", False) or dynamo.differentiates(gm)
     if batch is None:
         return safety.without_batch(gm.forward)
+    _check_plain(gm)
     if not batch.symbols:
         return gm.forward
     frames.warn_of_last_capture(settings)
@@ -64,4 +68,11 @@ def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], setti
         run = split(gm, example_inputs, batch, settings)
     if not frames.is_still_symbolic(gm, settings):
         return safety.without_batch(gm.forward)
-    return safety.split(frames.remembering(run, gm, batch))
+    return safety.split(frames.remembering(dynamo.taking_plain(run, gm), gm, batch))
+
+
+def _check_plain(gm: fx.GraphModule) -> None:
+    found = dynamo.subclass_in(gm)
+    if found is not None:
+        kind, line = found
+        raise errors.error("AC038", line, kind=kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import sympy
@@ -11,7 +12,7 @@ from torch.fx import Graph, GraphModule, Node
 from .bridges import Bridges
 from .operands import Path, is_size, operands, rebuild, shape_of
 from .placement import Placement, R, Replicate, Shard, Size
-from .rules.table import RULES, is_constant
+from .rules.table import RULES, is_constant, rule_of
 from .sizes import ROWS, unfolded
 from .writer import Writer
 
@@ -61,7 +62,7 @@ class Body(Writer):
 
     # --- nodes
 
-    def _emit(self, node: Node) -> Node:
+    def _emit(self, node: Node, write: Callable | None = None) -> Node:
         needs = {o.path: need for o, need in zip(operands(node), self.known.needs[node], strict=True)}
 
         def at(path: Path, leaf: Any) -> Any:
@@ -69,10 +70,20 @@ class Body(Writer):
                 return leaf
             return self._number(leaf) if is_size(leaf) else self._operand(leaf, needs[path].placement)
 
-        copy = self.emit(node, at)
-        if isinstance(node.meta.get("val"), torch.Tensor):
+        copy = self.emit(node, at, write)
+        if copy is not None and isinstance(node.meta.get("val"), torch.Tensor):
             copy.meta["local_shape"] = self.shape(node)
         return copy
+
+    def unrounded(self, node: Node) -> Node:
+        """A partial sum in half precision before it is rounded, where its operator computes it wider.
+
+        The one rounding that is left is that of the finished sum, the full batch's own; and a part may be too large
+        for float16 where the sum is not.
+        """
+        rule = rule_of(node.target)
+        wider = self._emit(node, rule.unrounded) if rule is not None and rule.unrounded is not None else None
+        return self.local[node] if wider is None else wider
 
     def _operand(self, node: Node, need: Placement) -> Node:
         value = self.known.values[node]

@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from .called import Called, is_rearrangement, short
 from .locality import size_sources, whole_operands
-from .operands import is_size, operands
+from .operands import elements, is_size, operands, shape_of
 from .placement import Partial, Replicate
 from .plan import BarrierFact
 from .propagation import Need, Propagation
@@ -54,6 +54,27 @@ def read_between_loops(plan: Schedule, readers: Iterator[Node], outputs: bool = 
                 stack += [n for n in node.all_input_nodes if not is_size(n)]
                 stack += size_sources(node)
     return found
+
+
+def turning_whole(plan: Schedule, graph: Graph) -> Node | None:
+    """The operator that takes the largest part of the batch whole, though that is an input or made in a loop."""
+    known = plan.propagation
+    taking = {
+        node: max((elements(need) for need in _taken_whole(known, node)), default=0)
+        for node in graph.nodes
+        if node.op == "call_function" and not is_size(node)
+    }
+    most = max(taking.values(), default=0)
+    return next(node for node, size in taking.items() if size == most) if most else None
+
+
+def _taken_whole(known: Propagation, node: Node) -> Iterator[Node]:
+    """Operands with the batch's size, split in their own right, that a node can only take whole."""
+    for operand, need in zip(operands(node), known.needs.get(node, ()), strict=False):
+        source = operand.node
+        whole = source is not None and isinstance(need.placement, Replicate) and known.is_local(source)
+        if whole and any(known.batch.in_size(size) for size in shape_of(source) or ()):
+            yield source
 
 
 def _way(known: Propagation, root: Node, inside: set[Node], read: dict[Node, None]) -> tuple[Node, ...]:

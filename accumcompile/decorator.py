@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import Any
 
 from . import backend, dump, errors, where
 from .capture import batch as batches
-from .capture import dynamo, dynamo_hooks, frames, retrace, safety, untraceable
+from .capture import dynamo, dynamo_hooks, frames, retrace, safety
 from .options import Options, Settings
 
 
@@ -33,12 +34,13 @@ class AccumulatedStep:
         named = batches.arguments(self._signature, args, kwargs)
         batch = batches.find(named, self.settings.options.batch_dims, self.settings)
         if batch.size == 1:  # one sample cannot be split, and Dynamo would make its size a constant
+            self.settings.note("a batch of one runs as it is")
             return self.fn(*args, **kwargs)
         mode = dynamo_hooks.dispatch_mode()
         if mode is not None:
             raise errors.error("AC022", where.here(), mode=mode)
         self._forget_other_options()
-        call = frames.Call(self.settings, batch.size, {id(leaf.tensor): leaf for leaf in batch.leaves})
+        call = frames.Call(self.settings, batch.size, {id(leaf.tensor): leaf for leaf in batch.leaves}, named)
         return self._run(call, batch, named, args, kwargs)
 
     def _forget_other_options(self) -> None:
@@ -69,16 +71,20 @@ class AccumulatedStep:
             stack.enter_context(dynamo.capture_settings())
             stack.enter_context(dump.reported(self.settings))
             stack.enter_context(dynamo.marked(batch.split))
-            watch = stack.enter_context(dynamo_hooks.watching(call.on_recompile_limit, self._run_closure))
+            watch = stack.enter_context(dynamo_hooks.watching(call.on_recompile_limit, self._run_closure, call.batch))
             net = stack.enter_context(safety.net(call, watch, lambda: batches.modules(self.fn, named)))
-            with untraceable.named_of_dynamo():
-                result = self._compiled(*args, **kwargs)
+            result = self._compiled(*args, **kwargs)
             net.finish()
         return result
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """Decorated methods: the step of an instance."""
         return self if instance is None else BoundStep(self, instance)
+
+    def __reduce__(self) -> Any:
+        """By name where the step goes by its function's, as functions are pickled; what was captured stays behind."""
+        name = getattr(self.fn, "__qualname__", "")
+        return name if _named(self.fn, name) is self else (AccumulatedStep, (self.fn, self.settings.options))
 
     def __repr__(self) -> str:
         options = self.settings.options
@@ -139,6 +145,9 @@ class BoundStep:
         """One call on this instance compared with the full batch; nothing has changed afterwards."""
         return self.__func__.verify(self.__self__, *args, **kwargs)
 
+    def __reduce__(self) -> Any:
+        return BoundStep, (self.__func__, self.__self__)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__func__, name)
 
@@ -156,6 +165,14 @@ class BoundStep:
 
     def __repr__(self) -> str:
         return f"<bound {self.__func__!r} of {self.__self__!r}>"
+
+
+def _named(fn: Callable[..., Any], name: str) -> Any:
+    """What goes by this name in the module of ``fn``."""
+    found: Any = sys.modules.get(getattr(fn, "__module__", ""))
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
 
 
 def accumulate(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:

@@ -36,7 +36,7 @@ class Message:
     cost: str = ""
 
 
-_FROM_THE_TENSOR = "compute sizes from the tensor (x.shape[0]) instead of writing the number"
+_FROM_THE_TENSOR = "where a number is written for it, write the tensor's size (x.shape[0])"
 _ONLY_NUMBERS = "\ncall what takes only numbers (math.log, torch.linspace) in a function under torch.compiler.disable"
 
 MESSAGES: dict[str, Message] = {
@@ -112,7 +112,7 @@ MESSAGES: dict[str, Message] = {
     "AC023": Message(
         "the step was captured anew too often ({limit} times)",
         "Dynamo would now run it on the full batch; it was last captured again because {reason}",
-        "keep that value the same between calls, or raise torch._dynamo.config.{config}",
+        "keep that value the same between calls or make it a tensor, or raise torch._dynamo.config.{config}",
     ),
     "AC024": Message(
         "create_graph=True needs a second derivative",
@@ -151,16 +151,45 @@ MESSAGES: dict[str, Message] = {
     ),
     "AC035": Message(
         "little of the step could be split",
-        "from this line on it runs on the full batch; explain() lists what does",
-        "write the step for the batch as one (no chunk, split or loop over its samples); a rule splits an operator of "
-        "your own (register_rule)",
+        "this line takes the whole batch, and what is computed from it runs whole; explain() lists what does",
+        "mix, cut or pick samples before the step, or where they are small, behind the model; a rule splits an "
+        "operator of your own (register_rule)",
         "an estimated peak of {peak}, where the full batch at once has {full}",
+    ),
+    "AC037": Message(
+        "the rest of the step runs on the full batch from now on",
+        "after this break it was captured anew too often ({limit} times), the last time because {reason}",
+        "keep that value the same between calls, make it a tensor, or raise torch._dynamo.config.{config}",
+    ),
+    "AC038": Message(
+        "a {kind} is among the values",
+        "a tensor made of tensors, and of ranks perhaps, is split along time only when ranks are: not yet",
+        "give the step plain tensors and parameters (of a DTensor: to_local() or full_tensor())",
+    ),
+    # Python values in place of tensors
+    "AC040": Message(
+        "the batch size became a constant",
+        "{lists} is a Python list of {size} values: what is read of it becomes constants of the captured step, and "
+        "so does the size of {name}",
+        "make it a tensor before the step",
     ),
     "AC050": Message(
         "compiled code gave another result than its graph",
         "{what}, differs by {differs} of its norm, and rounding explains {explained}: a bug of the compiler below",
         "report it to PyTorch: {repro}",
         "it runs uncompiled from now on; nothing of the wrong result was used",
+    ),
+    "AC051": Message(
+        "a part of the step could not be compiled",
+        "{what}: {reason}",
+        "repair what it names, or report it to PyTorch: {repro}",
+        "it runs uncompiled, one operator after the other",
+    ),
+    # The step's own
+    "AC036": Message(
+        "this line fails without being split, too",
+        "{reason}",
+        "correct what it is called with: {given}",
     ),
     # Ours to repair
     "AC901": Message("internal check failed: {what}", "{why}", "please report this, with the graph that dump= writes"),

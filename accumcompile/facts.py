@@ -31,6 +31,7 @@ def plan_facts(road: str, graph: Graph, plan: Schedule, program: GraphModule, na
     """Everything that ``explain`` tells of one graph."""
     known = plan.propagation
     facts = _Facts(graph, plan, names)
+    turning = causes.turning_whole(plan, graph)
     return Plan(
         road,
         known.batch.symbol,
@@ -41,6 +42,7 @@ def plan_facts(road: str, graph: Graph, plan: Schedule, program: GraphModule, na
         tuple(fact for node in facts.whole() for fact in facts.results(node)),
         program=_program_steps(program),
         unsplit=_unsplit_steps(graph, plan),
+        turning_whole=facts.value(turning) if turning is not None else None,
     )
 
 

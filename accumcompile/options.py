@@ -29,7 +29,8 @@ class Options:
     batch_dims: which inputs are split and along which dim, like vmap's ``in_dims``: an int or None, a tuple
         of them by position or a dict of them by argument name, each of which may be nested like its argument.
         Arguments left out of a dict are inferred; so are all if nothing is given.
-    accumulator_dtype: the dtype in which half-precision sums are accumulated; None means float32.
+    accumulator_dtype: the dtype in which the micro-batches' parts of half-precision sums are added, under either
+        lowering; None means float32. The finished sum is rounded to its own dtype once.
     strict: warnings, and gathers of whole activations, become errors.
     lowering: "inductor", or "eager" for the program as it stands, without a compiler.
     inductor: Inductor's own options, passed through.

@@ -80,3 +80,4 @@ class Plan:
     notes: tuple[str, ...] = ()
     program: tuple[Step, ...] = field(default=(), repr=False)
     unsplit: tuple[Step, ...] = field(default=(), repr=False)  # the graph as it was captured
+    turning_whole: ValueFact | None = None  # made by the operator that takes the most of the batch whole

@@ -60,7 +60,7 @@ def render_report(report: Report) -> RenderableType:
     """The whole report, its headline first."""
     parts: list[RenderableType] = [Text(_headline(report), style="bold")]
     if not report.graphs:
-        parts.append(Text("No graph with a batch ran: nothing was split. (A batch of one runs as it is.)"))
+        parts.append(Text("No graph with a batch ran: nothing was split."))
     if report.full_batch_bytes:
         parts.append(Text(_peaks(report)))
     for number, graph in enumerate(report.graphs, start=1):

@@ -21,7 +21,7 @@ def warn_of_unsplit(run: Run, settings: Settings) -> None:
         return
     if graph.estimated_bytes > graph.full_batch_bytes * _most(len(run.split)):
         facts = {"peak": human(graph.estimated_bytes), "full": human(graph.full_batch_bytes)}
-        errors.warn("AC035", settings, run.plan.whole[0].frame, **facts)
+        errors.warn("AC035", settings, (run.plan.turning_whole or run.plan.whole[0]).frame, **facts)
 
 
 def _most(micro_batches: int) -> float:

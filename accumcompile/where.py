@@ -71,6 +71,11 @@ def named(function: str) -> str:
     return _RESUMED.sub(r"\g<name>", function.rpartition("<locals>.")[2])
 
 
+def is_resumed(code: CodeType) -> bool:
+    """Whether a function is what Dynamo made of the rest of another, after a break of the graph."""
+    return _RESUMED.search(code.co_name) is not None
+
+
 def parse(stack_trace: str) -> list[Frame]:
     """The frames of a formatted stack trace, outermost first."""
     return [

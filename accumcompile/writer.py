@@ -71,11 +71,11 @@ class Writer:
         """Where a factory's result begins along its sharded dimension; None where it is not sharded."""
         return None
 
-    def emit(self, node: Node, at: Callable[[Path, Any], Any]) -> Node:
+    def emit(self, node: Node, at: Callable[[Path, Any], Any], write: Callable | None = None) -> Node:
         """A node of the source graph, with ``at`` giving what each leaf of its arguments is here."""
         rule = rule_of(node.target) or Rule()
         args, kwargs = rebuild(node, at)
-        write = rule.local or _plainly
+        write = write or rule.local or _plainly
         if rule.shape_arg is not None:
             args = self.with_shape(args, rule.shape_arg, self.shape(node))
         return write(self, node, args, kwargs)

@@ -129,6 +129,14 @@ def _mean(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
     return emit(aten.mean.dim, args[0], dims, False, **kwargs)
 
 
+def _weight_norm_backward(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node | None:
+    """The kernel wants the norms in float32; the decomposition of its forward leaves them in float16."""
+    gradient, v, g, norms, dim = args
+    if norms.meta["val"].dtype != torch.float16:
+        return None
+    return emit(node.target, gradient, v, g, emit(prims.convert_element_type.default, norms, torch.float32), dim)
+
+
 def _permute(order):
     def row(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
         return emit(aten.permute.default, args[0], order(args[0].meta["val"].dim(), *args[1:]))
@@ -153,6 +161,7 @@ _TABLE = {
     aten.unsqueeze.default: _as_view,
     aten.as_strided.default: _strided,
     aten.as_strided_scatter.default: _by_layout,
+    aten._weight_norm_interface_backward.default: _weight_norm_backward,
     aten._linalg_det.default: _by_layout,
     aten._linalg_slogdet.default: _by_layout,
     aten._unsafe_view.default: _same_as_view,

@@ -70,7 +70,8 @@ def _form(bridges: Bridges, loop: Loop, name: str, wide: torch.dtype | None) -> 
     carried = {r: each.alone for r, each in carried.items()} if loop.at_once else carried
     kept = list(dict.fromkeys([r for r in loop.roots if isinstance(known.placement(r), Shard)] + loop.saved))
     pieces = [body.unfolded(node) for node in kept]
-    module = body.finish([body.local[r] for r in carried] + [piece for piece, _ in pieces])
+    parts = [body.unrounded(r) if each.dtype != each.result else body.local[r] for r, each in carried.items()]
+    module = body.finish(parts + [piece for piece, _ in pieces])
     module.meta = {
         "loop": loop,
         "carried": carried,

@@ -42,6 +42,19 @@ FORMS: dict[str, Callable[[Any, Callable[[], Any]], Any]] = {
 }
 
 
+# The same with an order that is given.
+SMOOTH: dict[str, Callable[[Any, Callable[[], Any]], Any]] = {
+    "gather": lambda g, pick: g(aten.gather.default, pick(), 1, g.order),
+    "scatter": lambda g, pick: g(aten.scatter.src, g(aten.full_like.default, pick(), 0.0), 1, _two(g), pick()),
+    "scatter_add": lambda g, pick: g(aten.scatter_add.default, pick(), 1, _two(g), pick()),
+    "where": lambda g, pick: g(aten.where.self, g(aten.gt.Scalar, g.order, 2), pick(), pick()),
+}
+
+
+def _two(g: Any) -> Any:
+    return g(aten.slice.Tensor, g.order, 1, 0, 2)
+
+
 def _norm(g: Any, x: Any) -> Any:
     return g(aten.sqrt.default, g(aten.sum.dim_IntList, g(aten.mul.Tensor, x, x), [-1], True))
 
@@ -73,8 +86,8 @@ def _cast(g: Any, mask: Any, like: Any) -> Any:
 class Writer:
     """Writes operators into a graph."""
 
-    def __init__(self, graph: Graph):
-        self.graph = graph
+    def __init__(self, graph: Graph, order: Node):
+        self.graph, self.order = graph, order
 
     def __call__(self, target: Any, *args: Any) -> Node:
         return self.graph.call_function(target, args)
@@ -84,14 +97,20 @@ class Writer:
         return self.graph.call_function(operator.getitem, (node, index))
 
 
-def random_body(seed: int) -> GraphModule:
-    """body(x, y) of [ROWS, COLUMNS]: sums, a maximum and values of a few operators of ``FORMS``."""
+# Forms in which a rounding error can move the result by a jump.
+JUMP = {"sort", "gather", "scatter", "scatter_add", "where", "amax", "threshold", "round", "rows", "relu"}
+
+
+def random_body(seed: int, jumps: bool = True) -> GraphModule:
+    """body(x, y, k) of [ROWS, COLUMNS], k an order of the columns of each row: sums, a maximum and values of a few
+    operators of ``FORMS``, or of ``SMOOTH`` if it may not jump."""
     draw = random.Random(seed)
+    forms = FORMS if jumps else {name: form for name, form in FORMS.items() if name not in JUMP} | SMOOTH
     graph = Graph()
     values: list[Any] = [graph.placeholder("x"), graph.placeholder("y")]
-    g = Writer(graph)
+    g = Writer(graph, graph.placeholder("k"))
     for _ in range(draw.randint(3, 12)):
-        values.append(FORMS[draw.choice(list(FORMS))](g, lambda: draw.choice(values[-4:])))
+        values.append(forms[draw.choice(list(forms))](g, lambda: draw.choice(values[-4:])))
     last = values[-1]
     weight = g(aten.mm.default, g(aten.permute.default, last, [1, 0]), values[-2])
     sums = g(aten.sum.default, last), g(aten.sum.dim_IntList, values[-2], [0]), g(aten.amax.default, last, [0])
@@ -103,7 +122,8 @@ def random_arguments(seed: int, dtype: torch.dtype) -> list[Tensor]:
     """Arguments of a random body, some of whose elements are equal."""
     made = torch.Generator().manual_seed(seed)
     x, y = (torch.randn(ROWS, COLUMNS, generator=made, dtype=torch.float64) for _ in range(2))
-    return [x.to(dtype), torch.where(y > 1, 0.5, y).to(dtype)]
+    order = torch.rand(ROWS, COLUMNS, generator=made).argsort(1)
+    return [x.to(dtype), torch.where(y > 1, 0.5, y).to(dtype), order]
 
 
 # --- other code for the same graph
@@ -144,7 +164,10 @@ class Noisy(Interpreter):
             return value
         word, few_bits = value.view(_WORDS[value.dtype]), 2 ** (_FRACTION[value.dtype] // 2)
         other = (word + torch.randint(-1, 2, word.shape, generator=self.noise).to(word.dtype)).view(value.dtype)
-        return torch.where(value * few_bits == (value * few_bits).round(), value, other)  # 0, 1, 0.5 come out exactly
+        exact = value * few_bits == (value * few_bits).round()  # 0, 1, 0.5
+        for operand in (a for a in args if isinstance(a, Tensor) and a.shape == value.shape):
+            exact |= value == operand  # times one, plus zero
+        return torch.where(exact, value, other)
 
 
 # Operators that compute; the others pick elements, and no code rounds there.
@@ -155,14 +178,19 @@ ROUND = {
 }
 
 
-def honest(graph: GraphModule, arguments: Sequence[Tensor], seed: int) -> list[list[Tensor]]:
+def honest(graph: GraphModule, arguments: Sequence[Tensor], seed: int) -> dict[str, list[Tensor]]:
     """What honest code may make of a graph."""
-    runs = [Noisy(graph, seed), Reordered(graph)]
-    found = [list(run.run(*arguments)) for run in runs]
-    if arguments[0].dtype is not torch.float64:
-        wide = [a.double() for a in arguments]
-        found.append([v.to(arguments[0].dtype) for v in Unrounded(graph).run(*wide)])
-    return found
+    dtype = arguments[0].dtype
+    return {
+        "noisy": list(Noisy(graph, seed).run(*arguments)),
+        "reordered": list(Reordered(graph).run(*arguments)),
+        "unrounded": [v.to(dtype) for v in in_float64(graph, arguments)],
+    }
+
+
+def in_float64(graph: GraphModule, arguments: Sequence[Tensor]) -> list[Tensor]:
+    """A graph's results without any rounding to speak of."""
+    return list(Unrounded(graph).run(*(a.double() if a.is_floating_point() else a for a in arguments)))
 
 
 # Each makes a wrong value of (operator, arguments, the right value, an earlier value of its shape), or None.

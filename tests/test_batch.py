@@ -186,7 +186,7 @@ accumcompile AC015: the batch size became a constant
   test_batch.py:N in fixed
       loss = F.cross_entropy(model(x.view(12, 4)), y.view(12))
   why   no input has a batch size left that may vary: this line fixes that of x to 12
-  fix   compute sizes from the tensor (x.shape[0]) instead of writing the number, or declare batch_dims
+  fix   where a number is written for it, write the tensor's size (x.shape[0]), or declare batch_dims
         call what takes only numbers (math.log, torch.linspace) in a function under torch.compiler.disable""",
     )
     torch._dynamo.reset()
@@ -199,7 +199,7 @@ accumcompile AC014: the batch size became a constant
   test_batch.py:N in fixed
       loss = F.cross_entropy(model(x.view(12, 4)), y.view(12))
   why   batch_dims declares dim 0 of x, and this line fixes its size to 12
-  fix   compute sizes from the tensor (x.shape[0]) instead of writing the number
+  fix   where a number is written for it, write the tensor's size (x.shape[0])
         call what takes only numbers (math.log, torch.linspace) in a function under torch.compiler.disable""",
     )
 
@@ -245,7 +245,7 @@ accumcompile AC016: the batch size of x became a constant
   test_batch.py:N in step
       loss = model(x.view(12, 4)).sum() * y.double().mean()
   why   this line fixes the size 12 of its dim 0: it is no batch, and what depends on it runs whole
-  fix   compute sizes from the tensor (x.shape[0]) instead of writing the number, or declare batch_dims
+  fix   where a number is written for it, write the tensor's size (x.shape[0]), or declare batch_dims
         call what takes only numbers (math.log, torch.linspace) in a function under torch.compiler.disable""",
     )
 

@@ -168,7 +168,7 @@ def test_more_steps_than_samples():
 
 def test_a_batch_of_one():
     report = contrastive.explain(*vectors(1))
-    assert "A batch of one runs as it is." in str(report)
+    assert "a batch of one runs as it is" in str(report)
 
 
 def test_the_tail_is_counted():

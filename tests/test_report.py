@@ -119,7 +119,7 @@ notes
             str(Report.of([], steps=2)),
             """\
 step: steps=2 asked for
-No graph with a batch ran: nothing was split. (A batch of one runs as it is.)""",
+No graph with a batch ran: nothing was split.""",
         )
 
 

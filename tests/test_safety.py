@@ -125,7 +125,7 @@ def test_a_frame_that_is_captured_too_often():
 accumcompile AC023: the step was captured anew too often (2 times)
   test_safety.py:N in step
   why   Dynamo would now run it on the full batch; it was last captured again because name == 'ab'
-  fix   keep that value the same between calls, or raise torch._dynamo.config.recompile_limit""",
+  fix   keep that value the same between calls or make it a tensor, or raise torch._dynamo.config.recompile_limit""",
         )
         assert "AC023" in refused(decorated, model, *small.data(12), "abcd")
     decorated(model, *small.data(12), "abc")  # the fix

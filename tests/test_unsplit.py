@@ -38,7 +38,7 @@ def test_a_batch_that_is_cut_by_hand_is_told():
     with pytest.warns(AccumulateWarning, match="AC035: little of the step could be split") as said:
         call(by_hand, 4096)
     assert len([w for w in said if "AC035" in str(w.message)]) == 1
-    assert "F.mse_loss(model(a), b) / 2" in str(said[0].message)
+    assert "in zip(x.chunk(2), y.chunk(2)" in str(said[0].message)
 
 
 @pytest.mark.parametrize(("step", "rows"), [(at_once, 4096), (by_hand, 64)])

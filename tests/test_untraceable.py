@@ -1,6 +1,4 @@
-"""What PyTorch cannot trace for a batch of any size: an error with the user's line, and a fix that works."""
-
-import re
+"""What PyTorch cannot trace for a batch of any size runs on the whole batch, and the rest is split."""
 
 import capturing
 import pytest
@@ -11,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from accumcompile import BuildError
-from accumcompile.capture import aot_api
+from accumcompile.capture import roads
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
@@ -41,14 +39,41 @@ def grid(theta, shape):
     return F.affine_grid(theta, shape, align_corners=False)
 
 
-def test_the_line_of_the_forward_is_named():
-    """It is the operator's derivative that cannot be traced."""
+def warping(model, x, y):
+    loss = F.cross_entropy(warped(model, x, grid), y)
+    loss.backward()
+    return loss.detach()
 
-    def step(model, x, y):
-        F.cross_entropy(warped(model, x, grid), y).backward()
 
+@pytest.mark.filterwarnings("ignore::accumcompile.AccumulateWarning")
+def test_a_line_that_only_autograd_fails_on_is_a_break():
+    """The size of the grid is a plain number to the operator's derivative."""
+    ran = capturing.same(warping, Transformer(), data=images)
+    assert {run.plan.road for run in ran.runs} == {"forward", "backward", "fused"}
+    assert all(len(run.split) == 3 for run in ran.runs)
+
+
+def test_the_break_is_told_with_its_reason():
+    text, *_ = small.warned(small.eager(warping), Transformer(), *images(12))
     assert_expected_inline(
-        small.refused(small.eager(step), Transformer(), *images(12)),
+        text,
+        """\
+accumcompile AC030: the loss was computed outside the captured graph of the model
+  test_untraceable.py:N in warping
+      loss.backward()
+  why   Dynamo made a graph break at test_untraceable.py:N:
+        PyTorch cannot trace it for a batch whose size varies
+        SymIntArrayRef expected to contain only concrete integers
+  cost  each micro-batch's forward runs twice, and the model's outputs are held for all 12 samples
+  fix   keep that out of forward and loss: move it behind backward(), or out of the step""",
+    )
+
+
+def test_without_the_decorator_the_line_is_named():
+    """A backend that Dynamo calls cannot have it break the graph."""
+    step, _ = capturing.by_name(warping)
+    assert_expected_inline(
+        small.refused(step, Transformer(), *images(12)),
         """\
 accumcompile AC017: PyTorch cannot trace this for a batch whose size varies
   test_untraceable.py:N in grid
@@ -58,69 +83,35 @@ accumcompile AC017: PyTorch cannot trace this for a batch whose size varies
     )
 
 
-@pytest.mark.filterwarnings("ignore::accumcompile.AccumulateWarning")
-def test_the_fix_works():
-    outside = torch.compiler.disable(grid)
-
-    def step(model, x, y):
-        loss = F.cross_entropy(warped(model, x, outside), y)
-        loss.backward()
-        return loss.detach()
-
-    ran = capturing.same(step, Transformer(), data=images)
-    assert all(run.split.rows < run.split.batch for run in ran.runs)
-
-
-def combinations(x):
-    return torch.combinations(torch.arange(len(x))).T
-
-
-def pairs_apart(model, x, pairs):
-    i, j = pairs(x)
-    return torch.exp(-(model(x)[i] - model(x)[j]).square()).mean()
-
-
-def test_a_line_inside_of_which_dynamo_fails_is_named():
+def test_a_line_inside_of_which_dynamo_fails_is_a_break():
     """It does not know a size that depends on data, of an operator made of several."""
 
     def step(model, x, y):
-        pairs_apart(model, x, combinations).backward()
-
-    text = small.refused(small.eager(step), small.net(), *small.data(12))
-    assert_expected_inline(
-        re.sub(r"PendingUnbacked.*", "...", text),
-        """\
-accumcompile AC017: PyTorch cannot trace this for a batch whose size varies
-  test_untraceable.py:N in combinations
-      return torch.combinations(torch.arange(len(x))).T
-  why   ...
-  fix   call it in a function under torch.compiler.disable: it then runs on the whole batch, and the rest is split""",
-    )
-
-
-@pytest.mark.filterwarnings("ignore::accumcompile.AccumulateWarning")
-def test_the_fix_works_there_too():
-    outside = torch.compiler.disable(combinations)
-
-    def step(model, x, y):
-        loss = pairs_apart(model, x, outside)
+        i, j = torch.combinations(torch.arange(len(x))).T
+        z = model(x)
+        loss = torch.exp(-(z[i] - z[j]).square()).mean()
         loss.backward()
         return loss.detach()
 
     ran = capturing.same(step, small.net())
-    assert any(run.split.rows < run.split.batch for run in ran.runs)
+    assert ran.roads == ["fused"] * 2
+    assert all(len(run.split) == 3 for run in ran.runs)
 
 
-def test_a_bug_of_ours_is_not_taken_for_one_of_pytorchs(monkeypatch):
-    """What fails when the tracing is over is an internal error, with the line that was worked on."""
+@pytest.mark.parametrize("by", (capturing.decorated, capturing.by_name), ids=lambda f: f.__name__)
+def test_a_bug_of_ours_is_not_taken_for_one_of_pytorchs(by, monkeypatch):
+    """What fails when the tracing is over is named as ours, with the line that was worked on."""
 
-    def broken(gm, compiled):
+    def broken(gm, compiled, note):
         node = next(n for n in gm.graph.nodes if n.op == "call_function")
         raise LookupError(f"a bug at {node.op}")
 
-    monkeypatch.setattr(aot_api, "improve", broken)
+    monkeypatch.setattr(roads, "improve", broken)
+    step, _ = by(small.plain)
+    model = small.net()
     with pytest.raises(BuildError) as caught:
-        small.eager(small.plain)(small.net(), *small.data(12))
-    assert caught.value.code == "AC901"
-    assert "LookupError: a bug at call_function" in str(caught.value)
+        step(model, *small.data(12))
+    assert "AC901: internal check failed: LookupError: a bug at call_function\n" in str(caught.value)
+    assert "please report this" in str(caught.value)
     assert caught.value.frame.code == "return self.second(torch.relu(self.first(x)))"
+    assert all(p.grad is None for p in model.parameters())

@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from ..compiler import compile_piece
 from ..operands import ancestors, outputs
 from ..options import Settings
-from . import aot_api, naming, untraceable
+from . import aot_api, dynamo, naming, untraceable
 from .assigned import assigning, made_outputs
 from .divided import ask_divided
 from .frames import BatchSymbols
@@ -40,16 +40,16 @@ def _compiled(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbol
     sink = scalar_sink(gm)
     if sink is None:
         return captured(gm, example_inputs)[0]
-    others = [o for o in differentiable_outputs(gm) if o is not sink]
+    others = [o for o in dynamo.differentiable_outputs(gm) if o is not sink]
     if not others:
         return captured(gm, example_inputs, fused=True)[0]
     positions = [outputs(gm).index(o) for o in others]
-    fused, roads = captured(detached(gm, others), example_inputs, fused=True, beside=positions)
-    if roads.road != "fused":
+    alone, roads = captured(detached(gm, others), example_inputs, fused=True, beside=positions)
+    if not roads.linear:  # tangents that arrive together must go through the backward together
         return captured(gm, example_inputs)[0]
     beside = aot_api.later(lambda inputs: captured(returning(gm, others), inputs)[0], example_inputs)
     changing = set(roads.mutated) | (set(roads.reads) & changeable.copied - roads.read)
-    return reattached(fused, beside, positions, sorted(changing), roads.reads)
+    return reattached(alone, beside, positions, sorted(changing), roads.reads)
 
 
 def capture(
@@ -70,7 +70,8 @@ def capture(
         return compile_piece(graph, road, batch.symbols, settings, names, owned_from)
 
     def new_roads() -> Roads:
-        return Roads(piece, settings.options.lowering == "inductor", fused, reached(gm), beside, changeable)
+        compiled = settings.options.lowering == "inductor"
+        return Roads(piece, compiled, fused, reached(gm), settings.note, beside, changeable)
 
     def trace(roads: Roads) -> Callable:
         backend = aot_api.aot(roads.partition, roads.forward, roads.backward, roads.inference)
@@ -83,21 +84,11 @@ def capture(
     return undefined_stays(compiled) if roads.tangents > 1 else compiled, roads
 
 
-def differentiable_outputs(gm: GraphModule) -> list[Node]:
-    """The outputs that a backward may start from."""
-    return [o for o in dict.fromkeys(outputs(gm)) if isinstance(o, Node) and _requires_grad(o)]
-
-
-def _requires_grad(node: Node) -> bool:
-    value = node.meta.get("example_value")
-    return isinstance(value, torch.Tensor) and value.requires_grad and node.op != "placeholder"
-
-
 def scalar_sink(gm: GraphModule) -> Node | None:
     """The loss: the one scalar among the differentiable outputs from which no other such scalar is computed."""
     if not torch.is_grad_enabled():
         return None
-    scalars = [o for o in differentiable_outputs(gm) if o.meta["example_value"].dim() == 0]
+    scalars = [o for o in dynamo.differentiable_outputs(gm) if o.meta["example_value"].dim() == 0]
     sinks = [s for s in scalars if not any(s in ancestors(o) for o in scalars if o is not s)]
     return sinks[0] if len(sinks) == 1 else None
 

@@ -1,4 +1,4 @@
-"""AOTAutograd and Inductor's joint-graph passes: every private name of theirs that capture uses.
+"""AOTAutograd: every private name of it that capture uses.
 
 Checked on torch 2.11, 2.13 and 2.15.
 """
@@ -20,11 +20,8 @@ from torch._functorch._aot_autograd.descriptors import (
     PlainAOTOutput,
 )
 from torch._functorch.partitioners import _extract_fwd_bwd_modules
-from torch._guards import TracingContext, detect_fake_mode, tracing
-from torch._inductor import config as inductor_config
+from torch._guards import TracingContext, tracing
 from torch._inductor.decomposition import select_decomp_table
-from torch._inductor.fx_passes.joint_graph import joint_graph_passes
-from torch._inductor.virtualized import V
 from torch.fx import GraphModule, Node
 
 from . import floats
@@ -77,17 +74,6 @@ def later(capture: Callable[[Sequence[Any]], Callable], inputs: Sequence[Any]) -
         return made[0](*given)
 
     return run
-
-
-def improve(gm: GraphModule, compiled: bool) -> GraphModule:
-    """Inductor's joint-graph passes, which do not run on the bodies later.
-
-    ``compiled``: also rewrite random numbers to be functions of a seed, which only Inductor can run.
-    """
-    with V.set_fake_mode(detect_fake_mode()), inductor_config.patch(fallback_random=not compiled):
-        joint_graph_passes(gm)
-    gm.recompile()
-    return gm
 
 
 def tangents(gm: GraphModule) -> list[Node]:

@@ -87,6 +87,15 @@ def tensors(name: str, value: Any, dims: Any = _INFER) -> Iterator[tuple[str, to
         yield from tensors(name + suffix, item, _below(name, dims, key))
 
 
+def lists(name: str, value: Any, rows: int) -> Iterator[str]:
+    """The names of the Python lists of ``rows`` values in ``value`` that hold no tensor themselves."""
+    if isinstance(value, (list, tuple)) and len(value) == rows and not isinstance(value[0], torch.Tensor):
+        yield name
+    elif not isinstance(value, NOT_DATA):
+        for suffix, _, item in children(value):
+            yield from lists(name + suffix, item, rows)
+
+
 def _below(name: str, dims: Any, key: Any) -> Any:
     """The part of ``dims`` for one item of a container: a prefix holds for everything below it."""
     if dims is _INFER or dims is None or isinstance(dims, int):

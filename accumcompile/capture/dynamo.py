@@ -21,10 +21,12 @@ from torch._guards import TracingContext
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .. import where
+from ..operands import outputs
 
 # Dynamo's settings while we capture. (capture_settings also adds to ignore_logging_functions.)
 CAPTURE: dict[str, Any] = {
     "allow_rnn": True,
+    "allow_unspec_int_on_nn_module": True,
     "capture_dynamic_output_shape_ops": True,
     "optimize_ddp": False,
 }
@@ -180,6 +182,16 @@ def inputs(gm: fx.GraphModule) -> list[Input]:
     return found
 
 
+def differentiable_outputs(gm: fx.GraphModule) -> list[fx.Node]:
+    """The outputs that a backward may start from."""
+    return [o for o in dict.fromkeys(outputs(gm)) if isinstance(o, fx.Node) and _requires_grad(o)]
+
+
+def _requires_grad(node: fx.Node) -> bool:
+    value = node.meta.get("example_value")
+    return isinstance(value, torch.Tensor) and value.requires_grad and node.op != "placeholder"
+
+
 def _chain(source: Any) -> Iterator[Any]:
     while source is not None:
         yield source
@@ -209,6 +221,44 @@ def is_owned(source: Any) -> bool:
 def differentiates(gm: fx.GraphModule) -> bool:
     """Whether the graph holds a derivative of its own: torch.func.grad, or a traced torch.autograd.grad."""
     return any("grad_increment_nesting" in getattr(node.target, "__name__", "") for node in gm.graph.nodes)
+
+
+def lines_of_transforms(gm: fx.GraphModule) -> list[where.Frame]:
+    """The user's lines that call torch.func's vmap, jvp and the like."""
+    begins = (n for n in gm.graph.nodes if getattr(n.target, "__name__", "").endswith("_increment_nesting"))
+    frames = (where.user_frame(n.meta.get("stack_trace")) for n in begins)
+    return list(dict.fromkeys(frame for frame in frames if frame is not None))
+
+
+def subclass_in(gm: fx.GraphModule) -> tuple[str, where.Frame | None] | None:
+    """The first value that is a tensor made of tensors, such as a DTensor: its class, and the line that takes it."""
+    for node in gm.graph.nodes:
+        value = node.meta.get("example_value")
+        if is_traceable_wrapper_subclass(value):
+            traces = [n.meta.get("stack_trace") for n in (node, *node.users)]
+            return type(value).__name__, next(filter(None, map(where.user_frame, traces)), None)
+    return None
+
+
+def taking_plain(run: Callable[..., Any], gm: fx.GraphModule) -> Callable[..., Any]:
+    """``run``, given each tensor of a class of its own (an image, a mask) as the plain tensor that was traced."""
+    placeholders = gm.graph.find_nodes(op="placeholder")
+    named = {given.node for given in inputs(gm) if isinstance(given.value, torch.Tensor) and not _is_plain(given.value)}
+    positions = [i for i, node in enumerate(placeholders) if node in named]
+    if not positions:
+        return run
+
+    def runs(*args: Any) -> Any:
+        plain = list(args)
+        for i in positions:
+            plain[i] = plain[i].as_subclass(torch.Tensor)
+        return run(*plain)
+
+    return runs
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter)
 
 
 def is_argument(source: Any) -> bool:

@@ -6,6 +6,7 @@ a call they change nothing.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -25,13 +26,18 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils import _python_dispatch
 
 from .. import where
-from . import dynamo, floats
-from .reasons import OPTIMIZER, Reason, is_expected
+from . import breaks, compiling, dynamo, floats, idle, lists
+from .reasons import LIST, OPTIMIZER, Reason, is_expected
 
 # The wrapper that every optimizer class puts around its step: one code object for all of them.
 STEP_CODE = next(
     c for c in torch.optim.Optimizer.profile_hook_step.__code__.co_consts if getattr(c, "co_name", "") == "wrapper"
 )
+# What torch.func.vmap returns: a frame of its own only where no graph could hold it (chunks.py).
+VMAP_CODE = next(c for c in torch.func.vmap.__code__.co_consts if getattr(c, "co_name", "") == "wrapped")
+# Loggers that give a page of advice or of internals, and how it begins.
+TALKATIVE = ("torch._dynamo.variables.tensor", "torch._subclasses.fake_tensor")
+SAID_BY_US = ("Graph break from `Tensor.item()`", "failed while attempting to run meta")
 # Functions that Dynamo has dropped. It leaves them alone from then on, in whichever step they are called.
 # (By place: code objects are not always hashable.)
 _dropped: dict[tuple[str, int, str], Reason] = {}
@@ -62,9 +68,12 @@ class Watch:
 
     on_recompile_limit: Callable[[RecompileLimit], None]
     run_closure: Callable[[Callable[[], Any]], Any]  # captures what an optimizer's closure calls
+    rows: int  # the batch size
     dropped: list[Reason] = field(default_factory=list)
     breaks_before: int = 0
     frames_before: int = 0
+    graphs: int = 0  # that were worth capturing
+    idle: bool = False  # whether a function ran as it is because its captures were not
 
     def reasons(self) -> list[Reason]:
         """Why running functions were dropped; then others of this call; then its breaks of graphs."""
@@ -85,11 +94,23 @@ def frames_seen() -> int:
     return dynamo_utils.counters["frames"]["total"]
 
 
+def tell_of_graph() -> None:
+    """A graph has come that holds the batch, or that a backward may go through."""
+    if _watching.now is not None:
+        _watching.now.graphs += 1
+
+
 class _Watching(threading.local):
     now: Watch | None = None
 
 
 _watching = _Watching()
+
+
+def _is_watching() -> bool:
+    return _watching.now is not None
+
+
 _lock = threading.Lock()
 _calls = 0
 _undo: list[Callable[[], None]] = []
@@ -97,12 +118,12 @@ _undo: list[Callable[[], None]] = []
 
 @contextmanager
 def watching(
-    on_recompile_limit: Callable[[RecompileLimit], None], run_closure: Callable[[Callable[[], Any]], Any]
+    on_recompile_limit: Callable[[RecompileLimit], None], run_closure: Callable[[Callable[[], Any]], Any], rows: int
 ) -> Iterator[Watch]:
     """Keep optimizers from Dynamo, and be told what it drops, until the block ends."""
     outer = _watching.now
     before = len(dynamo_utils.graph_break_reasons), frames_seen()
-    watch = Watch(on_recompile_limit, run_closure, [], *before)
+    watch = Watch(on_recompile_limit, run_closure, rows, [], *before)
     _watching.now = watch
     _acquire()
     try:
@@ -122,10 +143,17 @@ def _acquire() -> None:
                 staticmethod(_check_inlineable),
             )
             _replace(VariableBuilder, "_wrap", _wrap)
+            _replace(symbolic_convert.InstructionTranslatorBase, "_load_attr", _load_attr)
+            _replace(symbolic_convert.InstructionTranslatorBase, "call_function", _call_function)
             _replace(convert_frame.CatchErrorsWrapper, "__call__", _convert)
             _replace(convert_frame, "exceeds_recompile_limit", _exceeds_recompile_limit)
             _replace(convert_frame, "format_error_msg", _format_error_msg)
             _undo.append(register_optimizer_step_pre_hook(_capture_closure).remove)
+            _replace(convert_frame, "_compile", breaks.dropping(_original_compile, _is_watching))
+            _undo.extend((breaks.install(_is_traced_by_us), compiling.install()))
+            for name in TALKATIVE:
+                logging.getLogger(name).addFilter(_is_worth_a_word)
+                _undo.append(partial(logging.getLogger(name).removeFilter, _is_worth_a_word))
         _calls += 1
 
 
@@ -148,9 +176,17 @@ def _replace(owner: Any, name: str, value: Any) -> None:
 
 _original_check = symbolic_convert.InliningInstructionTranslator.check_inlineable
 _original_wrap = VariableBuilder._wrap
+_original_load_attr = symbolic_convert.InstructionTranslatorBase._load_attr
+_original_call = symbolic_convert.InstructionTranslatorBase.call_function
 _original_convert = convert_frame.CatchErrorsWrapper.__call__
 _original_exceeds = convert_frame.exceeds_recompile_limit
+_original_compile = convert_frame._compile
 _original_format = convert_frame.format_error_msg
+
+
+def _is_worth_a_word(record: logging.LogRecord) -> bool:
+    """Not what we tell ourselves where it matters: a break at a number, an operator that fails."""
+    return not (_is_watching() and str(record.msg).lstrip().startswith(SAID_BY_US))
 
 
 def _is_traced_by_us() -> bool:
@@ -169,20 +205,46 @@ def _check_inlineable(func: Any) -> Any:
 
 def _wrap(self: Any, value: Any) -> Any:
     """An optimizer is an object like any other. (Dynamo would capture anew for each, and set its options.)"""
-    if isinstance(value, torch.optim.Optimizer) and _is_traced_by_us():
-        return self.wrap_user_defined(value)
+    if _is_traced_by_us():
+        if known := lists.restored(self, value) or lists.of_method(self, value):
+            return known
+        lists.seen(self.tx, value)
+        if isinstance(value, torch.optim.Optimizer):
+            return self.wrap_user_defined(value)
     return _original_wrap(self, value)
 
 
+def _load_attr(self: Any, name: str) -> None:
+    if _is_traced_by_us():
+        lists.loaded(self, _original_load_attr, name)
+    else:
+        _original_load_attr(self, name)
+
+
+def _call_function(self: Any, fn: Any, args: list, kwargs: dict[str, Any]) -> None:
+    """Break the graph where a list of one value a sample becomes a tensor."""
+    watch = _watching.now
+    if watch is not None and _is_traced_by_us() and lists.makes_tensor(self, fn, args, watch.rows):
+        unimplemented(gb_type=LIST, context=args[0].source.name, explanation=LIST, hints=[])
+    _original_call(self, fn, args, kwargs)
+
+
 def _convert(self: Any, *args: Any) -> ConvertFrameReturn:
-    """Let what an optimizer's step calls run as it is, this once; forget what an earlier capture left."""
+    """Let what an optimizer's step or a vmap calls run as it is, this once; forget what an earlier capture left."""
     if _watching.now is None or not dynamo.is_ours(self):
         return _original_convert(self, *args)
-    if _is_within_step(args[0].f_code):
+    if args[0].f_code is VMAP_CODE or _is_within_step(args[0].f_code):
         return ConvertFrameReturn(FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP), apply_to_code=False)
+    watch, code = _watching.now, args[0].f_code
+    if idle.is_idle(code):
+        watch.idle = True
+        return idle.as_it_is()
     with convert_frame.compile_lock:
         floats.forget_floats()
-        return _original_convert(self, *args)
+        graphs = watch.graphs
+        result = _original_convert(self, *args)
+        idle.count(code, result, worth=watch.graphs != graphs)
+    return result
 
 
 def _is_within_step(code: CodeType) -> bool:
@@ -219,7 +281,7 @@ def _exceeds_recompile_limit(cache_size: Any, compile_id: Any) -> tuple[bool, st
 def last_capture() -> RecompileLimit | None:
     """The frame that Dynamo captures now, if it would run that uncompiled from the next change on."""
     caller: Any = sys._getframe()
-    while caller is not None and caller.f_code is not convert_frame._compile.__code__:
+    while caller is not None and caller.f_code is not _original_compile.__code__:
         caller = caller.f_back
     known = caller.f_locals if caller is not None else {}
     entries = getattr(known.get("cache_size"), "num_cache_entries_with_same_id_matched_objs", 0)
@@ -231,7 +293,7 @@ def last_capture() -> RecompileLimit | None:
 def _format_error_msg(exc: Exception, code: Any, *args: Any, **kwargs: Any) -> str:
     """Dynamo formats an error when it drops a function because of it."""
     if _watching.now is not None:
-        frame = where.of_summaries(getattr(exc, "real_stack", None))
+        frame = where.of_summaries(getattr(exc, "real_stack", None)) or where.user_frame(str(exc.__cause__))
         reason = Reason(str(getattr(exc, "msg", exc)), frame, where.named(code.co_name))
         if frame is not None:
             _dropped[_place(code)] = reason

@@ -6,7 +6,7 @@ is allowed where nothing was declared, and an error is given only where nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -47,12 +47,24 @@ class Call:
     settings: Settings
     batch: int
     leaves: dict[int, Leaf] = field(default_factory=dict)  # by id of the tensor
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # the step's, by name
+
+    def lists(self) -> str:
+        """The arguments that are Python lists of one value a sample."""
+        return ", ".join(n for k, v in self.arguments.items() for n in batches.lists(k, v, self.batch))
 
     def on_recompile_limit(self, hit: RecompileLimit) -> None:
-        """An error where Dynamo would now run a frame that holds the batch uncompiled."""
-        if any(self.carries_batch(v) for v in hit.variables.values()):
-            reason = recompilation(hit.reason)
-            raise errors.error("AC023", where.of_code(hit.code), limit=hit.times, config=hit.config, reason=reason)
+        """An error where Dynamo would now run a frame that holds the batch uncompiled.
+
+        What comes after a break may run so: the safety net looks at each backward from then on.
+        """
+        if not any(self.carries_batch(v) for v in hit.variables.values()):
+            return
+        facts = {"limit": hit.times, "config": hit.config, "reason": recompilation(hit.reason)}
+        if not where.is_resumed(hit.code):
+            raise errors.error("AC023", where.of_code(hit.code), **facts)
+        self.settings.state["dropped"] = True
+        errors.warn("AC037", self.settings, where.of_code(hit.code), **facts)
 
     def carries_batch(self, value: Any) -> bool:
         """Whether a variable of a frame holds a tensor that carries the batch."""
@@ -163,11 +175,19 @@ def find_batch(gm: fx.GraphModule, settings: Settings) -> BatchSymbols | None:
         retrace.retrace([(c.input.value, c.dim) for c in constant])
         if _is_small(constant, settings):
             return None
+        _break_at_transforms(gm)
     for carrier in constant:
         _became_constant(carrier, gm, settings, alone=not symbolic)
     if symbolic:
         return _unified(symbolic)
     return BatchSymbols(frozenset()) if any(c.kind != INFERRED for c in constant) else None
+
+
+def _break_at_transforms(gm: fx.GraphModule) -> None:
+    """Have what torch.func transforms run whole: many of its rules for an operator take its sizes for numbers."""
+    if current_call() is not None:
+        for line in dynamo.lines_of_transforms(gm):
+            retrace.retrace_with_break(line, "torch.func makes a constant of the batch size")
 
 
 def is_still_symbolic(gm: fx.GraphModule, settings: Settings) -> bool:
@@ -179,6 +199,8 @@ def is_still_symbolic(gm: fx.GraphModule, settings: Settings) -> bool:
     constant = [c for c in carriers if not c.symbolic]
     if constant and _is_small(constant, settings):
         return False
+    if constant:
+        _break_at_transforms(gm)
     for carrier in constant:
         _became_constant(carrier, gm, settings, alone=len(constant) == len(carriers))
     return True
@@ -262,6 +284,9 @@ def _became_constant(carrier: Carrier, gm: fx.GraphModule, settings: Settings, a
         return
     if carrier.kind in PRIMARY:
         if alone and carrier.kind != CARRIED:
+            call = current_call()
+            if call is not None and (lists := call.lists()):
+                raise errors.error("AC040", line, lists=lists, **facts)
             raise errors.error("AC015", line, **facts)
         errors.warn("AC016", settings, line, **facts)
     at = f" at {line.where}" if line else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,10 @@ class Reason:
     dropped: str = ""  # the function that runs eagerly because of it
 
 
+FAILED = "Dynamo failed to trace it"
+UNTRACEABLE = "PyTorch cannot trace it for a batch whose size varies"
 OPTIMIZER = "an optimizer runs once per step, uncompiled"
+LIST = "a tensor is made of a Python list"
 
 # Every step breaks like this.
 EXPECTED = ("Tensor.backward() call", "Optimizer.zero_grad", OPTIMIZER)
@@ -29,14 +33,21 @@ REWORDED: tuple[tuple[str, str], ...] = (
     ("Module-level backwards hooks", "a module's backward hook"),
     ("Graph break under", "a graph break inside a context manager"),
     ("Tensor.item() call", "a tensor becomes a Python number: item(), float(), print()"),
+    ("data-dependent expression", "a number that the data decides becomes a Python number: a count, a length"),
+    ("generic_jump", "an if or a while that the data decides"),
+    ("step_unsupported", "an operation that Dynamo cannot trace"),
     ("torch.compiler.disable", "a function that torch.compiler.disable keeps from Dynamo"),
 )
 
 OWN_FUNCTION = "put forward and loss into a function of their own, and call it from the step"
+RESUMABLE = "move that line out of the try, loop or with around it, or out of {dropped}"
 
 # What to write instead, by a word of Dynamo's reason; then for any other break, and for a function dropped.
 FIXES: tuple[tuple[str, str], ...] = (
     ("backwards hooks", "register the hook on parameters or tensors (p.register_hook), not on a module"),
+    (LIST, "make it before the step: pass torch.tensor(labels) in place of the list"),
+    ("Reconstruction failure", "make that object before the step, and not in it"),
+    ("data-dependent expression", "keep such numbers in tensors (mask, gather, index_add), or out of forward and loss"),
     ("torch.compiler.disable", "let Dynamo see that function, or move the call behind backward()"),
 )
 AFTER_BACKWARD = "keep that out of forward and loss: move it behind backward(), or out of the step"
@@ -47,15 +58,16 @@ def is_expected(reason: Reason) -> bool:
     return not reason.dropped and any(text in reason.text for text in EXPECTED)
 
 
-def explained(reasons: Sequence[Reason]) -> dict[str, str]:
-    """Why and fix, from the first of Dynamo's reasons."""
+def explained(reasons: Sequence[Reason], step: str = "") -> dict[str, str]:
+    """Why and fix, from the first of Dynamo's reasons. A function dropped that is not the ``step`` is one already."""
     if not reasons:
         return {"why": "Dynamo did not capture it and gave no reason", "fix": OWN_FUNCTION}
     reason = reasons[0]
     at = f" at {reason.frame.where}" if reason.frame else ""
     what = f"Dynamo dropped {reason.dropped}, because it cannot resume after" if reason.dropped else "Dynamo made"
     fixes = (fix for word, fix in FIXES if word in reason.text)
-    fix = next(fixes, OWN_FUNCTION if reason.dropped else AFTER_BACKWARD)
+    otherwise = AFTER_BACKWARD if not reason.dropped else OWN_FUNCTION if reason.dropped == step else RESUMABLE
+    fix = next(fixes, otherwise.format(dropped=reason.dropped))
     return {"why": f"{what} a graph break{at}:\n{summary(reason.text)}", "fix": fix}
 
 
@@ -66,6 +78,17 @@ def summary(text: str) -> str:
     title, _, rest = last.partition("\n")
     explanation = next((x.split(":", 1)[1].strip() for x in rest.splitlines() if "Explanation:" in x), "")
     return ours or "\n".join(filter(None, (title, explanation)))
+
+
+_FILE = re.compile(r"^\S+\.(cpp|h):\d+: ")  # of PyTorch's own sources
+_GOT = re.compile(r"got \w+\([\"'](.*)[\"']\)")  # what Dynamo says of an operator that failed
+
+
+def first_sentence(error: Exception) -> str:
+    """What an error of PyTorch's says, without its advice and its internals."""
+    text = str(error).strip()
+    got = _GOT.search(text)
+    return got[1] if got else _FILE.sub("", re.split(r"\n|(?<=[a-z)])\. ", text)[0])
 
 
 def recompilation(text: str) -> str:

@@ -1,7 +1,8 @@
 """Outputs beside the loss stay differentiable, at no cost as long as no one differentiates them.
 
-The fused road keeps the loss's gradients and nothing else. Its other outputs are returned detached and put back on
-the tape here; a backward that really comes to them runs the two-pass road of the same graph.
+The loss's own road, fused or two-pass, knows the loss's gradients and nothing else. Its other outputs are returned
+detached and put back on the tape here; a backward that really comes to them, before the loss's or after it, runs the
+two-pass road of the same graph.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import torch
 
 
 def reattached(
-    fused: Callable, beside: Callable, positions: Sequence[int], changing: Sequence[int], reads: Sequence[int]
+    alone: Callable, beside: Callable, positions: Sequence[int], changing: Sequence[int], reads: Sequence[int]
 ) -> Callable:
-    """``fused``, whose outputs at ``positions`` are differentiable through ``beside``, which returns just them.
+    """``alone``, whose outputs at ``positions`` are differentiable through ``beside``, which returns just them.
 
     ``changing`` are the positions of inputs that the graph, or the user later, gives a new value: ``beside`` must see
     the old one. ``reads`` are those that its backward reads: of these, no other may change until then.
@@ -25,7 +26,7 @@ def reattached(
     def run(*inputs: Any) -> list[Any]:
         before = {i: _copy(inputs[i]) for i in changing}
         task = _Task(beside, [before.get(i, value) for i, value in enumerate(inputs)], set(reads), _Draws(inputs))
-        results = list(fused(*inputs))
+        results = list(alone(*inputs))
         tensors = [v for v in inputs if isinstance(v, torch.Tensor)]
         attached = _Reattach.apply(task, *(results[i] for i in positions), *tensors)
         for i, value in zip(positions, attached, strict=True):

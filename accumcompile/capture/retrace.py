@@ -17,6 +17,8 @@ from torch._dynamo.convert_frame import compile_lock
 from torch._guards import CompileContext
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
+from .. import where
+from . import breaks
 from .dynamo import mark, patcher
 from .floats import forget_floats
 
@@ -39,6 +41,7 @@ class _Retrace:
     undo: ExitStack
     tries: int = 0
     has_forgotten: bool = False
+    reads_lists: bool = False
 
 
 class _Retraces(threading.local):
@@ -73,6 +76,17 @@ def retrace_if_floats_are_left() -> None:
         raise _Restart(restart_reason="accumcompile: floats of an earlier capture")
 
 
+def reads_lists() -> bool:
+    """Whether the current frame is traced again because it reads a list that it appends to."""
+    return _retrace_of_frame().reads_lists
+
+
+def read_lists() -> None:
+    """Have Dynamo trace the current frame again, in which a list is read that was appended to."""
+    _retrace_of_frame().reads_lists = True
+    raise _Restart(restart_reason="accumcompile: a list is appended to and read")
+
+
 def _retrace_of_frame() -> _Retrace:
     """What has been done to trace the current frame again."""
     frame, now = CompileContext.current_compile_id(), _retraces.now
@@ -105,6 +119,12 @@ def numbers_of_tensors() -> Iterator[None]:
             raise
         _retrace_of_frame().undo.callback(patcher(NUMBERS_OF_TENSORS_SYMBOLIC)())
         raise _Restart(restart_reason="accumcompile: a number comes from a tensor") from None
+
+
+def retrace_with_break(line: where.Frame, reason: str) -> None:
+    """Have Dynamo trace the current frame again, with a break at a line; return if that is no help."""
+    if CompileContext.current_compile_id() is not None and breaks.break_at(line, reason):
+        raise _Restart(restart_reason="accumcompile: a line cannot be traced")
 
 
 def end_retrace() -> None:

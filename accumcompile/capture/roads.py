@@ -24,6 +24,7 @@ from ..propagate import propagate
 from ..rules.table import is_impure
 from ..sizes import Batch
 from . import aot_api
+from .improve import improve
 from .saved import NOTHING, Changeable, handing_over, needed_backwards, read_backwards
 from .undefined import passing_undefined
 
@@ -31,9 +32,9 @@ aten = torch.ops.aten
 Compile = Callable[[GraphModule, str, int | None], Callable]
 
 
-def normal(gm: GraphModule, compiled: bool) -> GraphModule:
+def normal(gm: GraphModule, compiled: bool, note: Callable[[str], None]) -> GraphModule:
     """A captured graph in the spelling that rules know, each value computed once."""
-    return deduplicate(canonical(aot_api.improve(gm, compiled)))
+    return deduplicate(canonical(improve(gm, compiled, note)))
 
 
 class Roads:
@@ -45,14 +46,17 @@ class Roads:
         compiled: bool,
         wants_fused: bool,
         reach: Sequence[set[int]],
+        note: Callable[[str], None],
         beside: Sequence[int] = (),
         changeable: Changeable = NOTHING,
     ):
         self.compile_piece, self.compiled, self.wants_fused = compile_piece, compiled, wants_fused
         self.reach = reach  # for each output, positions of the inputs that autograd comes to from it
+        self.note = note  # says something about the capture
         self.beside = beside  # positions of the outputs beside the loss that stay differentiable
         self.changeable = changeable
         self.road = "inference"
+        self.linear = False  # whether the loss's backward is proven linear in its tangent
         self.traced = False  # whether AOTAutograd has come to hand us what it traced
         self.tangents = 0  # how many of the outputs a gradient can arrive for
         self.read: set[int] = set()  # positions of the inputs that the backward reads themselves, as eager's does
@@ -66,11 +70,12 @@ class Roads:
         """AOTAutograd's ``partition_fn``."""
         self.traced = True
         self.read = read_backwards(joint)
-        joint = normal(joint, self.compiled)
+        joint = normal(joint, self.compiled, self.note)
         self.tangents = len(aot_api.tangents(joint))
         self.mutated = aot_api.mutated_inputs(joint)
         self.reads = inputs_behind(joint, self.beside) if self.beside else []
-        if self.wants_fused and is_fusable(joint, num_fwd_outputs):
+        self.linear = self.wants_fused and has_linear_backward(joint, num_fwd_outputs)
+        if self.linear and not computes_in_float16(joint):
             self.road = "fused"
             self.kept = Kept(joint, num_fwd_outputs, sorted(self.read & self.changeable.given - set(self.mutated)))
             return self.kept.forward, self.kept.backward
@@ -94,7 +99,7 @@ class Roads:
     def inference(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
         """AOTAutograd's ``inference_compiler``."""
         self.traced = True
-        return self.compile_piece(normal(gm, self.compiled), "inference", None)
+        return self.compile_piece(normal(gm, self.compiled, self.note), "inference", None)
 
 
 def inputs_behind(joint: GraphModule, positions: Sequence[int]) -> list[int]:
@@ -107,15 +112,18 @@ def inputs_behind(joint: GraphModule, positions: Sequence[int]) -> list[int]:
     return [i for i, node in enumerate(given) if node in sources]
 
 
-def is_fusable(joint: GraphModule, num_fwd_outputs: int) -> bool:
-    """One scalar tangent, no float16 to underflow before a GradScaler's factor arrives, and proven linear."""
+def has_linear_backward(joint: GraphModule, num_fwd_outputs: int) -> bool:
+    """One scalar tangent, and every gradient proven linear in it."""
     tangents = aot_api.tangents(joint)
     if len(tangents) != 1 or tangents[0].meta["val"].dim() != 0:
         return False
-    values = [n.meta.get("val") for n in joint.graph.nodes]
-    if any(isinstance(v, torch.Tensor) and v.dtype == torch.float16 for v in values):
-        return False
     return is_linear(joint, tangents[0], outputs(joint)[num_fwd_outputs:])
+
+
+def computes_in_float16(joint: GraphModule) -> bool:
+    """Whether a gradient may underflow before a GradScaler's factor arrives, which is outside of the graph."""
+    values = [n.meta.get("val") for n in joint.graph.nodes]
+    return any(isinstance(v, torch.Tensor) and v.dtype == torch.float16 for v in values)
 
 
 def is_linear(joint: GraphModule, tangent: Node, gradients: list[Node | None]) -> bool:

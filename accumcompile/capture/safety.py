@@ -15,10 +15,11 @@ from typing import Any
 from weakref import WeakSet
 
 import torch
+from torch._functorch import apis
 from torch.autograd.function import BackwardCFunction
 
 from .. import errors, where
-from . import dynamo, dynamo_hooks, frames
+from . import chunks, dynamo, dynamo_hooks, frames
 from .dynamo_hooks import Watch
 from .reasons import explained
 
@@ -130,7 +131,7 @@ class Net:
     def check(self, roots: Sequence[torch.Tensor], create_graph: bool) -> None:
         """Called before a backward runs."""
         self.backwards += 1
-        if not (self.must_look or create_graph):
+        if chunks.is_running() or not (self.must_look or create_graph):
             return
         found = reached(roots)
         if create_graph and found.ours:
@@ -141,7 +142,8 @@ class Net:
     def must_look(self) -> bool:
         """Whether anything may have changed since a call in which all was well."""
         state = self.call.settings.state
-        return self.watch.captured_anew or state.get("clean") != self.watch.frames_before or "dropped" in state
+        seen = self.watch.captured_anew or state.get("clean") != self.watch.frames_before
+        return seen or self.watch.idle or "dropped" in state
 
     def judge(self, found: Reached) -> None:
         """Say what ran on the full batch."""
@@ -149,7 +151,7 @@ class Net:
         if not full and not found.handed_over:
             return
         line, settings = where.here(), self.call.settings
-        facts = explained(self.watch.reasons()) | {"batch": str(self.call.batch)}
+        facts = explained(self.watch.reasons(), settings.name.rpartition(".")[2]) | {"batch": str(self.call.batch)}
         if not full:
             errors.warn("AC030", settings, line, **facts)
         elif found.ours:
@@ -194,7 +196,7 @@ class Net:
                     break
 
 
-# The hook on autograd's engine
+# The hooks on autograd's engine and on vmap
 
 
 class _Nets(threading.local):
@@ -236,3 +238,4 @@ def _hook(change: int) -> None:
     with _lock:
         _calls += change
         torch.autograd._engine_run_backward = _watched_engine if _calls else _engine
+        apis.vmap_impl = chunks.vmap_impl if _calls else chunks.original  # type: ignore[assignment]

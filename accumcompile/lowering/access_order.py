@@ -19,8 +19,6 @@ from torch._inductor.dependencies import Dep, StarDep, WeakDep
 from torch._inductor.scheduler import BaseSchedulerNode, Scheduler, SchedulerNode
 from torch.utils._ordered_set import OrderedSet
 
-from .. import errors
-
 HOOK = "_pre_fusion_custom_pass"
 Pass = Callable[[list[BaseSchedulerNode]], list[BaseSchedulerNode]]
 Epochs = dict[tuple[str, str], int]
@@ -69,7 +67,8 @@ def check_order(scheduler: Scheduler, expected: Epochs) -> None:
     def check() -> None:
         found = epochs(scheduler.nodes)
         wrong = sorted(access for access in found.keys() & expected.keys() if found[access] != expected[access])
-        errors.check(not wrong, "Inductor exchanged a read and a write of one buffer", str(wrong))
+        if wrong:
+            raise RuntimeError(f"Inductor exchanged a read and a write of one buffer: {wrong}")
         Scheduler.compute_last_usage(scheduler)
 
     scheduler.compute_last_usage = check  # type: ignore[method-assign]  # the first to ask for the final order

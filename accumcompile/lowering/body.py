@@ -13,12 +13,11 @@ from ..loop import Split, finish, run_reference
 from ..sizes import ROWS
 from . import inductor_api
 from .arguments import Cut, check_body, local_shape
-from .check import WrongCodeError
 from .forms import Form, Plan, build
 from .inductor_api import signature
 from .progress import Progress
 from .specs import Array, Literal, Size, Sizes, Spec, bind_sizes, describe, describe_tensor, stride_pattern
-from .trust import Trust, device_of
+from .trust import UNUSABLE, Trust, device_of
 
 STATIC_ROWS = 8  # micro-batch sizes compiled as numbers; further ones share a form with symbolic rows
 STATIC_TAILS = 1
@@ -50,8 +49,8 @@ class CompiledBody(torch.nn.Module):
             if not self.trust.lost:
                 try:
                     return self._compiled(split, consts, xs, x_dims, carry, y_dims)
-                except WrongCodeError as wrong:
-                    self.trust.lose(wrong)
+                except UNUSABLE as why:
+                    self.trust.lose(why)
             return run_reference(self.body, split, consts, xs, x_dims, carry, y_dims)
 
     def _compiled(self, split, consts, xs, x_dims, carry, y_dims) -> list[torch.Tensor]:
@@ -174,7 +173,8 @@ class Schedule:
         specs = self._specs(rows, symbolic, arguments, sizes)
         rest = (None, None) if role == "first" else (accs, self.buffers)
         size = "any number of rows" if symbolic else f"{rows} rows"
-        return owner.form(self.plan, role, specs, sizes, rest, f"{role} micro-batch of {size}")
+        with owner.trust.compiling(arguments):
+            return owner.form(self.plan, role, specs, sizes, rest, f"{role} micro-batch of {size}")
 
     def _is_symbolic(self, rows: int) -> bool:
         """Whether these rows are one number too many to compile each."""

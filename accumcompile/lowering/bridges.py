@@ -18,14 +18,13 @@ from ..loop import accumulate_loop
 from ..operands import comes_from_data
 from ..sizes import present
 from . import inductor_api, random
-from .check import WrongCodeError
 from .forms import Form, bytes_at_once, chooser
 from .inductor_api import signature
 from .plain import Plain
 from .progress import Progress
 from .specialise import specialise
 from .specs import Sizes, bind_sizes, describe
-from .trust import Trust
+from .trust import UNUSABLE, Trust
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
@@ -53,8 +52,8 @@ class CompiledSegment(torch.nn.Module):
             if not self.trust.lost:
                 try:
                     return self._compiled(values)
-                except WrongCodeError as wrong:
-                    self.trust.lose(wrong)
+                except UNUSABLE as why:
+                    self.trust.lose(why)
             return Plain(self.body).values(*values)
 
     def _compiled(self, values: Sequence[Any]) -> Sequence[Any]:
@@ -69,7 +68,12 @@ class CompiledSegment(torch.nn.Module):
         given = [*numbers, *form.select(values)]
         if not self.trust.is_due(form):
             return form.call(given)
-        return self.trust.checked(form, values, lambda: [list(form.call(given))] * 2)
+
+        def run() -> tuple[list, list]:
+            outputs = list(form.call(given))
+            return outputs, outputs
+
+        return self.trust.checked(form, values, run)
 
     def _find(self, values: Sequence[Any], sizes: Sizes) -> Form:
         specs = tuple(describe(h, v, sizes) for h, v in zip(self.holders, values, strict=True))
@@ -77,7 +81,8 @@ class CompiledSegment(torch.nn.Module):
         for form in known:
             if form.serves(sizes):
                 return form
-        with self.progress.compiling(f"{self.name}, {len(self.body.graph.nodes)} operators"):
+        what = f"{self.name}, {len(self.body.graph.nodes)} operators"
+        with self.trust.compiling(values), self.progress.compiling(what):
             done = specialise(self.body.graph, self.body, specs, sizes)
             inputs = [n.meta["val"] for n in done.gm.graph.find_nodes(op="placeholder")]
             options = dict(self.settings.options.inductor or {})

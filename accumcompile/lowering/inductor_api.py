@@ -72,6 +72,7 @@ class Tracing:
 
 def compile_graph(gm: torch.fx.GraphModule, inputs: Sequence[Any], trace: Tracing, options: Mapping[str, Any]) -> Boxed:
     """Compile a graph of ATen operators; the result takes its arguments in one list, which it empties."""
+    from torch._dynamo.convert_frame import compile_lock  # threads compile one at a time
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
 
@@ -85,7 +86,7 @@ def compile_graph(gm: torch.fx.GraphModule, inputs: Sequence[Any], trace: Tracin
     settings = {**defaults(inputs), **options}
     users = settings.get(access_order.HOOK) or getattr(config, access_order.HOOK)
     settings[access_order.HOOK] = access_order.KeptOrder(users)
-    with tracing(TracingContext(trace.mode)), config.patch(settings):
+    with compile_lock, tracing(TracingContext(trace.mode)), config.patch(settings):
         compiled = compile_fx_inner(gm, inputs, cpp_wrapper=config.cpp_wrapper)
     return getattr(compiled, "current_callable", None) or compiled
 

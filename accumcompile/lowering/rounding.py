@@ -20,7 +20,7 @@ from ..rules.table import rule_of
 from .plain import Plain
 
 # The bits given up in one run after another, of a dtype with many and of one with few.
-MANY_BITS, FEW_BITS = (*[1] * 4, *[2] * 4, *[3] * 4), (*[1] * 8, *[2] * 4)
+MANY_BITS, FEW_BITS = (*[1] * 8, *[2] * 8, *[3] * 8), [1] * 24
 
 _WORDS = {
     torch.float64: torch.int64,

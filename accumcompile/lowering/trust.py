@@ -17,6 +17,7 @@ from torch.fx import GraphModule
 
 from .. import errors, where
 from ..dump import write_repro
+from ..errors import AccumulateError
 from .available import available
 from .check import Expected, WrongCodeError
 
@@ -92,18 +93,48 @@ class Trust:
         yield
         self.settings.checks.seconds += time.perf_counter() - begun
 
-    def lose(self, wrong: WrongCodeError) -> None:
-        """Compiled code was wrong: say so. From now on the graph runs as it stands."""
+    @contextmanager
+    def compiling(self, arguments: Sequence[Any]) -> Iterator[None]:
+        """Around a compilation: where the compiler fails there is no code. Errors of ours are none of its."""
+        try:
+            yield
+        except (AccumulateError, torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:
+            raise NoCodeError(error, arguments) from error
+
+    def lose(self, why: WrongCodeError | NoCodeError) -> None:
+        """There is no code, or it is wrong: say so. From now on the graph runs as it stands."""
         self.lost = True
-        output = self.graph.graph.output_node().args[0][wrong.position]
-        found = wrong.found
+        repro = write_repro(self.settings, self.name, self.graph, why.arguments)
+        if isinstance(why, NoCodeError):
+            errors.warn("AC051", self.settings, self._line(0), what=self.name, reason=str(why), repro=repro)
+            return
+        found, (outputs,) = why.found, self.graph.graph.output_node().args
         facts = {
-            "what": f"{self.name}, its result {wrong.position} ({output.name})",
+            "what": f"{self.name}, its result {why.position} ({outputs[why.position]})",
             "differs": f"{found.relative(found.differs):.1e}",
             "explained": f"{found.relative(found.explained):.1e}",
-            "repro": write_repro(self.settings, self.name, self.graph, wrong.arguments),
         }
-        errors.warn("AC050", self.settings, where.user_frame(output.meta.get("stack_trace")), **facts)
+        errors.warn("AC050", self.settings, self._line(why.position), repro=repro, **facts)
+
+    def _line(self, position: int) -> where.Frame | None:
+        """The user's line that a result of the graph, or one after it, comes from."""
+        (outputs,) = self.graph.graph.output_node().args
+        frames = (where.user_frame(node.meta.get("stack_trace")) for node in outputs[position:])
+        return next((frame for frame in frames if frame is not None), None)
+
+
+class NoCodeError(Exception):
+    """The compiler below failed."""
+
+    def __init__(self, error: Exception, arguments: Sequence[Any]):
+        text = str(error).strip().partition("\n")[0]
+        super().__init__(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+        self.arguments = arguments
+
+
+UNUSABLE = WrongCodeError, NoCodeError
 
 
 def device_of(values: Sequence[Any]) -> torch.device:

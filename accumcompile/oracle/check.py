@@ -43,6 +43,9 @@ class Uneven:
             yield start, rows
             start, turn = start + rows, turn + 1
 
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
     def at_once(self) -> Uneven:
         """The whole batch as one micro-batch."""
         return Uneven(self.batch, self.batch)

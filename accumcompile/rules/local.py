@@ -7,6 +7,7 @@ from functools import partial, reduce
 
 import torch
 
+from ..carry import WIDER
 from ..operands import shape_of
 from ..placement import R
 from .rule import Alignment, Facts, align_dims
@@ -83,6 +84,17 @@ def moments(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.No
     m2 = body.call(aten.mul.Tensor, (variance, count))
     rows = [counts, *(body.call(aten.view.default, (v, shape)) for v in (mean, m2))]
     return body.call(aten.cat.default, (rows, 0))
+
+
+def not_cast(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node | None:
+    """What a cast to half precision is made from."""
+    source = node.args[0].meta["val"].dtype
+    return args[0] if source.is_floating_point and source not in WIDER else None
+
+
+def wide_sum(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
+    """A sum of half precision in the dtype in which its kernel adds."""
+    return body.call(node.target, args, kwargs | {"dtype": WIDER[node.meta["val"].dtype]}, like=node)
 
 
 def random(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:

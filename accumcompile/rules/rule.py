@@ -70,6 +70,8 @@ class Rule:
         fill: the position of the argument that holds a factory's one value.
         discontinuous: a rounding error in an operand can change the result by a jump.
         local: emits the node in a body, where a copy with a local shape would not do.
+        unrounded: emits the result as it is before it is rounded to half precision, for operators that compute it
+            wider; None where it cannot be had.
     """
 
     dims: str = ""
@@ -83,6 +85,7 @@ class Rule:
     fill: int | None = None
     discontinuous: bool = False
     local: Callable | None = None
+    unrounded: Callable | None = None
 
     @property
     def elementwise(self) -> bool:

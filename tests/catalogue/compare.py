@@ -69,6 +69,14 @@ def _observe(case: Case, returned: Any, arguments: Any) -> Iterator[Value]:
             yield Value(f"parameter {model}.{name}", f"parameter {model}", _copy(parameter))
         for name, buffer in module.named_buffers():
             yield Value(f"buffer {model}.{name}", f"buffer {model}.{name}", _copy(buffer))
+        for name, kept in _attributes(module):
+            yield Value(f"attribute {model}.{name}", f"attribute {model}.{name}", _copy(kept))
+
+
+def _attributes(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """What a forward leaves on the modules."""
+    for path, part in module.named_modules():
+        yield from ((f"{path}.{name}", value) for name, value in vars(part).items() if isinstance(value, torch.Tensor))
 
 
 def _leaves(kind: str, tree: Any) -> Iterator[Value]:

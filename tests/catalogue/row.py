@@ -67,11 +67,12 @@ class Case:
     loss_fn: Callable[..., torch.Tensor] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     device: str = "cpu"
+    dtype: torch.dtype = torch.float64
     _initial: list[Any] = field(default_factory=list, repr=False)
 
     def arguments(self, size: int, update: int) -> Call:
         """The batch of the given update: every call makes new tensors, always of the same values."""
-        with seeded(1000 * size + update, self.device):
+        with seeded(1000 * size + update, self.device, self.dtype):
             return self.batch(size)
 
     def snapshot(self) -> None:
@@ -102,11 +103,11 @@ class Row:
     batches: tuple[int, int]
     exclude: tuple[str, ...]
 
-    def build(self, device: str = "cpu") -> Case:
+    def build(self, device: str = "cpu", dtype: torch.dtype = torch.float64) -> Case:
         """A fresh case; two builds are equal in every bit."""
-        with seeded(0, device):
+        with seeded(0, device, dtype):
             case = self.builder()
-        case.device = device
+        case.device, case.dtype = device, dtype
         case.snapshot()
         return case
 
@@ -162,13 +163,13 @@ def mlp(*widths: int) -> nn.Sequential:
 
 
 @contextlib.contextmanager
-def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
-    """Factories in here draw from the seed, in float64, on the device; nothing outside notices."""
+def seeded(seed: int, device: str = "cpu", dtype: torch.dtype = torch.float64) -> Iterator[None]:
+    """Factories in here draw from the seed, in this dtype, on the device; nothing outside notices."""
     default = torch.get_default_dtype()
     drawing = [torch.cuda.current_device()] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=drawing), torch.device(device):
         torch.manual_seed(seed)
-        torch.set_default_dtype(torch.float64)
+        torch.set_default_dtype(dtype)
         try:
             yield
         finally:

@@ -14,6 +14,7 @@ from fuzz.check import Outcome, check
 from fuzz.parallel import outcomes, quiet
 from fuzz.report import Summary, show
 from fuzz.search import smallest
+from fuzz.strategy import LONGEST, LONGEST_COMPILED
 
 FEW = 50  # steps, of which shares say nothing
 
@@ -24,23 +25,27 @@ def main() -> int:
     parser.add_argument("steps", type=int, nargs="?", default=300, help="how many random steps")
     parser.add_argument("--seed", type=int, default=0, help="the first step's; the others follow")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="steps at a time (default: one per core)")
-    parser.add_argument("--lowering", choices=("eager", "inductor"), default="eager", help="inductor: some 20 s a step")
+    parser.add_argument("--lowering", choices=("eager", "inductor"), default="eager", help="inductor: 10 s a step")
+    parser.add_argument(
+        "--most", type=int, help=f"ops of a step (default: {LONGEST}; {LONGEST_COMPILED} with inductor)"
+    )
     parser.add_argument("--shrink", action="store_true", help="make each failing step as small as possible (minutes)")
     parser.add_argument("--kinds", action="store_true", help="which ops stand in steps whose peak is not lower")
     options = parser.parse_args()
     quiet()
-    found = outcomes(range(options.seed, options.seed + options.steps), options.jobs, options.lowering)
+    most = options.most or (LONGEST if options.lowering == "eager" else LONGEST_COMPILED)
+    found = outcomes(range(options.seed, options.seed + options.steps), options.jobs, options.lowering, most)
     summary = Summary(found)
     if options.shrink:
-        summary.failures = {number: _smaller(number, o) for number, o in summary.failures.items()}
+        summary.failures = {number: _smaller(number, o, most) for number, o in summary.failures.items()}
     show(summary, options.kinds)
     return 0 if summary.kept or (options.steps < FEW and not summary.failures) else 1
 
 
-def _smaller(number: int, outcome: Outcome) -> Outcome:
+def _smaller(number: int, outcome: Outcome, most: int) -> Outcome:
     """The failing step, made smaller as long as it fails for the same reason."""
     reason = _reason(outcome)
-    found = smallest(number, lambda program: _reason(check(program, outcome.lowering)) == reason)
+    found = smallest(number, lambda program: _reason(check(program, outcome.lowering)) == reason, most)
     return check(found, outcome.lowering)
 
 

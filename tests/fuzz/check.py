@@ -22,6 +22,12 @@ from .noise import Rounding, Tied
 from .peak import measured
 from .program import Program, build
 
+# A kernel costs g++ a second whatever its code: a half to load headers, and a third to link with PyTorch's libraries.
+# These are in the process already (see ``parallel.quiet``), and what is tested does not depend on it.
+LOWERINGS: dict[str, dict[str, Any]] = {
+    "eager": {"lowering": "eager"},
+    "inductor": {"lowering": "inductor", "inductor": {"aot_inductor.link_libtorch": False}},
+}
 WELL_CONDITIONED = 1e-2 * TOLERANCE  # relative to which noise in rounding may show
 
 
@@ -46,6 +52,8 @@ class Outcome:
 def check(program: Program, lowering: str = "eager") -> Outcome:
     """Everything about one step, in micro-batches lowered so."""
     torch._dynamo.reset()
+    if lowering == "inductor":
+        program = replace(program, runs=_few(program.runs))
     program, expected = _settled(program)
     outcome = Outcome(program, lowering)
     if expected is None:
@@ -60,6 +68,12 @@ def check(program: Program, lowering: str = "eager") -> Outcome:
     except Exception as error:  # whatever else escapes is a bug
         outcome.failure = f"{type(error).__name__}: {error}\n{''.join(traceback.format_tb(error.__traceback__)[-4:])}"
     return outcome
+
+
+def _few(runs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    """One number of micro-batches for each batch size: every further one compiles each loop two or three times again,
+    a second for each kernel."""
+    return tuple({size: (size, steps) for size, steps in runs}.values())
 
 
 def _settled(program: Program) -> tuple[Program, list[tuple[History, int]] | None]:
@@ -96,7 +110,7 @@ def _not_finite(record: History) -> bool:
 def _compare(outcome: Outcome, expected: list[tuple[History, int]]) -> None:
     program = outcome.program
     case = build(program.source())
-    step = accumulate(steps=1, lowering=outcome.lowering)(case.step)
+    step = accumulate(steps=1, **LOWERINGS[outcome.lowering])(case.step)
     for i, ((size, steps), (full, full_peak)) in enumerate(zip(program.runs, expected, strict=True)):
         case.restore()
         step.steps = steps

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.internal.conjecture import providers
 
 from .program import Program
 from .strategy import LONGEST, programs
@@ -14,6 +15,9 @@ from .strategy import LONGEST, programs
 # Hypothesis tries the simplest example first and varies what it has tried before: of two, the second is the seed's own.
 _TWO: dict[str, Any] = {"max_examples": 2, "deadline": None, "database": None, "derandomize": False}
 _TWO |= {"suppress_health_check": list(HealthCheck)}
+
+# Hypothesis draws constants from the sources of whatever is imported: a seed's step shall not hang on that.
+providers._get_local_constants = providers.Constants
 
 
 class _Found(Exception):
@@ -27,7 +31,7 @@ def step_of(number: int, most: int = LONGEST) -> Program | None:
     return drawn[1] if len(drawn) > 1 else None
 
 
-def smallest(number: int, fails: Callable[[Program], bool]) -> Program:
+def smallest(number: int, fails: Callable[[Program], bool], most: int = LONGEST) -> Program:
     """The step of a seed, which fails, as small as Hypothesis finds one that fails too."""
     found: list[Program] = []
 
@@ -37,8 +41,8 @@ def smallest(number: int, fails: Callable[[Program], bool]) -> Program:
             raise _Found
 
     with suppress(_Found):
-        _search(number, run, (Phase.generate, Phase.shrink))
-    return min(found, key=lambda p: (len(p.ops), len(p.source()))) if found else step_of(number)
+        _search(number, run, (Phase.generate, Phase.shrink), most)
+    return min(found, key=lambda p: (len(p.ops), len(p.source()))) if found else step_of(number, most)
 
 
 def _search(number: int, run: Callable[[Program], None], phases: tuple[Phase, ...], most: int = LONGEST) -> None:

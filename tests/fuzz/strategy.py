@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hypothesis import assume, reject
 from hypothesis import strategies as st
 
-from . import moves, state  # noqa: F401  (their generators enter the table)
+from . import moves, routing, state  # noqa: F401  (their generators enter the table)
 from .losses import LOSSES
 from .maker import Maker, Unfit, Value
 from .ops import OPS
@@ -21,6 +21,7 @@ TRIES = 8  # generators that may find nothing to work with, in a row
 MOST_TERMS = 3
 SMALLEST_BATCH, LARGEST_BATCH = 2, 13
 SHORTEST, LONGEST = 5, 40  # ops of a step
+LONGEST_COMPILED = 12  # through Inductor: each kernel costs a second, whatever its length and the level of optimisation
 
 
 @st.composite

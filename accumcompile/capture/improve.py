@@ -1,0 +1,88 @@
+"""Inductor's joint-graph passes, each of which may fail: the graph goes on without it. Checked on torch 2.13.
+
+They run on a copy. Where they raise, all of them run again one by one, each on a copy of its own, so that the graph
+loses no more than what failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from torch._guards import detect_fake_mode
+from torch._inductor import config
+from torch._inductor.fx_passes import joint_graph
+from torch._inductor.pattern_matcher import PatternMatcherPass
+from torch._inductor.virtualized import V
+from torch.fx import Graph, GraphModule, Node
+
+from .reasons import first_sentence
+
+Pass = Callable[[GraphModule], object]
+
+
+def improve(gm: GraphModule, compiled: bool, note: Callable[[str], None]) -> GraphModule:
+    """Inductor's joint-graph passes, which do not run on the bodies later.
+
+    Args:
+        gm: a graph of AOTAutograd's, which stays as it is.
+        compiled: also rewrite random numbers to be functions of a seed, which only Inductor can run.
+        note: told which pass the graph went on without.
+    """
+    with V.set_fake_mode(detect_fake_mode()), config.patch(fallback_random=not compiled):
+        try:
+            return _after(joint_graph.joint_graph_passes, gm)
+        except Exception:
+            return _one_by_one(gm, note)
+
+
+def _after(run: Pass, gm: GraphModule) -> GraphModule:
+    graph = Graph()
+    new: dict[Node, Node] = {}
+    for node in gm.graph.nodes:
+        new[node] = graph.node_copy(node, new.__getitem__)
+    gm = GraphModule(gm, graph)
+    run(gm)
+    gm.graph.lint()
+    gm.recompile()
+    return gm
+
+
+def _one_by_one(gm: GraphModule, note: Callable[[str], None]) -> GraphModule:
+    for run in _passes(gm):
+        try:
+            gm = _after(run, gm)
+        except Exception as error:
+            note(f"an optimisation of PyTorch's failed, and the graph does without it: {first_sentence(error)}")
+    return gm
+
+
+def _passes(gm: GraphModule) -> Iterator[Pass]:
+    """What ``joint_graph_passes`` runs on ``gm``, in its order."""
+    yield _without_patterns
+    for patterns in (joint_graph.early_patterns, *joint_graph.pass_patterns):
+        yield from _each(patterns, gm)
+    if not config.fallback_random:
+        yield joint_graph.replace_random_passes
+
+
+def _without_patterns(gm: GraphModule) -> None:
+    with config.patch(pattern_matcher=False, fallback_random=True):
+        joint_graph.joint_graph_passes(gm)
+
+
+def _each(patterns: PatternMatcherPass, gm: GraphModule) -> Iterator[Pass]:
+    """The patterns of a group, each by itself, that end at an operator of the graph."""
+    present = {(node.op, node.target) for node in gm.graph.nodes}
+    for key in [key for key in patterns.patterns if key in present]:
+        for entry in patterns.patterns[key]:
+            alone = PatternMatcherPass()
+            alone.patterns[key].append(entry)
+            yield _applied(alone)
+
+
+def _applied(patterns: PatternMatcherPass) -> Pass:
+    def apply(gm: GraphModule) -> None:
+        if patterns.apply(gm.graph):
+            joint_graph.stable_topological_sort(gm.graph)
+
+    return apply

@@ -1,0 +1,125 @@
+"""Python lists that come into a step: appended to, or made a tensor of, without a look at what they hold.
+
+Dynamo takes in a list item by item, guards on its length and on what it reads, and writes all of it back: each call of
+a step that keeps a history, or is called with a list of labels, would be another capture.
+
+``self.history.append(loss)``: the list stays where it is, and the call is made when the graph has run, by the way in
+which Dynamo calls ``tensor.register_hook`` then. Where a frame reads the list after all, it is traced again as Dynamo
+has it. ``torch.tensor(labels)``: the graph breaks there, and the tensor is an input of the next one.
+
+Checked in torch 2.13.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from types import BuiltinMethodType
+from typing import Any, ClassVar
+
+import torch
+from torch._dynamo.guards import GuardBuilder
+from torch._dynamo.output_graph import OutputGraph
+from torch._dynamo.source import AttrSource
+from torch._dynamo.symbolic_convert import InstructionTranslatorBase
+from torch._dynamo.variables import ConstantVariable
+from torch._dynamo.variables.base import ValueMutationNew, VariableTracker
+from torch._dynamo.variables.lazy import LazyVariableTracker
+from torch._dynamo.variables.misc import GetAttrVariable
+from torch._dynamo.variables.user_defined import RemovableHandleVariable
+
+from . import retrace
+
+LISTS = (list, deque)
+PLAIN = (int, float, bool, str)
+CONSTRUCTORS = (torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor, torch.LongTensor, torch.FloatTensor)
+
+
+class _Append(GetAttrVariable):
+    """``values.append``, of a list that Dynamo has not looked into."""
+
+    # With the list among them a graph break would not look into it.
+    _nonvar_fields: ClassVar = {"obj", *GetAttrVariable._nonvar_fields}  # type: ignore[misc]
+
+    def call_function(self, tx: Any, args: list, kwargs: dict) -> Any:
+        if len(args) != 1 or kwargs:
+            return self.obj.realize().call_method(tx, self.name, args, kwargs)
+        effects = tx.output.side_effects
+        handle = RemovableHandleVariable(mutation_type=ValueMutationNew())
+        handle.idx = max(effects.tensor_hooks, default=0) + 1
+        effects.tensor_hooks[handle.idx] = self.obj, args[0], handle, self.name
+        return ConstantVariable.create(None)
+
+
+def loaded(tx: Any, load: Callable[[Any, str], None], name: str) -> None:
+    """What an instruction does that loads the attribute ``name`` of the value on the stack; ``load`` is Dynamo's."""
+    values = tx.stack[-1]
+    if name == "append" and _is_unseen(tx, values, LISTS) and not retrace.reads_lists():
+        tx.pop()
+        tx.push(_Append(values, name, source=AttrSource(values.source, name)))
+    else:
+        load(tx, name)
+
+
+def _is_unseen(tx: Any, value: Any, types: tuple[type, ...]) -> bool:
+    """Whether a value is a list that came in from outside, and that nothing has looked into."""
+    if type(value) is not LazyVariableTracker or value.is_realized() or value.peek_type() not in types:
+        return False
+    outermost = tx.output.current_tracer is tx.output.root_tracer
+    return outermost and value.source is not None and value.peek_value() not in tx.output.side_effects
+
+
+def of_method(builder: Any, value: Any) -> Any:
+    """``values.append`` where it comes into a frame as it is: from before a break. None: it is something else."""
+    if type(value) is not BuiltinMethodType or value.__name__ != "append" or type(value.__self__) not in LISTS:
+        return None
+    if value.__self__ in builder.tx.output.side_effects or retrace.reads_lists():
+        return None
+    builder.install_guards(GuardBuilder.TYPE_MATCH)
+    values = LazyVariableTracker.create(value.__self__, AttrSource(builder.source, "__self__"), tx=builder.tx)
+    return _Append(values, "append", source=builder.source)
+
+
+class _Restored(VariableTracker):
+    """A list of plain values that crosses a break of the graph: taken from where it is, and not looked into."""
+
+    def reconstruct(self, codegen: Any) -> None:
+        codegen(self.source)
+
+
+def restored(builder: Any, value: Any) -> Any:
+    """A list at a break, of plain values or one that is appended to. None: it is something else."""
+    plain = type(value) in (list, tuple) and all(type(v) in PLAIN for v in value)
+    if (plain or _is_appended_to(builder.tx, value)) and _is_at_break():
+        return _Restored(source=builder.source)
+    return None
+
+
+def _is_at_break() -> bool:
+    """Whether Dynamo looks into a value only to have it again behind a break."""
+    caller: Any = sys._getframe(2)
+    while caller is not None and caller.f_code is not OutputGraph.compile_subgraph.__code__:
+        if caller.f_code is InstructionTranslatorBase.step.__code__:
+            return False
+        caller = caller.f_back
+    return caller is not None
+
+
+def makes_tensor(tx: Any, fn: Any, args: list, rows: int) -> bool:
+    """Whether a call makes a tensor of a list of ``rows`` values that has not been looked into: one for each sample."""
+    if getattr(fn, "value", None) not in CONSTRUCTORS or not args or not _is_unseen(tx, args[0], (list, tuple)):
+        return False
+    values = args[0].peek_value()
+    return len(values) == rows and type(values[0]) in (int, float, bool, list, tuple)
+
+
+def seen(tx: Any, value: Any) -> None:
+    """Called before Dynamo looks into a value: if that has been appended to, its frame is traced again."""
+    if _is_appended_to(tx, value):
+        retrace.read_lists()
+
+
+def _is_appended_to(tx: Any, value: Any) -> bool:
+    hooks = tx.output.side_effects.tensor_hooks.values() if type(value) in LISTS else ()
+    return any(name == "append" and appended.peek_value() is value for appended, *_, name in hooks)
