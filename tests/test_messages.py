@@ -36,13 +36,6 @@ def sorted_first(model, x, y):
     return F.cross_entropy(out, y)
 
 
-def picked(model, x, y):
-    keep = y > 0
-    part = x[keep]
-    out = model(part)
-    return F.cross_entropy(out, y[keep])
-
-
 def in_chunks(model, x, y):
     parts = x.chunk(4)
     losses = [F.cross_entropy(model(a), b) for a, b in zip(parts, y.chunk(4), strict=True)]
@@ -52,7 +45,6 @@ def in_chunks(model, x, y):
 CAUSES = {
     sliced: "part = logits[:n]",
     sorted_first: "ordered = x.sort(0)[0]",
-    picked: "part = x[keep]",
     in_chunks: "parts = x.chunk(4)",
 }
 

@@ -6,7 +6,6 @@ a call they change nothing.
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from torch._dynamo.variables.builder import VariableBuilder
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from .. import where
-from . import breaks, compiling, dynamo, floats, idle, lists
+from . import breaks, compiling, dynamo, floats, idle, lists, quiet
 from .reasons import LIST, OPTIMIZER, Reason, is_expected
 
 # The wrapper that every optimizer class puts around its step: one code object for all of them.
@@ -34,9 +33,6 @@ STEP_CODE = next(
 )
 # What torch.func.vmap returns: a frame of its own only where no graph could hold it (chunks.py).
 VMAP_CODE = next(c for c in torch.func.vmap.__code__.co_consts if getattr(c, "co_name", "") == "wrapped")
-# Loggers that give a page of advice or of internals, and how it begins.
-TALKATIVE = ("torch._dynamo.variables.tensor", "torch._subclasses.fake_tensor")
-SAID_BY_US = ("Graph break from `Tensor.item()`", "failed while attempting to run meta")
 # Functions that Dynamo has dropped. It leaves them alone from then on, in whichever step they are called.
 # (By place: code objects are not always hashable.)
 _dropped: dict[tuple[str, int, str], Reason] = {}
@@ -150,9 +146,7 @@ def _acquire() -> None:
             _undo.append(register_optimizer_step_pre_hook(_capture_closure).remove)
             _replace(convert_frame, "_compile", breaks.dropping(_original_compile, _is_watching))
             _undo.extend((breaks.install(_is_traced_by_us), compiling.install()))
-            for name in TALKATIVE:
-                logging.getLogger(name).addFilter(_is_worth_a_word)
-                _undo.append(partial(logging.getLogger(name).removeFilter, _is_worth_a_word))
+            _undo.append(quiet.install(_is_watching))
         _calls += 1
 
 
@@ -181,11 +175,6 @@ _original_convert = convert_frame.CatchErrorsWrapper.__call__
 _original_exceeds = convert_frame.exceeds_recompile_limit
 _original_compile = convert_frame._compile
 _original_format = convert_frame.format_error_msg
-
-
-def _is_worth_a_word(record: logging.LogRecord) -> bool:
-    """Not what we tell ourselves where it matters: a break at a number, an operator that fails."""
-    return not (_is_watching() and str(record.msg).lstrip().startswith(SAID_BY_US))
 
 
 def _is_traced_by_us() -> bool:

@@ -185,9 +185,8 @@ def find_batch(gm: fx.GraphModule, settings: Settings) -> BatchSymbols | None:
 
 def _break_at_transforms(gm: fx.GraphModule) -> None:
     """Have what torch.func transforms run whole: many of its rules for an operator take its sizes for numbers."""
-    if current_call() is not None:
-        for line in dynamo.lines_of_transforms(gm):
-            retrace.retrace_with_break(line, "torch.func makes a constant of the batch size")
+    for line in dynamo.lines_of_transforms(gm) if current_call() is not None else ():
+        retrace.retrace_with_break(line, "torch.func makes a constant of the batch size")
 
 
 def is_still_symbolic(gm: fx.GraphModule, settings: Settings) -> bool:
