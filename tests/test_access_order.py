@@ -62,7 +62,8 @@ BODIES = [softmax_and_scatter, broadcast_and_scatter]
 def test_a_body_reads_what_it_has_scattered(body, dtype):
     arguments = arguments_of(body, dtype)
     expected = body(N, 0, *arguments)
-    program = program_of(body_of(body, *arguments), 0, [0] * len(arguments), ["sum"] * len(expected))
+    sums = ["sum"] * len(expected)
+    program = program_of(body_of(body, *arguments), 0, [0] * len(arguments), sums, dtype=dtype)
     compiled = lower(program, settings(inductor=AS_IT_STANDS))
     torch.testing.assert_close(compiled(Split(N, N), *arguments), list(expected))
 
