@@ -54,13 +54,13 @@ def hand(problem: Problem, optimizer: torch.optim.Optimizer, steps: int) -> Step
     return step
 
 
-def ours(problem: Problem, optimizer: torch.optim.Optimizer, steps: int) -> Step:
+def ours(problem: Problem, optimizer: torch.optim.Optimizer, steps: int, **options: str) -> Step:
     """The step for the whole batch, and a decorator."""
     from accumcompile import accumulate  # the other two are measured without it
 
     model, batch, loss_of = problem.model, problem.batch, problem.loss
 
-    @accumulate(steps=steps)
+    @accumulate(steps=steps, **options)
     def train_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, *batch: Tensor) -> Tensor:
         optimizer.zero_grad()
         loss = loss_of(model, *batch)
