@@ -84,8 +84,10 @@ def outcome(step, w, x):
     return {"loss": loss, "gradient": w.grad, "generator": torch.get_rng_state()}, drawn
 
 
-@lowerings
-@pytest.mark.parametrize("dim", range(3))
+COMPILED = [pytest.param("inductor", d, marks=[pytest.mark.inductor, *[pytest.mark.slow] * (d != 1)]) for d in range(3)]
+
+
+@pytest.mark.parametrize(("lowering", "dim"), [*(("eager", d) for d in range(3)), *COMPILED])
 def test_every_draw_is_the_full_batchs(lowering, dim):
     """Element for element, along any batch dim: as one micro-batch draws under the same lowering."""
     w, x = arguments(dim)
