@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import sympy
 from torch.fx import GraphModule
@@ -34,6 +35,14 @@ def _hints(gm: GraphModule) -> Iterator[tuple[sympy.Symbol, int]]:
             yield size.node.expr, int(size.node.hint)
 
 
+def at_most(run: Run) -> Run:
+    """The run with a guess for each size that data decides: the largest that is known. What would go unsaid is said."""
+    made = [m for step in (*run.plan.program, *run.plan.unsplit) for m in step.makes]
+    sizes = [size for m in made for size in m.shape if isinstance(size, sympy.Expr)]
+    unknown = set().union(*(size.free_symbols for size in sizes)) - run.sizes.keys()
+    return replace(run, sizes={**run.sizes, **dict.fromkeys(unknown, max(run.sizes.values(), default=1))})
+
+
 def warn_of_kept(run: Run, settings: Settings) -> None:
     """Say so if a training graph's outputs for the full batch are large, and more than a tenth of its peak.
 
@@ -41,6 +50,7 @@ def warn_of_kept(run: Run, settings: Settings) -> None:
     """
     if run.plan.road != "fused" or not run.plan.kept:
         return
+    run = at_most(run)
     graph = Graph.of(run, calls=1)
     held = sum(value.bytes for value in graph.kept)
     if held >= LEAST and held * MUCH > graph.estimated_bytes:

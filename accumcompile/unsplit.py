@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import errors
 from .capture.journal import Run
-from .kept import LEAST
+from .kept import LEAST, at_most
 from .options import Settings
 from .report import Graph
 from .report_text import human
@@ -16,7 +16,7 @@ def warn_of_unsplit(run: Run, settings: Settings) -> None:
     """Say so if a training graph runs on the full batch in large part, and needs most of its memory for that."""
     if run.plan.road not in TRAINING or not run.plan.whole:
         return
-    graph = Graph.of(run, calls=1)
+    graph = Graph.of(at_most(run), calls=1)
     if graph.full_batch_bytes < LEAST:
         return
     if graph.estimated_bytes > graph.full_batch_bytes * _most(len(run.split)):
