@@ -20,7 +20,7 @@ from .rounding import MANY_BITS, Coarse
 
 Norms: TypeAlias = tuple[float, float]  # the Euclidean norm, and the largest element
 
-ROUNDINGS = 8  # of a result's dtype, that it may always differ by
+ROUNDINGS, FEW_ROUNDINGS = 32, 2  # of a result's dtype, that it may always differ by; of one with few bits
 TIMES = 3  # of the measured sensitivity, that it may differ by
 PIECE = 1 << 20  # elements compared at a time, in float64
 
@@ -99,8 +99,15 @@ def unexplained(
 
 def _suspect(value: Tensor, right: Tensor) -> Suspect:
     size = extent(right)
-    eps = torch.finfo(right.dtype).eps if right.is_floating_point() or right.is_complex() else 0.0
-    return Suspect(distance(value, right), (ROUNDINGS * eps * size[0], ROUNDINGS * eps * size[1]), size)
+    share = _rounding(right.dtype)
+    return Suspect(distance(value, right), (share * size[0], share * size[1]), size)
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    if not dtype.is_floating_point and not dtype.is_complex:
+        return 0.0
+    eps = torch.finfo(dtype).eps
+    return eps * (ROUNDINGS if eps < 1e-6 else FEW_ROUNDINGS)
 
 
 def distance(a: Tensor, b: Tensor) -> Norms:
