@@ -1,8 +1,9 @@
 """What compiled code gives, compared with what its graph gives where it runs as it stands.
 
-Both have the arguments at hand. Each result may differ, in the Euclidean norm and in its largest
-element, by a few roundings, or by a small multiple of the graph's own sensitivity to rounding, which is measured where
-it is needed (``rounding``).
+Both have the arguments at hand. Each result may differ, in the Euclidean norm and in its largest element, by a few
+roundings, or by a small multiple of the graph's own sensitivity to rounding, which is measured where it is needed
+(``rounding``). Where equal values decide a result, code that breaks the tie otherwise cannot be told from wrong code,
+and passes.
 """
 
 from __future__ import annotations
