@@ -156,10 +156,10 @@ def rebuild(node: Node, at: Callable[[Path, Any], Any]) -> tuple[tuple, dict]:
     return args, {name: walk(("kwargs", name), value) for name, value in node.kwargs.items()}
 
 
-def ancestors(node: Node) -> set[Node]:
-    """Everything that a node is computed from."""
+def ancestors(*nodes: Node) -> set[Node]:
+    """Everything that nodes are computed from."""
     seen: set[Node] = set()
-    stack = list(node.all_input_nodes)
+    stack = [source for node in nodes for source in node.all_input_nodes]
     while stack:
         current = stack.pop()
         if current not in seen:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from ..operands import outputs
+from ..operands import ancestors, outputs
 from ..runner import is_view
 from . import aot_api
 
@@ -64,14 +64,8 @@ def _views(node: Node) -> list[Node]:
 
 def needed_backwards(joint: GraphModule, num_fwd_outputs: int) -> set[Node]:
     """What the gradients are computed from, in a joint graph."""
-    seen: set[Node] = set()
-    stack = [g for g in outputs(joint)[num_fwd_outputs:] if isinstance(g, Node)]
-    while stack:
-        node = stack.pop()
-        if node not in seen:
-            seen.add(node)
-            stack += node.all_input_nodes
-    return seen
+    gradients = {g for g in outputs(joint)[num_fwd_outputs:] if isinstance(g, Node)}
+    return gradients | ancestors(*gradients)
 
 
 def handing_over(run: Callable[[list], list], positions: Sequence[int]) -> Callable[[list], list]:

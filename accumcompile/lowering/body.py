@@ -143,14 +143,19 @@ class Schedule:
 
     def _checked(self, form: Form, given: list, arguments: list, accs: list, direct: list) -> Sequence[torch.Tensor]:
         """The outputs of a form, once it is known to have made of ``accs`` and ``direct`` what its graph says."""
-        before = [acc.clone() for acc in accs]
+        before: list[torch.Tensor] = []
+
+        def meaning(made: list) -> list:
+            if not before:  # asked for the first time before the code has added to them, and only if there is memory
+                before.extend(acc.clone() for acc in accs)
+            return self.plan.merged(before, made)
 
         def run() -> tuple[list, list]:
             outputs = list(form.call(given))
             return outputs, form.left(outputs, accs, direct, len(self.plan.carry))
 
         need = 3 * sum(acc.nbytes for acc in accs)
-        return self.owner.trust.checked(form, arguments, run, lambda made: self.plan.merged(before, made), need)
+        return self.owner.trust.checked(form, arguments, run, meaning, need)
 
     def _buffers(self, form: Form) -> tuple[list, list]:
         rows, batch = self.split.rows, self.split.batch
