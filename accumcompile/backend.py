@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from . import errors
-from .capture import breaks, dynamo, dynamo_hooks, floats, frames, retrace, safety, symbolic
+from .capture import breaks, dynamo, floats, frames, retrace, safety, symbolic, watch
 from .options import Options, Settings
 
 symbolic.register()
@@ -54,7 +54,7 @@ def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], setti
         retrace.retrace_if_floats_are_left()
     batch = frames.find_batch(gm, settings)
     if batch is not None or dynamo.differentiable_outputs(gm):
-        dynamo_hooks.tell_of_graph()
+        watch.tell_of_graph()
     settings.state["differentiates"] = settings.state.get("differentiates", False) or dynamo.differentiates(gm)
     if batch is None:
         return safety.without_batch(gm.forward)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from traceback import walk_tb
 from types import CellType
 from typing import Any, NoReturn
 
 import torch
 from torch import fx
-from torch._dynamo import symbolic_convert
+from torch._dynamo import convert_frame, symbolic_convert
 from torch._dynamo.exc import (
     InternalTorchDynamoError,
     TorchDynamoException,
@@ -27,7 +27,7 @@ from torch._dynamo.exc import (
 )
 
 from .. import errors, where
-from . import stand_ins
+from . import replaced, stand_ins, watch
 from .reasons import FAILED, UNTRACEABLE, first_sentence
 
 Handler = Callable[[Any, Any], None]
@@ -52,32 +52,26 @@ def break_at(line: where.Frame, reason: str) -> bool:
     return fresh
 
 
-def install(active: Callable[[], bool]) -> Callable[[], None]:
-    """Make every failure a break of the graph, while ``active()`` holds; returns what undoes that."""
-    replaced = _replacements(active)
-    for owner, name, _, breaking in replaced:
-        setattr(owner, name, breaking)
-
-    def undo() -> None:
-        for owner, name, before, _ in replaced:
-            setattr(owner, name, before)
-
-    return undo
+@replaced.also
+def _every_failure_breaks() -> Callable[[], None]:
+    undo = ExitStack()
+    for owner, name, breaking in _tracing():
+        undo.callback(replaced.put(owner, name, breaking))
+    return undo.close
 
 
 @functools.cache
-def _replacements(active: Callable[[], bool]) -> list[tuple[Any, str, Any, Any]]:
-    """(owner, attribute, before, breaking) of all that traces instructions.
+def _tracing() -> list[tuple[Any, str, Any]]:
+    """(owner, attribute, what breaks where that fails) of all that traces instructions.
 
     Dynamo can break a graph at some instructions: there the function is kept in a cell of what handles the break.
     """
     tables = [(translator, translator.dispatch_table) for translator in _TRANSLATORS]
     cells = {id(cell): cell for _, table in tables for cell in map(_cell, table) if cell is not None}
-    traced = [(cell, cell.cell_contents) for cell in cells.values()]
-    found: list = [(cell, "cell_contents", f, _breaking(f, active, resumes=True)) for cell, f in traced]
+    found: list = [(cell, "cell_contents", _breaking(cell.cell_contents, resumes=True)) for cell in cells.values()]
     for translator, table in tables:
-        breaking = [h if h is None or _cell(h) else _breaking(h, active) for h in table]
-        found.append((translator, "dispatch_table", table, breaking))
+        breaking = [h if h is None or _cell(h) else _breaking(h) for h in table]
+        found.append((translator, "dispatch_table", breaking))
     return found
 
 
@@ -87,18 +81,18 @@ def _cell(handler: Handler | None) -> CellType | None:
     return dict(zip(names, closure, strict=True)).get("inner_fn")
 
 
-def _breaking(handle: Handler, active: Callable[[], bool], resumes: bool = False) -> Handler:
+def _breaking(handle: Handler, resumes: bool = False) -> Handler:
     """``handle``, which traces one instruction, whose failures are breaks, from which Dynamo ``resumes`` or not."""
 
     @functools.wraps(handle)
     def handles(tx: Any, instruction: Any) -> None:
         reason = _untraceable.get((tx.f_code.co_filename, tx.lineno)) if resumes and _untraceable else None
-        if reason is not None and active():
+        if reason is not None and watch.is_tracing():
             unimplemented(gb_type=UNTRACEABLE, context="", explanation=reason, hints=[])
         try:
             handle(tx, instruction)
         except Exception as error:
-            if not active() or _is_on_purpose(error):
+            if not watch.is_tracing() or _is_on_purpose(error):
                 raise
             _fail_like_eager(tx)
             _break(error)
@@ -106,19 +100,15 @@ def _breaking(handle: Handler, active: Callable[[], bool], resumes: bool = False
     return handles
 
 
-def dropping(capture: Callable[..., Any], active: Callable[[], bool]) -> Callable[..., Any]:
-    """``capture``, of a function, whose failures leave that function to Python."""
-
-    @functools.wraps(capture)
-    def captures(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return capture(*args, **kwargs)
-        except Exception as error:
-            if not active() or _is_on_purpose(error):
-                raise
-            _break(error)
-
-    return captures
+@replaced.replaces(convert_frame, "_compile")
+def _compile(compile_: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A failure outside of all instructions leaves the function to Python."""
+    try:
+        return compile_(*args, **kwargs)
+    except Exception as error:
+        if not watch.is_watching() or _is_on_purpose(error):
+            raise
+        _break(error)
 
 
 @contextmanager

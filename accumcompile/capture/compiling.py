@@ -13,6 +13,8 @@ from contextlib import contextmanager
 
 import torch
 
+from . import replaced
+
 _FLAG, _SESSION = "_is_compiling_flag", "_compile_session_context"
 
 
@@ -37,8 +39,8 @@ def _session() -> Iterator[None]:
         _here.sessions -= 1
 
 
-def install() -> Callable[[], None]:
-    """Make it so; returns what undoes it."""
+@replaced.also
+def _ask_each_thread() -> Callable[[], None]:
     before = getattr(torch.compiler, _SESSION, None)
     if before is None:
         return lambda: None

@@ -22,8 +22,9 @@ from . import batch as batches
 from . import dynamo, retrace
 from .batch import Leaf
 from .dynamo import Input
-from .dynamo_hooks import RecompileLimit, last_capture
+from .limits import last_capture
 from .reasons import recompilation
+from .watch import RecompileLimit
 
 if TYPE_CHECKING:
     from ..options import Settings

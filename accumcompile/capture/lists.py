@@ -19,17 +19,20 @@ from types import BuiltinMethodType
 from typing import Any, ClassVar
 
 import torch
+from torch._dynamo.exc import unimplemented
 from torch._dynamo.guards import GuardBuilder
 from torch._dynamo.output_graph import OutputGraph
 from torch._dynamo.source import AttrSource
 from torch._dynamo.symbolic_convert import InstructionTranslatorBase
 from torch._dynamo.variables import ConstantVariable
 from torch._dynamo.variables.base import ValueMutationNew, VariableTracker
+from torch._dynamo.variables.builder import VariableBuilder
 from torch._dynamo.variables.lazy import LazyVariableTracker
 from torch._dynamo.variables.misc import GetAttrVariable
 from torch._dynamo.variables.user_defined import RemovableHandleVariable
 
-from . import retrace
+from . import replaced, retrace, watch
+from .reasons import LIST
 
 LISTS = (list, deque)
 PLAIN = (int, float, bool, str)
@@ -52,10 +55,11 @@ class _Append(GetAttrVariable):
         return ConstantVariable.create(None)
 
 
-def loaded(tx: Any, load: Callable[[Any, str], None], name: str) -> None:
-    """What an instruction does that loads the attribute ``name`` of the value on the stack; ``load`` is Dynamo's."""
+@replaced.replaces(InstructionTranslatorBase, "_load_attr")
+def _load_attr(load: Callable[[Any, str], None], tx: Any, name: str) -> None:
+    """The instruction that loads an attribute of the value on the stack."""
     values = tx.stack[-1]
-    if name == "append" and _is_unseen(tx, values, LISTS) and not retrace.reads_lists():
+    if name == "append" and watch.is_tracing() and _is_unseen(tx, values, LISTS) and not retrace.reads_lists():
         tx.pop()
         tx.push(_Append(values, name, source=AttrSource(values.source, name)))
     else:
@@ -70,7 +74,27 @@ def _is_unseen(tx: Any, value: Any, types: tuple[type, ...]) -> bool:
     return outermost and value.source is not None and value.peek_value() not in tx.output.side_effects
 
 
-def of_method(builder: Any, value: Any) -> Any:
+@replaced.replaces(InstructionTranslatorBase, "call_function")
+def _call_function(call: Callable[..., None], tx: Any, fn: Any, args: list, kwargs: dict[str, Any]) -> None:
+    """Break the graph where a list of one value a sample becomes a tensor."""
+    now = watch.now()
+    if now is not None and watch.is_tracing() and _makes_tensor(tx, fn, args, now.rows):
+        unimplemented(gb_type=LIST, context=args[0].source.name, explanation=LIST, hints=[])
+    call(tx, fn, args, kwargs)
+
+
+@replaced.replaces(VariableBuilder, "_wrap")
+def _wrap(wrap: Callable[[Any, Any], Any], builder: Any, value: Any) -> Any:
+    """Dynamo looks into a value."""
+    if not watch.is_tracing():
+        return wrap(builder, value)
+    known = _restored(builder, value) or _of_method(builder, value)
+    if known is None and _is_appended_to(builder.tx, value):
+        retrace.read_lists()
+    return known or wrap(builder, value)
+
+
+def _of_method(builder: Any, value: Any) -> Any:
     """``values.append`` where it comes into a frame as it is: from before a break. None: it is something else."""
     if type(value) is not BuiltinMethodType or value.__name__ != "append" or type(value.__self__) not in LISTS:
         return None
@@ -88,7 +112,7 @@ class _Restored(VariableTracker):
         codegen(self.source)
 
 
-def restored(builder: Any, value: Any) -> Any:
+def _restored(builder: Any, value: Any) -> Any:
     """A list at a break, of plain values or one that is appended to. None: it is something else."""
     plain = type(value) in (list, tuple) and all(type(v) in PLAIN for v in value)
     if (plain or _is_appended_to(builder.tx, value)) and _is_at_break():
@@ -106,18 +130,12 @@ def _is_at_break() -> bool:
     return caller is not None
 
 
-def makes_tensor(tx: Any, fn: Any, args: list, rows: int) -> bool:
+def _makes_tensor(tx: Any, fn: Any, args: list, rows: int) -> bool:
     """Whether a call makes a tensor of a list of ``rows`` values that has not been looked into: one for each sample."""
     if getattr(fn, "value", None) not in CONSTRUCTORS or not args or not _is_unseen(tx, args[0], (list, tuple)):
         return False
     values = args[0].peek_value()
     return len(values) == rows and type(values[0]) in (int, float, bool, list, tuple)
-
-
-def seen(tx: Any, value: Any) -> None:
-    """Called before Dynamo looks into a value: if that has been appended to, its frame is traced again."""
-    if _is_appended_to(tx, value):
-        retrace.read_lists()
 
 
 def _is_appended_to(tx: Any, value: Any) -> bool:

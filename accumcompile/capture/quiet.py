@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import cache
+
+from . import replaced, watch
 
 # Loggers, and how what they say begins: a break at a number, an operator that fails while traced.
 TALKATIVE = ("torch._dynamo.variables.tensor", "torch._subclasses.fake_tensor")
 SAID_BY_US = ("Graph break from `Tensor.item()`", "failed while attempting to run meta")
 
 
-def install(active: Callable[[], bool]) -> Callable[[], None]:
-    """Leave these pages out while ``active()`` holds; returns what undoes that."""
-    worth_a_word = _filter(active)
+@replaced.also
+def _leave_out() -> Callable[[], None]:
     for name in TALKATIVE:
-        logging.getLogger(name).addFilter(worth_a_word)
+        logging.getLogger(name).addFilter(_is_worth_a_word)
 
     def undo() -> None:
         for name in TALKATIVE:
-            logging.getLogger(name).removeFilter(worth_a_word)
+            logging.getLogger(name).removeFilter(_is_worth_a_word)
 
     return undo
 
 
-@cache
-def _filter(active: Callable[[], bool]) -> Callable[[logging.LogRecord], bool]:
-    return lambda record: not (active() and str(record.msg).lstrip().startswith(SAID_BY_US))
+def _is_worth_a_word(record: logging.LogRecord) -> bool:
+    return not (watch.is_watching() and str(record.msg).lstrip().startswith(SAID_BY_US))

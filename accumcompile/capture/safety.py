@@ -19,9 +19,9 @@ from torch._functorch import apis
 from torch.autograd.function import BackwardCFunction
 
 from .. import errors, where
-from . import chunks, dynamo, dynamo_hooks, frames
-from .dynamo_hooks import Watch
+from . import chunks, dynamo, frames, watch
 from .reasons import explained
+from .watch import Watch
 
 _TAG = "accumcompile"  # in a node's metadata: it belongs to a graph that holds no batch
 _ours: WeakSet[type] = WeakSet()  # classes of autograd nodes that run our graphs; AOTAutograd makes one for each graph
@@ -179,7 +179,7 @@ class Net:
                 errors.warn("AC031", settings, settings.frame, step=settings.name)
         if self.watch.dropped:
             settings.state["dropped"] = True
-        settings.state["clean"] = dynamo_hooks.frames_seen()
+        settings.state["clean"] = watch.frames_seen()
 
     @property
     def is_forward_only(self) -> bool:

@@ -1,0 +1,63 @@
+"""Optimizers are opaque to Dynamo: they run once per step, uncompiled, but for the closure that they are given.
+
+Checked in torch 2.11, 2.13 and 2.15.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from types import CodeType
+from typing import Any
+
+from torch._dynamo.exc import unimplemented
+from torch._dynamo.symbolic_convert import InliningInstructionTranslator
+from torch._dynamo.variables.builder import VariableBuilder
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from . import dynamo, replaced, watch
+from .reasons import OPTIMIZER
+
+# The wrapper that every optimizer class puts around its step: one code object for all of them.
+STEP_CODE = next(c for c in Optimizer.profile_hook_step.__code__.co_consts if getattr(c, "co_name", "") == "wrapper")
+
+
+def is_within_step(code: CodeType) -> bool:
+    """Whether a frame is an optimizer's step, or is called by one, but for a closure that it was given."""
+    caller: Any = sys._getframe(1)
+    while code is not STEP_CODE and code is not dynamo.CLOSURE_CODE and caller is not None:
+        code, caller = caller.f_code, caller.f_back
+    return code is STEP_CODE
+
+
+@replaced.replaces(InliningInstructionTranslator, "check_inlineable")
+def _check_inlineable(check: Callable[[Any], Any], func: Any) -> Any:
+    """Break the graph at an optimizer's methods instead of tracing into them."""
+    is_method = isinstance(getattr(getattr(func, "obj", None), "value", None), Optimizer)
+    if (is_method or func.get_code() is STEP_CODE) and watch.is_tracing():
+        unimplemented(gb_type=OPTIMIZER, context=str(func), explanation=OPTIMIZER, hints=[])
+    return check(func)
+
+
+@replaced.replaces(VariableBuilder, "_wrap")
+def _wrap(wrap: Callable[[Any, Any], Any], self: Any, value: Any) -> Any:
+    """An optimizer is an object like any other. (Dynamo would capture anew for each, and set its options.)"""
+    if isinstance(value, Optimizer) and watch.is_tracing():
+        return self.wrap_user_defined(value)
+    return wrap(self, value)
+
+
+def _capture_closure(optimizer: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    now = watch.now()
+    if now is None:
+        return None
+
+    def captured(value: Any) -> Any:
+        return partial(now.run_closure, value) if callable(value) else value
+
+    return (args[0], *map(captured, args[1:])), {name: captured(value) for name, value in kwargs.items()}
+
+
+replaced.also(lambda: register_optimizer_step_pre_hook(_capture_closure).remove)
