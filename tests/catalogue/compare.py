@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from .row import Case
+from .row import Call, Case
 
 UPDATES = 2
 TOLERANCE = 1e-10
@@ -30,12 +30,14 @@ History = list[list[Value]]
 
 def run(case: Case, step: Callable[..., Any], size: int) -> History:
     """Run `step`, which is the case's own or a form of it, for two updates from where the case stands."""
-    history = []
-    for update in range(UPDATES):
-        args, kwargs = case.arguments(size, update)
-        returned = step(*args, **kwargs)
-        history.append(list(_observe(case, returned, (args, kwargs))))
-    return history
+    return [observed(case, step, case.arguments(size, update)) for update in range(UPDATES)]
+
+
+def observed(case: Case, step: Callable[..., Any], call: Call) -> list[Value]:
+    """Run one update."""
+    args, kwargs = call
+    returned = step(*args, **kwargs)
+    return list(_observe(case, returned, call))
 
 
 def differences(expected: History, actual: History, exclude: Iterable[str] = ()) -> dict[str, float]:

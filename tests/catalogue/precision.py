@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from accumcompile.float64 import in_float64
 from accumcompile.snapshot import Snapshot
 from accumcompile.testing import wide
 
-from .compare import UPDATES, History, run
+from .compare import UPDATES, History, observed
 from .row import Case, Row
 
 Errors = dict[str, float]
@@ -21,26 +22,36 @@ class NotInHalfError(Exception):
     """Plain PyTorch does not run a row in half precision, or its numbers are other ones in float64."""
 
 
-def full_and_exact(row: Row, dtype: torch.dtype, size: int) -> tuple[History, History]:
-    """The full batch run eagerly, in half precision and in float64, from the same state."""
+def run_twice(case: Case, step: Callable[..., Any], size: int) -> tuple[History, History]:
+    """`step`, which is the case's own or a form of it, for two updates; and each of them in float64.
+
+    Both run from the state that the updates before have left: a parameter that is rounded is another parameter.
+    """
+    history: History = []
+    exact: History = []
+    for update in range(UPDATES):
+        call = case.arguments(size, update)
+        with Snapshot.of(case.step, *call) as snapshot, in_float64(snapshot):
+            exact.append(observed(case, case.step, call))
+        history.append(observed(case, step, call))
+    return history, exact
+
+
+def full_batch(row: Row, dtype: torch.dtype, size: int) -> tuple[History, Errors]:
+    """The full batch run eagerly in half precision, and how far it is from float64.
+
+    Raises:
+        NotInHalfError: plain PyTorch does not run it, or the row draws random numbers.
+    """
     before = torch.get_rng_state()
     try:
         case = row.build(dtype=dtype)
-        full = run(case, case.step, size)
-        case = row.build(dtype=dtype)
-        exact = _in_float64(case, size)
+        history, exact = run_twice(case, case.step, size)
     except (RuntimeError, NotImplementedError) as error:
         raise NotInHalfError(str(error)) from error
     if not torch.equal(before, torch.get_rng_state()):
         raise NotInHalfError("it draws, and float64 draws other numbers")
-    return full, exact
-
-
-def _in_float64(case: Case, size: int) -> History:
-    given = [case.arguments(size, update) for update in range(UPDATES)]
-    with in_float64(Snapshot.of(case.step, tuple(given))):
-        case.arguments = lambda size, update: given[update]  # type: ignore[method-assign]
-        return run(case, case.step, size)
+    return history, errors(exact, history)
 
 
 def errors(exact: History, history: History) -> Errors:
