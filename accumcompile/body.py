@@ -53,12 +53,13 @@ class Body(Writer):
         return self.batch.local_shape(shape_of(node) or (), self.placement(node))
 
     def offset(self, node: Node) -> Node | None:
-        """The micro-batch's first index along the sharded dimension."""
+        """The micro-batch's first index along its sharded dimension, within each ``outer`` of that."""
         placement = self.placement(node)
         if not isinstance(placement, Shard):
             return None
-        per_sample = self.size(self.batch.local((shape_of(node) or ())[placement.dim]).subs(ROWS, 1))
-        return self.start if per_sample == 1 else self.call(aten.mul.Tensor, (self.start, per_sample))
+        rows, samples = self.batch.owned((shape_of(node) or ())[placement.dim], placement.outer)
+        first = self.start if rows == 1 else self.call(aten.mul.Tensor, (self.start, self.size(rows)))
+        return first if samples == 1 else self.call(aten.div.Tensor_mode, (first, samples), {"rounding_mode": "floor"})
 
     # --- nodes
 

@@ -171,6 +171,15 @@ class Batch:
         ratio = self.per_sample(size, outer)
         return int(sympy.fraction(sympy.together(ratio))[1]) if ratio is not None else 1
 
+    def owned(self, size: Size, outer: Size = 1) -> tuple[sympy.Expr, int]:
+        """How many rows a few samples own within one ``outer``, and how few: (1, 4) of s // 4."""
+        ratio = self.per_sample(size, outer)
+        if ratio is None:
+            raise ValueError(f"no sample owns rows of {size}")
+        ratio = ratio.subs(_UNIT, self.symbol / sympy.Integer(self.unit))
+        rows, samples = sympy.fraction(sympy.together(sympy.cancel(ratio)))
+        return rows, int(samples)
+
     def local(self, size: Size, outer: Size = 1) -> sympy.Expr:
         """The size of a sharded dimension within a micro-batch of ``ROWS`` samples; ValueError where none is."""
         ratio = self.per_sample(size, outer)

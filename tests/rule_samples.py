@@ -189,7 +189,17 @@ SAMPLES: dict = {
             ),
             f(5),
             3,
-        )
+        ),
+        # three rows to every two samples
+        (
+            lambda x: (
+                (rows := aten.view.default(x, [-1, 2]))
+                + prims.iota.default(
+                    rows.shape[0], start=0, step=1, dtype=torch.int64, device="cpu", requires_grad=False
+                ).unsqueeze(1)
+            ),
+            f(4, 3),
+        ),
     ],
     # reductions
     **dict.fromkeys([getattr(aten, o).default for o in ("sum", "max", "min")], one),

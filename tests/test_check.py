@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from bodies import MISTAKES, Wrong, honest, in_float64, random_arguments, random_body
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from accumcompile.lowering.check import Expected, WrongCodeError, distance, extent, unexplained
 from accumcompile.lowering.rounding import MANY_BITS, coarse
@@ -76,6 +77,29 @@ def test_a_mistake_is_no_rounding(dtype):
 def test_a_mistake_is_no_rounding_in_many_bodies(dtype):
     made, passed = missed(range(100, 200), dtype)
     assert len(made) > 200 and not passed
+
+
+def one_by_one(x, lanes=16):
+    """The sum over the first dimension as compiled code makes it: in lanes, each of them term by term."""
+    total = torch.zeros_like(x[:lanes])
+    for terms in x.split(lanes):
+        total[: len(terms)] += terms
+    return total.sum(0)
+
+
+@pytest.mark.parametrize("shape", [(60000,), (4000, 3)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_roundings_of_equal_terms_go_the_same_way(shape, dtype):
+    """Dropout of ones: a sum term by term is off by hundreds of roundings, and one without its last tenth is wrong."""
+    torch.manual_seed(0)
+    x = (torch.rand(shape) < 0.7).to(dtype) / 0.7
+    expected = Expected(make_fx(lambda x: (x.sum(0),))(x), [x])
+    lanes = 16 if len(shape) == 1 else 1
+    honest = one_by_one(x, lanes)
+    assert distance(honest, expected.values[0])[0] > 50 * torch.finfo(dtype).eps * extent(honest)[0]
+    expected.compare([honest])
+    with pytest.raises(WrongCodeError):
+        expected.compare([one_by_one(x[: shape[0] * 9 // 10], lanes)])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

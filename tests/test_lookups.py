@@ -88,6 +88,32 @@ def test_one_sample_is_a_sum_of_one_term(lookup, barriers):
     assert len(report.barriers) >= barriers
 
 
+def put(h):
+    out = torch.zeros_like(h)
+    out[0], out[-1] = h[-1], h[1].exp()
+    return out * h
+
+
+# Of a batch seen as rows that several samples share: [pairs, 2 x 24], [three to two samples, 16], ...
+SHARED = {
+    "the first pair": lambda h, label, part: h.tanh().view(-1, 48)[0],
+    "the last pair": lambda h, label, part: h.tanh().view(-1, 2, 24)[-1] * h.view(-1, 2, 24),
+    "the fifth of three rows to two samples": lambda h, label, part: h.tanh().view(-1, 16)[4],
+    "counted": lambda h, label, part: h.view(-1, 16).tanh() * rows(h.view(-1, 16))[:, None],
+    "picked": lambda h, label, part: h.view(-1, 48).tanh()[rows(h.view(-1, 48)), label[::2]],
+    "put": lambda h, label, part: put(h.view(-1, 2, 24)),
+    "a triangle within each third": lambda h, label, part: h.view(3, -1, 24).tanh().tril(),
+    "a triangle of pairs": lambda h, label, part: (h.view(-1, 48) @ h.view(-1, 48).T).tril(),
+}
+
+
+@pytest.mark.parametrize("lookup", SHARED.values(), ids=SHARED)
+def test_positions_of_rows_that_samples_share(lookup):
+    difference, report = run(lookup)
+    assert difference <= 1e-12
+    assert report.loops
+
+
 def test_a_column_of_similarities_is_looked_up_in_pieces():
     """Both directions of a contrastive loss: rows and columns of one [batch, batch] block, which is never gathered."""
 

@@ -100,6 +100,25 @@ def test_every_draw_is_the_full_batchs(lowering, dim):
         torch.testing.assert_close(others, values, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize("rows", [(6, 48), (18, 16)])  # a pair of samples each, three to every two
+def test_rows_that_samples_share_draw_what_the_full_batch_does(lowering, rows):
+    def step(w, x):
+        drawn = torch.rand_like((x * w).view(-1, rows[1]))
+        loss = (F.dropout((x * w).view(-1, rows[1]), 0.3) * drawn).square().mean()
+        loss.backward()
+        return loss.detach(), {"drawn": drawn}
+
+    w, x = torch.ones(24, dtype=torch.float64, requires_grad=True), torch.randn(12, 24, dtype=torch.float64)
+    accumulated = accumulate(steps=1, lowering=lowering, batch_dims={"x": 0, "w": None})(step)
+    values, expected = outcome(accumulated, w, x)
+    assert expected["drawn"].shape == rows and expected["drawn"].unique().numel() == x.numel()
+    accumulated.steps = 3
+    others, drawn = outcome(accumulated, w, x)
+    assert torch.equal(expected["drawn"], drawn["drawn"])
+    torch.testing.assert_close(others, values, rtol=1e-10, atol=1e-10)
+
+
 # PyTorch's decompositions make these masks of other draws than its eager operators do.
 OTHERWISE = {"dropout", "bernoulli"}
 

@@ -22,7 +22,7 @@ import torch._inductor.inductor_prims  # registers prims.inductor_random
 from torch.fx import Graph, Node
 
 from ..operands import shape_of
-from ..sizes import ROWS, unfolded
+from ..sizes import unfolded
 from . import philox
 
 prims = torch.ops.prims
@@ -36,8 +36,7 @@ def slice_op(body: Any, node: Node, args: Sequence, kwargs: dict, offset: Node) 
         where = body.sizes(local), body.sizes(full), placement.dim, offset
         return body.call(SLICES[node.target], slice_args(node.target, args, where), like=node)
     full, local, dim = unfolded(full, placement), unfolded(local, placement), placement.dim + 1
-    step = body.size(body.batch.local(full[dim]).subs(ROWS, 1))
-    where = body.sizes(local), body.sizes(full), dim, body.call(torch.ops.aten.mul.Tensor, (body.start, step))
+    where = body.sizes(local), body.sizes(full), dim, offset
     drawn = body.call(SLICES[node.target], slice_args(node.target, args, where), like=node)
     return body.call(torch.ops.aten.reshape.default, (drawn, body.sizes(body.shape(node))), like=node)
 

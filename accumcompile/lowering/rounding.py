@@ -31,6 +31,7 @@ _WORDS = {
 _FRACTION = {torch.float64: 52, torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}
 _SUMMED_IN = 23  # bits of the fraction in which half precision is summed
 _LANES = 4  # bits: compiled code sums in this many (2**4) partial sums or more, each of them one by one
+_IN_A_ROW = 4096  # terms, of which Inductor makes a partial sum at most
 
 
 class Coarse(Plain):
@@ -44,20 +45,27 @@ class Coarse(Plain):
     def run_node(self, n: Node) -> Any:
         """The rounded value of a node."""
         value = super().run_node(n)
-        return value if n.op == "output" else pytree.tree_map_only(Tensor, self._rounded, value)
+        return value if n.op == "output" else self._all_rounded(value)
 
     def call_function(self, target: Any, args: tuple, kwargs: dict) -> Any:
-        """A long sum reads coarser operands: added in another order, it loses more than the result's last bit."""
+        """A long sum is coarser: added in another order, it loses more than its last bit.
+
+        Of n terms it loses sqrt(n) roundings of the terms, which happen up or down, so the operands are coarser. Where
+        all terms are equal, n / 4 roundings of what it comes to go the same way, so the result is.
+        """
         value = super().call_function(target, args, kwargs)
         rule = rule_of(target)
         if rule is None or not rule.linear or rule.moves:
             return value
-        terms = _most_elements((args, kwargs)) / max(_most_elements(value), 1)
-        extra = int(math.log2(max(terms, 1)) / 2) - _LANES
-        if extra <= 0:
-            return value
-        args, kwargs = pytree.tree_map_only(Tensor, lambda x: self._rounded(x, extra), (args, kwargs))
-        return super().call_function(target, args, kwargs)
+        terms = max(_most_elements((args, kwargs)) / max(_most_elements(value), 1), 1)
+        up_or_down, alike = int(math.log2(terms) / 2) - _LANES, int(math.log2(min(terms, _IN_A_ROW))) - 2
+        if up_or_down > 0:
+            args, kwargs = self._all_rounded((args, kwargs), up_or_down)
+            value = super().call_function(target, args, kwargs)
+        return self._all_rounded(value, alike) if alike > 0 else value
+
+    def _all_rounded(self, values: Any, extra: int = 0) -> Any:
+        return pytree.tree_map_only(Tensor, lambda x: self._rounded(x, extra), values)
 
     def _rounded(self, x: Tensor, extra: int = 0) -> Tensor:
         if x.dtype not in _WORDS:

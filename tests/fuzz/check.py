@@ -16,9 +16,9 @@ from catalogue.compare import TOLERANCE, UPDATES, History, _observe, beyond, dif
 from catalogue.row import Case
 
 from accumcompile import accumulate
-from accumcompile.errors import AccumulateError, BuildError
+from accumcompile.errors import AccumulateError, AccumulateWarning, BuildError
 
-from .noise import Rounding, Tied
+from .noise import NOISE, Rounding, Tied
 from .peak import measured
 from .program import Program, build
 
@@ -65,6 +65,8 @@ def check(program: Program, lowering: str = "eager") -> Outcome:
         outcome.failure = f"internal check: {error}"
     except AccumulateError as error:
         outcome.refused = error.code
+    except AccumulateWarning as warning:
+        outcome.failure = str(warning)
     except Exception as error:  # whatever else escapes is a bug
         outcome.failure = f"{type(error).__name__}: {error}\n{''.join(traceback.format_tb(error.__traceback__)[-4:])}"
     return outcome
@@ -93,14 +95,19 @@ def _reference(program: Program) -> list[tuple[History, int]] | None:
         try:
             case = build(source)
             found.append(history(case, case.step, size, measure=not found))
-            case.restore()
-            noisy, _ = history(case, case.step, size, around=partial(Rounding, size))
+            noisy = [_noisy(case, size, noise) for noise in (NOISE, -NOISE)]  # what is 0 here may be -1e-18 there
         except (Tied, ValueError, RuntimeError, IndexError):  # a batch that small leaves some operator nothing to do
             return None
         # A NaN is a difference too, so a step that yields one is left out.
-        if beyond(differences(found[-1][0], noisy), WELL_CONDITIONED) or _not_finite(found[-1][0]):
+        hangs_on_it = any(beyond(differences(found[-1][0], each), WELL_CONDITIONED) for each in noisy)
+        if hangs_on_it or _not_finite(found[-1][0]):
             return None
     return found
+
+
+def _noisy(case: Case, size: int, noise: float) -> History:
+    case.restore()
+    return history(case, case.step, size, around=partial(Rounding, size, noise))[0]
 
 
 def _not_finite(record: History) -> bool:
@@ -116,6 +123,7 @@ def _compare(outcome: Outcome, expected: list[tuple[History, int]]) -> None:
         step.steps = steps
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            warnings.filterwarnings("error", message="accumcompile AC05")  # code that does not compile, or is wrong
             actual, peak = history(case, step, size, measure=i == 0)
         if i == 0 and min(size, steps) > 1:
             outcome.peaks = peak, full_peak

@@ -29,8 +29,9 @@ class Tied(Exception):
 class Rounding(TorchDispatchMode):
     """Every operator that rounds, rounds a little worse; values that are put in order must lie apart."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, noise: float = NOISE):
         super().__init__()
+        self.noise = noise
         self.generator = torch.Generator().manual_seed(seed)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -46,7 +47,7 @@ class Rounding(TorchDispatchMode):
     def _noisy(self, x: Any) -> Any:
         if not isinstance(x, torch.Tensor) or x.dtype != torch.float64:
             return x
-        return x * (1 + NOISE * torch.randn(x.shape, generator=self.generator, dtype=x.dtype))
+        return x * (1 + self.noise * torch.randn(x.shape, generator=self.generator, dtype=x.dtype))
 
 
 def _require_gaps(func: Any, args: tuple) -> None:
