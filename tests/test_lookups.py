@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from accumcompile import accumulate
 
+pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 BATCH, CLASSES, PARTS = 12, 8, 3
 
 

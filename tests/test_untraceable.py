@@ -53,10 +53,15 @@ def test_a_line_that_only_autograd_fails_on_is_a_break():
     assert all(len(run.split) == 3 for run in ran.runs)
 
 
+def in_few_words(text):
+    """Without what torch 2.15 adds to its own message."""
+    return text.replace(" that are stored inline and can be viewed as an IntArrayRef", "")
+
+
 def test_the_break_is_told_with_its_reason():
     text, *_ = small.warned(small.eager(warping), Transformer(), *images(12))
     assert_expected_inline(
-        text,
+        in_few_words(text),
         """\
 accumcompile AC030: the loss was computed outside the captured graph of the model
   test_untraceable.py:N in warping
@@ -73,7 +78,7 @@ def test_without_the_decorator_the_line_is_named():
     """A backend that Dynamo calls cannot have it break the graph."""
     step, _ = capturing.by_name(warping)
     assert_expected_inline(
-        small.refused(step, Transformer(), *images(12)),
+        in_few_words(small.refused(step, Transformer(), *images(12))),
         """\
 accumcompile AC017: PyTorch cannot trace this for a batch whose size varies
   test_untraceable.py:N in grid
