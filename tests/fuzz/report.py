@@ -12,6 +12,7 @@ from rich.table import Table
 from .check import Outcome
 
 MOST_REFUSED, LEAST_LOWER = 0.10, 0.70  # the promises that a search holds the compiler to
+FEW = 8  # seeds that are named of each kind of refusal
 
 
 class Summary:
@@ -20,7 +21,10 @@ class Summary:
     def __init__(self, outcomes: Mapping[int, Outcome]):
         self.steps = {number: o for number, o in outcomes.items() if not o.skipped}
         self.skipped = len(outcomes) - len(self.steps)
-        self.refused = Counter(o.refused for o in self.steps.values() if o.refused)
+        self.refused: dict[str, list[int]] = {}  # the seeds of each code
+        for number, outcome in self.steps.items():
+            if outcome.refused:
+                self.refused.setdefault(outcome.refused, []).append(number)
         self.failures = {number: o for number, o in self.steps.items() if o.failure}
         self.measured = [o for o in self.steps.values() if o.peaks and not o.failure and not o.refused]
 
@@ -32,7 +36,7 @@ class Summary:
     @property
     def refused_share(self) -> float:
         """Of all steps."""
-        return self.refused.total() / max(len(self.steps), 1)
+        return sum(map(len, self.refused.values())) / max(len(self.steps), 1)
 
     @property
     def lower_share(self) -> float:
@@ -67,8 +71,8 @@ def _table(summary: Summary) -> Table:
     table.add_row("left out: the full batch fails, or its result hangs on rounding", str(summary.skipped))
     table.add_row("failures", str(len(summary.failures)))
     table.add_row(f"refused (at most {MOST_REFUSED:.0%})", f"{summary.refused_share:.1%}")
-    for code, count in sorted(summary.refused.items()):
-        table.add_row(f"  {code}", str(count))
+    for code, seeds in sorted(summary.refused.items()):
+        table.add_row(f"  {code}, seeds {', '.join(map(str, seeds[:FEW]))}", str(len(seeds)))
     table.add_row("in several micro-batches", str(len(summary.measured)))
     table.add_row(f"  peak below the full batch's (at least {LEAST_LOWER:.0%})", f"{summary.lower_share:.1%}")
     if len(summary.ratios) > 1:
