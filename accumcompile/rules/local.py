@@ -8,6 +8,7 @@ from functools import partial, reduce
 import torch
 
 from ..carry import WIDER
+from ..errors import check
 from ..operands import shape_of
 from ..placement import R
 from .rule import Alignment, Facts, align_dims
@@ -66,6 +67,7 @@ def iota(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
     offset = body.offset(node)
     if offset is None:
         return base
+    check(body.placement(node).outer == 1, f"{node.name} is one range in each micro-batch")
     step = body.call(torch.ops.aten.mul.Tensor, (offset, kwargs["step"]))
     total = body.call(torch.ops.aten.add.Tensor, (base, step))
     return body.call(torch.ops.prims.convert_element_type.default, (total, kwargs["dtype"]))
