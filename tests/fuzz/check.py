@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import traceback
 import warnings
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +25,9 @@ from .peak import measured
 from .program import Program, build
 
 # A kernel costs g++ a second whatever its code: a half to load headers, and a third to link with PyTorch's libraries.
-# These are in the process already (see ``parallel.quiet``), and what is tested does not depend on it.
+# These are in the process already, and what is tested does not depend on it; a kernel finds them there once they are
+# open to all.
+ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"), ctypes.RTLD_GLOBAL)
 LOWERINGS: dict[str, dict[str, Any]] = {
     "eager": {"lowering": "eager"},
     "inductor": {"lowering": "inductor", "inductor": {"aot_inductor.link_libtorch": False}},
