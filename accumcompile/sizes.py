@@ -169,25 +169,22 @@ class Batch:
     def granule(self, size: Size, outer: Size = 1) -> int:
         """The least number of samples that must stay together for a dimension of ``size``."""
         ratio = self.per_sample(size, outer)
-        return int(sympy.fraction(sympy.together(ratio))[1]) if ratio is not None else 1
+        return _counted(ratio)[1] if ratio is not None else 1
 
     def owned(self, size: Size, outer: Size = 1) -> tuple[sympy.Expr, int]:
-        """How many rows a few samples own within one ``outer``, and how few: (1, 4) of s // 4."""
-        ratio = self.per_sample(size, outer)
-        if ratio is None:
-            raise ValueError(f"no sample owns rows of {size}")
-        ratio = ratio.subs(_UNIT, self.symbol / sympy.Integer(self.unit))
-        rows, samples = sympy.fraction(sympy.together(sympy.cancel(ratio)))
-        return rows, int(samples)
+        """How many rows a few samples own within one ``outer``, and how few: (1, 4) of s // 4; ValueError for none."""
+        return _counted(self._rows_of_one(size, outer))
 
     def local(self, size: Size, outer: Size = 1) -> sympy.Expr:
         """The size of a sharded dimension within a micro-batch of ``ROWS`` samples; ValueError where none is."""
+        rows, samples = _counted(self._rows_of_one(size, outer) * outer)
+        return FloorDiv(rows * ROWS, samples) if samples != 1 else rows * ROWS
+
+    def _rows_of_one(self, size: Size, outer: Size) -> sympy.Expr:
         ratio = self.per_sample(size, outer)
         if ratio is None:
             raise ValueError(f"no sample owns rows of {size}")
-        ratio = sympy.cancel((ratio * outer).subs(_UNIT, self.symbol / sympy.Integer(self.unit)))
-        numerator, denominator = sympy.fraction(sympy.together(ratio))
-        return FloorDiv(numerator * ROWS, denominator) if denominator != 1 else numerator * ROWS
+        return ratio.subs(_UNIT, self.symbol / sympy.Integer(self.unit))
 
     def local_shape(self, shape: Iterable[Size], placement: object) -> tuple[Size, ...]:
         """The shape that a value of full ``shape`` has within one micro-batch."""
@@ -196,6 +193,12 @@ class Batch:
             return sizes
         dim = placement.dim
         return (*sizes[:dim], self.local(sizes[dim], placement.outer), *sizes[dim + 1 :])
+
+
+def _counted(ratio: sympy.Expr) -> tuple[sympy.Expr, int]:
+    """Rows that one sample owns, as whole rows of a whole number of samples."""
+    rows, samples = sympy.fraction(sympy.together(sympy.cancel(ratio)))
+    return rows, int(samples)
 
 
 def _without_fractions(whole: sympy.Expr) -> sympy.Expr:

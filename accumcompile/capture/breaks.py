@@ -87,12 +87,12 @@ def _breaking(handle: Handler, resumes: bool = False) -> Handler:
     @functools.wraps(handle)
     def handles(tx: Any, instruction: Any) -> None:
         reason = _untraceable.get((tx.f_code.co_filename, tx.lineno)) if resumes and _untraceable else None
-        if reason is not None and watch.is_tracing():
+        if reason is not None and watch.is_tracing_for_us():
             unimplemented(gb_type=UNTRACEABLE, context="", explanation=reason, hints=[])
         try:
             handle(tx, instruction)
         except Exception as error:
-            if not watch.is_tracing() or _is_on_purpose(error):
+            if not watch.is_tracing_for_us() or _is_on_purpose(error):
                 raise
             _fail_like_eager(tx)
             _break(error)

@@ -41,14 +41,13 @@ def _session() -> Iterator[None]:
 
 @replaced.also
 def _ask_each_thread() -> Callable[[], None]:
-    before = getattr(torch.compiler, _SESSION, None)
-    if before is None:
+    if not hasattr(torch.compiler, _SESSION):
         return lambda: None
     setattr(torch.compiler, _FLAG, _here)
-    setattr(torch.compiler, _SESSION, _session)
+    put_back = replaced.put(torch.compiler, _SESSION, _session)
 
     def undo() -> None:
         setattr(torch.compiler, _FLAG, False)  # as it is between two compilations
-        setattr(torch.compiler, _SESSION, before)
+        put_back()
 
     return undo

@@ -29,8 +29,9 @@ def watching(
     on_recompile_limit: Callable[[RecompileLimit], None], run_closure: Callable[[Callable[[], Any]], Any], rows: int
 ) -> Iterator[Watch]:
     """Keep optimizers from Dynamo, and be told what it drops, until the block ends."""
-    with watch.told(on_recompile_limit, run_closure, rows) as told, replaced.in_place():
-        yield told
+    now = Watch(on_recompile_limit, run_closure, rows)
+    with watch.told(now), replaced.in_place():
+        yield now
 
 
 @replaced.replaces(convert_frame.CatchErrorsWrapper, "__call__")

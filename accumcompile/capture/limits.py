@@ -18,8 +18,11 @@ _COMPILE_CODE = convert_frame._compile.__code__
 def _exceeds_recompile_limit(exceeds: Callable[..., Any], cache_size: Any, compile_id: Any) -> tuple[bool, str]:
     """Tell of a frame that would now run uncompiled, before it does."""
     exceeded, limit = exceeds(cache_size, compile_id)
-    now, known = watch.now(), _variables_of_compile()
-    if exceeded and now is not None and dynamo.is_ours(known.get("compiler_fn")):
+    now = watch.now()
+    if not exceeded or now is None:
+        return exceeded, limit
+    known = _variables_of_compile()
+    if dynamo.is_ours(known.get("compiler_fn")):
         variables = dict(getattr(known.get("frame"), "f_locals", {}))
         reason = known.get("recompile_reason") or ""
         now.on_recompile_limit(RecompileLimit(limit, reason, known.get("code"), variables))

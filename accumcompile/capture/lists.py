@@ -59,7 +59,7 @@ class _Append(GetAttrVariable):
 def _load_attr(load: Callable[[Any, str], None], tx: Any, name: str) -> None:
     """The instruction that loads an attribute of the value on the stack."""
     values = tx.stack[-1]
-    if name == "append" and watch.is_tracing() and _is_unseen(tx, values, LISTS) and not retrace.reads_lists():
+    if name == "append" and watch.is_tracing_for_us() and _is_unseen(tx, values, LISTS) and not retrace.reads_lists():
         tx.pop()
         tx.push(_Append(values, name, source=AttrSource(values.source, name)))
     else:
@@ -78,7 +78,7 @@ def _is_unseen(tx: Any, value: Any, types: tuple[type, ...]) -> bool:
 def _call_function(call: Callable[..., None], tx: Any, fn: Any, args: list, kwargs: dict[str, Any]) -> None:
     """Break the graph where a list of one value a sample becomes a tensor."""
     now = watch.now()
-    if now is not None and watch.is_tracing() and _makes_tensor(tx, fn, args, now.rows):
+    if now is not None and watch.is_tracing_for_us() and _makes_tensor(tx, fn, args, now.rows):
         unimplemented(gb_type=LIST, context=args[0].source.name, explanation=LIST, hints=[])
     call(tx, fn, args, kwargs)
 
@@ -86,12 +86,13 @@ def _call_function(call: Callable[..., None], tx: Any, fn: Any, args: list, kwar
 @replaced.replaces(VariableBuilder, "_wrap")
 def _wrap(wrap: Callable[[Any, Any], Any], builder: Any, value: Any) -> Any:
     """Dynamo looks into a value."""
-    if not watch.is_tracing():
+    if not watch.is_tracing_for_us():
         return wrap(builder, value)
-    known = _restored(builder, value) or _of_method(builder, value)
-    if known is None and _is_appended_to(builder.tx, value):
+    if known := _restored(builder, value) or _of_method(builder, value):
+        return known
+    if _is_appended_to(builder.tx, value):
         retrace.read_lists()
-    return known or wrap(builder, value)
+    return wrap(builder, value)
 
 
 def _of_method(builder: Any, value: Any) -> Any:

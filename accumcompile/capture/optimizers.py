@@ -36,7 +36,7 @@ def is_within_step(code: CodeType) -> bool:
 def _check_inlineable(check: Callable[[Any], Any], func: Any) -> Any:
     """Break the graph at an optimizer's methods instead of tracing into them."""
     is_method = isinstance(getattr(getattr(func, "obj", None), "value", None), Optimizer)
-    if (is_method or func.get_code() is STEP_CODE) and watch.is_tracing():
+    if (is_method or func.get_code() is STEP_CODE) and watch.is_tracing_for_us():
         unimplemented(gb_type=OPTIMIZER, context=str(func), explanation=OPTIMIZER, hints=[])
     return check(func)
 
@@ -44,7 +44,7 @@ def _check_inlineable(check: Callable[[Any], Any], func: Any) -> Any:
 @replaced.replaces(VariableBuilder, "_wrap")
 def _wrap(wrap: Callable[[Any, Any], Any], self: Any, value: Any) -> Any:
     """An optimizer is an object like any other. (Dynamo would capture anew for each, and set its options.)"""
-    if isinstance(value, Optimizer) and watch.is_tracing():
+    if isinstance(value, Optimizer) and watch.is_tracing_for_us():
         return self.wrap_user_defined(value)
     return wrap(self, value)
 

@@ -34,6 +34,7 @@ def replaces(owner: Any, name: str) -> Callable[[Callable[..., Any]], Callable[.
     return register
 
 
+@functools.cache  # they are put in their places at every call
 def _instead(before: Any, replacement: Callable[..., Any]) -> Any:
     is_static = isinstance(before, staticmethod)
     original = before.__func__ if is_static else before

@@ -48,8 +48,8 @@ class Watch:
     run_closure: Callable[[Callable[[], Any]], Any]  # captures what an optimizer's closure calls
     rows: int  # the batch size
     dropped: list[Reason] = field(default_factory=list)
-    breaks_before: int = 0
-    frames_before: int = 0
+    breaks_before: int = field(default_factory=lambda: len(dynamo_utils.graph_break_reasons))
+    frames_before: int = field(default_factory=lambda: frames_seen())
     graphs: int = 0  # that were worth capturing
     idle: bool = False  # whether a function ran as it is because its captures were not
 
@@ -80,15 +80,11 @@ _watching = _Watching()
 
 
 @contextmanager
-def told(
-    on_recompile_limit: Callable[[RecompileLimit], None], run_closure: Callable[[Callable[[], Any]], Any], rows: int
-) -> Iterator[Watch]:
-    """A watch of this thread's, until the block ends."""
-    outer = _watching.now
-    before = len(dynamo_utils.graph_break_reasons), frames_seen()
-    _watching.now = watch = Watch(on_recompile_limit, run_closure, rows, [], *before)
+def told(watch: Watch) -> Iterator[None]:
+    """``watch`` is what this thread tells, until the block ends."""
+    outer, _watching.now = _watching.now, watch
     try:
-        yield watch
+        yield
     finally:
         _watching.now = outer
 
@@ -103,7 +99,7 @@ def is_watching() -> bool:
     return _watching.now is not None
 
 
-def is_tracing() -> bool:
+def is_tracing_for_us() -> bool:
     """Whether this thread is in a call of ours, and what Dynamo traces is traced for us.
 
     An optimizer that the user compiled is captured by its own backend as if we were not there.

@@ -30,14 +30,14 @@ prims = torch.ops.prims
 
 def slice_op(body: Any, node: Node, args: Sequence, kwargs: dict, offset: Node) -> Node:
     """Emit into ``body`` its part of the draw ``node``, whose sharded dimension begins at ``offset`` here."""
-    placement, full = body.placement(node), shape_of(node) or ()
-    local = body.shape(node)
-    if placement.outer == 1:
-        where = body.sizes(local), body.sizes(full), placement.dim, offset
-        return body.call(SLICES[node.target], slice_args(node.target, args, where), like=node)
-    full, local, dim = unfolded(full, placement), unfolded(local, placement), placement.dim + 1
+    placement, full, local = body.placement(node), shape_of(node) or (), body.shape(node)
+    dim = placement.dim
+    if placement.outer != 1:
+        full, local, dim = unfolded(full, placement), unfolded(local, placement), dim + 1
     where = body.sizes(local), body.sizes(full), dim, offset
     drawn = body.call(SLICES[node.target], slice_args(node.target, args, where), like=node)
+    if placement.outer == 1:
+        return drawn
     return body.call(torch.ops.aten.reshape.default, (drawn, body.sizes(body.shape(node))), like=node)
 
 

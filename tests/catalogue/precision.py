@@ -23,7 +23,7 @@ class NotInHalfError(Exception):
 
 
 def run_twice(case: Case, step: Callable[..., Any], size: int) -> tuple[History, History]:
-    """`step`, which is the case's own or a form of it, for two updates; and each of them in float64.
+    """Two updates of the case in float64, and of `step`, which is the case's own or a form of it.
 
     Both run from the state that the updates before have left: a parameter that is rounded is another parameter.
     """
@@ -34,7 +34,7 @@ def run_twice(case: Case, step: Callable[..., Any], size: int) -> tuple[History,
         with Snapshot.of(case.step, *call) as snapshot, in_float64(snapshot):
             exact.append(observed(case, case.step, call))
         history.append(observed(case, step, call))
-    return history, exact
+    return exact, history
 
 
 def full_batch(row: Row, dtype: torch.dtype, size: int) -> tuple[History, Errors]:
@@ -46,7 +46,7 @@ def full_batch(row: Row, dtype: torch.dtype, size: int) -> tuple[History, Errors
     before = torch.get_rng_state()
     try:
         case = row.build(dtype=dtype)
-        history, exact = run_twice(case, case.step, size)
+        exact, history = run_twice(case, case.step, size)
     except (RuntimeError, NotImplementedError) as error:
         raise NotInHalfError(str(error)) from error
     if not torch.equal(before, torch.get_rng_state()):

@@ -12,7 +12,7 @@ from rich.table import Table
 from .check import Outcome
 
 MOST_REFUSED, LEAST_LOWER = 0.10, 0.70  # the promises that a search holds the compiler to
-FEW = 8  # seeds that are named of each kind of refusal
+SHOWN = 8  # seeds that are named of each kind of refusal
 
 
 class Summary:
@@ -72,7 +72,7 @@ def _table(summary: Summary) -> Table:
     table.add_row("failures", str(len(summary.failures)))
     table.add_row(f"refused (at most {MOST_REFUSED:.0%})", f"{summary.refused_share:.1%}")
     for code, seeds in sorted(summary.refused.items()):
-        table.add_row(f"  {code}, seeds {', '.join(map(str, seeds[:FEW]))}", str(len(seeds)))
+        table.add_row(f"  {code}, seeds {', '.join(map(str, seeds[:SHOWN]))}", str(len(seeds)))
     table.add_row("in several micro-batches", str(len(summary.measured)))
     table.add_row(f"  peak below the full batch's (at least {LEAST_LOWER:.0%})", f"{summary.lower_share:.1%}")
     if len(summary.ratios) > 1:
