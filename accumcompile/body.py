@@ -10,7 +10,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from .bridges import Bridges
-from .operands import Path, is_size, operands, rebuild, shape_of
+from .operands import Path, is_size, rebuild, shape_of
 from .placement import Placement, R, Replicate, Shard, Size
 from .rules.table import RULES, is_constant, rule_of
 from .sizes import ROWS, unfolded
@@ -64,7 +64,7 @@ class Body(Writer):
     # --- nodes
 
     def _emit(self, node: Node, write: Callable | None = None) -> Node:
-        needs = {o.path: need for o, need in zip(operands(node), self.known.needs[node], strict=True)}
+        needs = {operand.path: need for operand, need in self.known[node].takes()}
 
         def at(path: Path, leaf: Any) -> Any:
             if not isinstance(leaf, Node):
@@ -87,9 +87,9 @@ class Body(Writer):
         return self.local[node] if wider is None else wider
 
     def _operand(self, node: Node, need: Placement) -> Node:
-        value = self.known.values[node]
+        placed = self.known[node]
         is_here = node in self.local and not isinstance(need, Replicate)
-        if is_here and (len(value.placements) > 1 or value.placement == need):
+        if is_here and (placed.has_many or placed.placement == need):
             return self.local[node]
         return self.slice(node, need) if isinstance(need, Shard) else self._const(node)
 

@@ -119,5 +119,5 @@ class Bridges(Writer):
     def draw(self, before: int) -> None:
         """Run what may run only once, in its original order, as soon as its operands are there."""
         for node in self._source.nodes:
-            if node.op == "call_function" and is_impure(node) and self.known.values[node].stage <= before:
+            if node.op == "call_function" and is_impure(node) and self.known[node].stage <= before:
                 self.whole(node)

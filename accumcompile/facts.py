@@ -14,10 +14,9 @@ from . import causes
 from .called import Called, described
 from .capture.naming import Names, is_users
 from .carry import Carry
-from .locality import whole_operands
 from .loop import accumulate_loop
 from .memory import is_alias, owner, steps_of
-from .operands import is_size, is_tensor, operands, shape_of
+from .operands import is_size, is_tensor, shape_of
 from .placement import Placement, Shard
 from .plan import LoopFact, Plan, ValueFact
 from .propagation import Propagation
@@ -57,7 +56,7 @@ class _Facts:
         """A value of the graph; ``taken`` is the placement in which a loop takes it."""
         frame = user_frame(node.meta.get("stack_trace"))
         value = node.meta.get("val")
-        placement = str(self.known.values[node].placements[0]) if node in self.known.values else "R"
+        placement = str(self.known.placement(node)) if node in self.known else "R"
         return ValueFact(
             self.called.of(node),
             shape_of(node) or (),
@@ -94,14 +93,14 @@ class _Facts:
             tuple(self.value(node) for node in meta["kept"]),
             len(loop.nodes),
             loop.at_once,
-            steps_of(loop.nodes, leaving, lambda n: self.known.values[n].placements),
+            steps_of(loop.nodes, leaving, lambda n: self.known[n].placements),
         )
 
     def kept(self) -> Iterator[Node]:
         """Outputs of the user's that are held for the full batch."""
         for node, description in described(self.graph):
             made = isinstance(node, Node) and node.op == "call_function" and is_users(description)
-            if made and isinstance(self.known.values[node].placements[0], Shard):
+            if made and isinstance(self.known.placement(node), Shard):
                 yield node
 
     def whole(self) -> Iterator[Node]:
@@ -143,10 +142,9 @@ def _consts(known: Propagation, loop: Loop) -> dict[Node, None]:
     """The values that every micro-batch takes whole."""
     found: dict[Node, None] = {}
     for node in loop.nodes:
-        whole = set(whole_operands(known, node))
-        for operand, need in zip(operands(node), known.needs.get(node, ()), strict=False):
+        for operand, need in known[node].takes():
             source = operand.node
-            if source in whole and not isinstance(need.placement, Shard) and not is_constant(source):
+            if source in known[node].whole and not isinstance(need.placement, Shard) and not is_constant(source):
                 found[_base(source)] = None
     return found
 

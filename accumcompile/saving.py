@@ -14,7 +14,6 @@ from typing import Any
 import networkx
 from torch.fx import Node
 
-from .locality import closure, is_remade, local_operands, whole_operands
 from .memory import is_alias
 from .operands import elements, is_tensor
 from .placement import Partial, Shard
@@ -31,7 +30,7 @@ def choose_saved(known: Propagation, loops: list, order: dict[Node, int]) -> Non
     maker: dict[Node, Any] = {}  # the last loop that computed a value
     whole: set[Node] = set()  # S values that exist for the full batch
     for loop in loops:
-        needed = closure(known, loop.roots, whole)
+        needed = known.closure(loop.roots, whole)
         made = needed.intersection(maker)
         forbidden = {n for n in made if not _is_cheap(n) and again.get(n) is not loop}
         loaded = _smallest_cut(known, needed, loop.roots, made, forbidden | _pinned(known, needed, maker))
@@ -39,7 +38,7 @@ def choose_saved(known: Propagation, loops: list, order: dict[Node, int]) -> Non
             maker[node].saved.append(node)
         whole |= loaded
         loop.roots = [root for root in loop.roots if root not in whole]
-        body = closure(known, loop.roots, whole)
+        body = known.closure(loop.roots, whole)
         loop.nodes = sorted(body, key=order.__getitem__)
         maker.update(dict.fromkeys(body, loop))
         whole |= _whole_after(known, loop)
@@ -52,7 +51,7 @@ def _loops_to_compute_again_in(known: Propagation, loops: list) -> dict[Node, An
     made: set[Node] = set()
     whole: set[Node] = set()
     for loop in loops:
-        needed = closure(known, loop.roots, whole)
+        needed = known.closure(loop.roots, whole)
         known_before = needed & made
         loaded = sum(map(_bytes, _smallest_cut(known, needed, loop.roots, known_before, known_before)))
         for node in known_before:
@@ -65,7 +64,7 @@ def _loops_to_compute_again_in(known: Propagation, loops: list) -> dict[Node, An
 
 def _whole_after(known: Propagation, loop: Any) -> set[Node]:
     """What exists for the full batch once a loop has run."""
-    return {root for root in loop.roots if isinstance(known.values[root].placements[0], Shard)}
+    return {root for root in loop.roots if isinstance(known.placement(root), Shard)}
 
 
 def _is_cheap(node: Node) -> bool:
@@ -86,7 +85,7 @@ def _smallest_cut(
         if node in roots:
             graph.add_edge((node, "out"), "sink")
     for node in needed:
-        for operand in made.intersection(local_operands(known, node)):
+        for operand in made.intersection(known[node].local):
             graph.add_edge((operand, "out"), (node, "in") if node in made else "sink")
     _, (reached, _) = networkx.minimum_cut(graph, "source", "sink")
     return {n for n in made if _savable(known, n) and (n, "in") in reached and (n, "out") not in reached}
@@ -111,10 +110,10 @@ def _pinned(known: Propagation, needed: set[Node], maker: dict) -> set[Node]:
         rule = rule_of(node.target)
         if rule is None or not rule.discontinuous:
             continue
-        above = closure(known, [node])
-        assembled = {b for n in above for w in whole_operands(known, n) for b in _barriers(known, w)}
+        above = known.closure([node])
+        assembled = {b for n in above for w in known[n].whole for b in _barriers(known, w)}
         for barrier in assembled:
-            common = above & closure(known, [barrier])
+            common = above & known.closure([barrier])
             pinned |= {n for n in common if n in maker and any(user in above - common for user in n.users)}
     return pinned
 
@@ -127,9 +126,9 @@ def _barriers(known: Propagation, value: Node) -> set[Node]:
         if node in seen:
             continue
         seen.add(node)
-        placement = known.values[node].placements[0]
-        if is_remade(known, node):
+        placed = known[node]
+        if placed.remade:
             stack += node.all_input_nodes
-        elif isinstance(placement, Shard) or placement in (Partial("max"), Partial("min")):
+        elif isinstance(placed.placement, Shard) or placed.placement in (Partial("max"), Partial("min")):
             found.add(node)
     return found

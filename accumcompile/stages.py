@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 
 from torch.fx import Graph, Node
 
-from .locality import closure, is_remade, size_sources, whole_operands
-from .operands import elements, is_tensor, operands
-from .placement import Replicate
+from .operands import elements, is_tensor
 from .propagation import Propagation
 from .rules.table import rule_of
 from .saving import choose_saved
@@ -77,13 +75,10 @@ class _Deadlines:
     def __init__(self, graph: Graph, known: Propagation, outputs: list[Node]):
         self.known, self.outputs = known, outputs
         self.order = {node: i for i, node in enumerate(graph.nodes)}
-        self.last = max((v.stage for n, v in known.values.items() if self._is_local(n)), default=0)
+        self.last = max((p.stage for p in known if p.is_local and p.node.op == "call_function"), default=0)
         self.deadline: dict[Node, int] = {}  # an S or P value: the loop after which it is assembled
         self.wanted: dict[Node, int] = {}  # an R value: the loop before which it is computed
         self.changed = False
-
-    def _is_local(self, node: Node) -> bool:
-        return not isinstance(self.known.values[node].placements[0], Replicate) and node.op == "call_function"
 
     def settle(self) -> None:
         """Lower deadlines until every loop's body finds its constants in time."""
@@ -94,27 +89,23 @@ class _Deadlines:
                 self._want(output, self.last + 1)
             for k in range(self.last, -1, -1):
                 for node in self.body(self.roots(k)):
-                    for source in self._sources(node):
+                    for source in (*self.known[node].whole, *self.known[node].sizes_from):
                         self._want(source, k)
-
-    def _sources(self, node: Node) -> Iterable[Node]:
-        yield from whole_operands(self.known, node)
-        yield from size_sources(node)
 
     def _want(self, node: Node, before: int) -> None:
         """The whole of ``node`` is needed before a loop."""
         stack = [node]
         while stack:
             node = stack.pop()
-            remade = is_remade(self.known, node)
-            table, time = (self.wanted, before) if remade else (self.deadline, before - 1)
+            placed = self.known[node]
+            table, time = (self.wanted, before) if placed.remade else (self.deadline, before - 1)
             if table.get(node, _NEVER) <= time:
                 continue
             table[node] = time
             self.changed = True
-            if remade:
-                stack += [o.node for o in operands(node) if o.node is not None]
-                stack += size_sources(node)
+            if placed.remade:
+                stack += [o.node for o in placed.operands if o.node is not None]
+                stack += placed.sizes_from
                 stack += [n for n in node.all_input_nodes if node.target is operator.getitem]
 
     def roots(self, k: int) -> list[Node]:
@@ -126,12 +117,12 @@ class _Deadlines:
 
     def body(self, roots: Iterable[Node]) -> set[Node]:
         """Everything local that the roots are computed from."""
-        return closure(self.known, roots)
+        return self.known.closure(roots)
 
     def advance(self) -> None:
         """Assemble a value in an earlier loop where that computes it anyway, and the later one would not."""
         for node in sorted(self.deadline, key=self.order.__getitem__):
-            stage, deadline = self.known.values[node].stage, self.deadline[node]
+            stage, deadline = self.known[node].stage, self.deadline[node]
             if stage < deadline:
                 own = self.body([node])
                 others = {k: [r for r in self.roots(k) if r is not node] for k in range(stage, deadline + 1)}

@@ -130,8 +130,8 @@ def is_linear(joint: GraphModule, tangent: Node, gradients: list[Node | None]) -
     """Whether every gradient is proven linear in the tangent."""
     nowhere = Batch(sympy.Symbol("no_batch"))
     known = propagate(joint.graph, nowhere, dict.fromkeys(joint.graph.nodes, R) | {tangent: Partial("sum")})
-    values = [known.values[g] for g in gradients if g is not None]
-    return all(v.placement == Partial("sum") or v.zero for v in values)
+    placed = [known[g] for g in gradients if g is not None]
+    return all(p.placement == Partial("sum") or p.zero for p in placed)
 
 
 class Kept:
