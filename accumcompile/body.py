@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import sympy
@@ -30,7 +30,7 @@ class Slice(NamedTuple):
 class Body(Writer):
     """The body of one loop: one micro-batch's values."""
 
-    def __init__(self, bridges: Bridges, nodes: list[Node]):
+    def __init__(self, bridges: Bridges, nodes: Iterable[Node]):
         super().__init__(bridges.known)
         self.bridges = bridges
         self.rows = self.graph.placeholder("rows")

@@ -13,7 +13,7 @@ from .capture.naming import Names, of_module
 from .operands import elements, is_size
 from .placement import Replicate
 from .rules.table import rule_of
-from .stages import Schedule
+from .schedule import Schedule
 
 _BACKWARD = "the backward of "
 

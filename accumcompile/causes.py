@@ -13,7 +13,7 @@ from .operands import elements, is_size, shape_of
 from .placement import Partial, Replicate
 from .plan import BarrierFact
 from .propagation import Need, Propagation
-from .stages import Schedule
+from .schedule import Schedule
 
 FINISHED = {"sum": "sum", "max": "maximum", "min": "minimum", "moments": "mean and variance", "any": "first"}
 

@@ -21,8 +21,8 @@ from .placement import Placement, Shard
 from .plan import LoopFact, Plan, ValueFact
 from .propagation import Propagation
 from .rules.table import is_constant
+from .schedule import Loop, Schedule
 from .sizes import expression
-from .stages import Loop, Schedule
 from .where import user_frame
 
 

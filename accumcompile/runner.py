@@ -17,8 +17,8 @@ from .operands import is_data_dependent
 from .options import Settings
 from .plan import Plan
 from .rules.table import is_impure
+from .schedule import Schedule
 from .sizes import expression
-from .stages import Schedule
 
 
 class Runner:

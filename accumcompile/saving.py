@@ -9,7 +9,8 @@ yields. Elementwise operators may run again in any loop. Nothing does whose roun
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import networkx
 from torch.fx import Node
@@ -19,52 +20,58 @@ from .operands import elements, is_tensor
 from .placement import Partial, Shard
 from .propagation import Propagation
 from .rules.table import rule_of
+from .schedule import Loop, Schedule
 
 _AGAIN = 16  # bytes made again that are as dear as one byte saved
 _UNSAVABLE = 1 << 62  # bytes: partial sums
 
 
-def choose_saved(known: Propagation, loops: list, order: dict[Node, int]) -> None:
-    """Fill in ``nodes`` and ``saved`` of each loop."""
-    again = _loops_to_compute_again_in(known, loops)
-    maker: dict[Node, Any] = {}  # the last loop that computed a value
+def choose_saved(plan: Schedule) -> Schedule:
+    """The schedule with the nodes of every loop, and with what earlier loops keep for it."""
+    known, order = plan.propagation, {node: i for i, node in enumerate(plan.graph.nodes)}
+    again = _loops_to_compute_again_in(plan)
+    maker: dict[Node, int] = {}  # the last loop that computed a value
     whole: set[Node] = set()  # S values that exist for the full batch
-    for loop in loops:
+    saved: list[list[Node]] = [[] for _ in plan.loops]
+    loops: list[Loop] = []
+    for k, loop in enumerate(plan.loops):
         needed = known.closure(loop.roots, whole)
         made = needed.intersection(maker)
-        forbidden = {n for n in made if not _is_cheap(n) and again.get(n) is not loop}
+        forbidden = {n for n in made if not _is_cheap(n) and again.get(n) != k}
         loaded = _smallest_cut(known, needed, loop.roots, made, forbidden | _pinned(known, needed, maker))
         for node in sorted(loaded, key=order.__getitem__):
-            maker[node].saved.append(node)
+            saved[maker[node]].append(node)
         whole |= loaded
-        loop.roots = [root for root in loop.roots if root not in whole]
-        body = known.closure(loop.roots, whole)
-        loop.nodes = sorted(body, key=order.__getitem__)
-        maker.update(dict.fromkeys(body, loop))
-        whole |= _whole_after(known, loop)
+        roots = tuple(root for root in loop.roots if root not in whole)
+        body = known.closure(roots, whole)
+        loops.append(replace(loop, roots=roots, nodes=tuple(sorted(body, key=order.__getitem__))))
+        maker |= dict.fromkeys(body, k)
+        whole |= _whole_after(known, roots)
+    return replace(plan, loops=tuple(replace(loop, saved=tuple(kept)) for loop, kept in zip(loops, saved, strict=True)))
 
 
-def _loops_to_compute_again_in(known: Propagation, loops: list) -> dict[Node, Any]:
+def _loops_to_compute_again_in(plan: Schedule) -> dict[Node, int]:
     """For each value, the loop that would have to load most if nothing were computed again."""
+    known = plan.propagation
     most: dict[Node, int] = {}
-    chosen: dict[Node, Any] = {}
+    chosen: dict[Node, int] = {}
     made: set[Node] = set()
     whole: set[Node] = set()
-    for loop in loops:
+    for k, loop in enumerate(plan.loops):
         needed = known.closure(loop.roots, whole)
         known_before = needed & made
         loaded = sum(map(_bytes, _smallest_cut(known, needed, loop.roots, known_before, known_before)))
         for node in known_before:
             if loaded >= most.get(node, 0):
-                most[node], chosen[node] = loaded, loop
+                most[node], chosen[node] = loaded, k
         made |= needed
-        whole |= _whole_after(known, loop)
+        whole |= _whole_after(known, loop.roots)
     return chosen
 
 
-def _whole_after(known: Propagation, loop: Any) -> set[Node]:
-    """What exists for the full batch once a loop has run."""
-    return {root for root in loop.roots if isinstance(known.placement(root), Shard)}
+def _whole_after(known: Propagation, roots: Iterable[Node]) -> set[Node]:
+    """What exists for the full batch once a loop has assembled its roots."""
+    return {root for root in roots if isinstance(known.placement(root), Shard)}
 
 
 def _is_cheap(node: Node) -> bool:
@@ -73,7 +80,7 @@ def _is_cheap(node: Node) -> bool:
 
 
 def _smallest_cut(
-    known: Propagation, needed: set[Node], roots: list[Node], made: set[Node], forbidden: set[Node]
+    known: Propagation, needed: set[Node], roots: Sequence[Node], made: set[Node], forbidden: set[Node]
 ) -> set[Node]:
     """The saved values that cost least, together with what is then computed again: nothing forbidden, if it can be."""
     graph = networkx.DiGraph()

@@ -29,7 +29,7 @@ from accumcompile.loop import accumulate_loop
 from accumcompile.operands import shape_of
 from accumcompile.placement import Partial, Shard
 from accumcompile.rules.table import is_impure
-from accumcompile.stages import Loop, Schedule
+from accumcompile.schedule import Loop, Schedule
 
 aten = torch.ops.aten
 
@@ -68,7 +68,8 @@ def _form(bridges: Bridges, loop: Loop, name: str, wide: torch.dtype | None) -> 
     sums = {r: p.op for r in loop.roots if isinstance(p := known.placement(r), Partial)}
     carried = {r: Carry.of(op, r.meta["val"].dtype, wide) for r, op in sums.items()}
     carried = {r: each.alone for r, each in carried.items()} if loop.at_once else carried
-    kept = list(dict.fromkeys([r for r in loop.roots if isinstance(known.placement(r), Shard)] + loop.saved))
+    shards = [r for r in loop.roots if isinstance(known.placement(r), Shard)]
+    kept = list(dict.fromkeys([*shards, *loop.saved]))
     pieces = [body.unfolded(node) for node in kept]
     parts = [body.unrounded(r) if each.dtype != each.result else body.local[r] for r, each in carried.items()]
     module = body.finish(parts + [piece for piece, _ in pieces])

@@ -56,7 +56,7 @@ class Outcome:
     """What a split run gave: each output's difference from the whole run's, and its placement."""
 
     known: Propagation
-    outputs: list[Any]
+    outputs: tuple[Any, ...]
     differences: list[float]
     placements: list[Placement]
     gathers: int
