@@ -18,7 +18,8 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from ..operands import ancestors, is_size, outputs
-from ..passes import canonical, deduplicate
+from ..passes.canonical import canonical
+from ..passes.deduplicate import deduplicate
 from ..placement import Partial, R
 from ..propagate import propagate
 from ..rules.table import is_impure
