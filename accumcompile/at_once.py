@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch.fx import Node
 
-from .operands import elements, is_tensor
+from .cost import bytes_of
 from .rules.table import rule_of
 from .schedule import Loop, Schedule
 
@@ -15,7 +15,7 @@ _SMALL = 256  # a loop this many times smaller than the largest costs nothing wo
 
 def run_small_at_once(plan: Schedule) -> Schedule:
     """Mark the small loops whose results are the same at any shape."""
-    sizes = [sum(elements(n) for n in loop.nodes if is_tensor(n)) for loop in plan.loops]
+    sizes = [sum(map(bytes_of, loop.nodes)) for loop in plan.loops]
     limit = max(sizes, default=0) // _SMALL
     loops = (
         replace(loop, at_once=size <= limit and _is_exact(loop)) for loop, size in zip(plan.loops, sizes, strict=True)

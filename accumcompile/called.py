@@ -10,7 +10,8 @@ import torch
 from torch.fx import Graph, Node
 
 from .capture.naming import Names, of_module
-from .operands import elements, is_size
+from .cost import elements_of
+from .operands import is_size
 from .placement import Replicate
 from .rules.table import rule_of
 from .schedule import Schedule
@@ -42,7 +43,7 @@ class Called:
         part = ""
         while (name := self._own_name(node)) is None:
             source = next(n for n in node.all_input_nodes if not is_size(n))
-            if is_rearrangement(node) and elements(node) < elements(source):
+            if is_rearrangement(node) and elements_of(node) < elements_of(source):
                 part = "part of "
             node = source
         return part + name

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from torch.fx import Graph, Node
 
 from .called import Called, is_rearrangement, short
-from .operands import elements, is_size, shape_of
+from .cost import elements_of
+from .operands import is_size, shape_of
 from .placement import Partial, Replicate
 from .plan import BarrierFact
 from .propagation import Need, Propagation
@@ -59,7 +60,7 @@ def turning_whole(plan: Schedule, graph: Graph) -> Node | None:
     """The operator that takes the largest part of the batch whole, though that is an input or made in a loop."""
     known = plan.propagation
     taking = {
-        node: max((elements(need) for need in _taken_whole(known, node)), default=0)
+        node: max((elements_of(need) for need in _taken_whole(known, node)), default=0)
         for node in graph.nodes
         if node.op == "call_function" and not is_size(node)
     }

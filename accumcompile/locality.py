@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from torch.fx import Node
 
-from .operands import Operand, elements, is_size, reads_sizes
+from .cost import elements_of
+from .operands import Operand, is_size, reads_sizes
 from .placement import Replicate
 from .propagation import Need, Propagation
 from .rules.table import rule_of
@@ -38,7 +39,7 @@ def moves_behind(node: Node, local: tuple[Node, ...]) -> bool:
     rule = rule_of(node.target)
     if rule is None or not rule.moves or len(local) != 1 or sum(not is_size(n) for n in node.all_input_nodes) != 1:
         return False
-    return elements(local[0]) <= elements(node)
+    return elements_of(local[0]) <= elements_of(node)
 
 
 def sources_of_sizes(node: Node) -> Iterator[Node]:

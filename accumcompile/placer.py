@@ -12,8 +12,9 @@ from typing import Any
 
 from torch.fx import Node
 
+from .cost import bytes_of
 from .locality import local_and_whole, moves_behind, sources_of_sizes
-from .operands import Operand, data_symbols, elements, is_size, operands, reads_sizes, shape_of, shapes_of
+from .operands import Operand, data_symbols, is_size, operands, reads_sizes, shape_of, shapes_of
 from .placement import Layout, Partial, Placement, R, Replicate, Shard, Size
 from .propagation import Need, Placed, Propagation
 from .rules.rule import ANY, Alignment, Dim, Facts, Rule
@@ -123,7 +124,7 @@ class Placer:
                 continue
             split = self._split(dims, value.placement, alignment.sizes)
             if split is not None and self._allowed(split, rule, alignment):
-                cost = 0 if value.whole_stage is not None else elements(operand.node)
+                cost = 0 if value.whole_stage is not None else bytes_of(operand.node)
                 saved[split] = saved.get(split, 0) + cost + 1
         return max(saved, key=saved.__getitem__) if saved else None
 

@@ -15,8 +15,9 @@ from dataclasses import replace
 import networkx
 from torch.fx import Node
 
+from .cost import bytes_of
 from .memory import is_alias
-from .operands import elements, is_tensor
+from .operands import is_tensor
 from .placement import Partial, Shard
 from .propagation import Propagation
 from .rules.table import rule_of
@@ -60,7 +61,7 @@ def _loops_to_compute_again_in(plan: Schedule) -> dict[Node, int]:
     for k, loop in enumerate(plan.loops):
         needed = known.closure(loop.roots, whole)
         known_before = needed & made
-        loaded = sum(map(_bytes, _smallest_cut(known, needed, loop.roots, known_before, known_before)))
+        loaded = sum(map(bytes_of, _smallest_cut(known, needed, loop.roots, known_before, known_before)))
         for node in known_before:
             if loaded >= most.get(node, 0):
                 most[node], chosen[node] = loaded, k
@@ -86,8 +87,8 @@ def _smallest_cut(
     graph = networkx.DiGraph()
     graph.add_nodes_from(("source", "sink"))
     for node in made:
-        graph.add_edge((node, "in"), (node, "out"), capacity=_bytes(node) if _savable(known, node) else _UNSAVABLE)
-        again = {} if node in forbidden else {"capacity": 0 if is_alias(node) else _bytes(node) // _AGAIN}
+        graph.add_edge((node, "in"), (node, "out"), capacity=bytes_of(node) if _savable(known, node) else _UNSAVABLE)
+        again = {} if node in forbidden else {"capacity": 0 if is_alias(node) else bytes_of(node) // _AGAIN}
         graph.add_edge("source", (node, "in"), **again)
         if node in roots:
             graph.add_edge((node, "out"), "sink")
@@ -100,11 +101,6 @@ def _smallest_cut(
 
 def _savable(known: Propagation, node: Node) -> bool:
     return is_tensor(node) and isinstance(known.placement(node), Shard)
-
-
-def _bytes(node: Node) -> int:
-    """What one result of a node takes, roughly; nothing for what is no tensor."""
-    return elements(node) * node.meta["val"].dtype.itemsize if is_tensor(node) else 0
 
 
 def _pinned(known: Propagation, needed: set[Node], maker: dict) -> set[Node]:

@@ -9,10 +9,11 @@ import sympy
 import torch
 from torch.fx import GraphModule, Node
 
+from ..binding import Binding, value
 from ..loop import Split, slice_rows
 from ..sizes import ROWS, expression
 from .specialise import specialise
-from .specs import Array, Literal, Size, Sizes, Spec, describe, evaluate
+from .specs import Array, Literal, Size, Spec, describe
 
 
 class Cut:
@@ -48,7 +49,7 @@ def check_body(
     consts: Sequence[Any],
     xs: Sequence[torch.Tensor],
     x_dims: Sequence[int],
-    sizes: Sizes,
+    sizes: Binding,
 ) -> None:
     """Trace a body at each number of rows; every node must have the shape that its placement predicts."""
     holders = list(body.graph.find_nodes(op="placeholder"))
@@ -57,14 +58,14 @@ def check_body(
     for count in rows:
         local = [slice_rows(x, d, 0, count, batch) for x, d in zip(xs, x_dims, strict=True)]
         of_xs = [Array(tuple(x.shape), x.stride(), x.dtype, x.device) for x in local]
-        specialise(body.graph, body, [Literal(int, count), of_start, *of_consts, *of_xs], sizes | {ROWS: count})
+        specialise(body.graph, body, [Literal(int, count), of_start, *of_consts, *of_xs], {**sizes, ROWS: count})
 
 
-def fixed(spec: Spec, sizes: Sizes) -> Spec:
+def fixed(spec: Spec, sizes: Binding) -> Spec:
     """The spec with every size a number."""
     if isinstance(spec, Size):
-        return Literal(int, evaluate(spec.expr, sizes))
+        return Literal(int, value(spec.expr, sizes))
     if isinstance(spec, Array):
-        shape, stride = ([evaluate(d, sizes) or 0 for d in dims] for dims in (spec.shape, spec.stride))
+        shape, stride = ([value(d, sizes) or 0 for d in dims] for dims in (spec.shape, spec.stride))
         return Array(tuple(shape), tuple(stride), spec.dtype, spec.device)
     return spec

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from ..binding import Binding, bind
 from ..loop import Split, finish, run_reference
 from ..sizes import ROWS
 from . import inductor_api
@@ -16,7 +17,7 @@ from .arguments import Cut, check_body, local_shape
 from .forms import Form, Plan, build
 from .inductor_api import signature
 from .progress import Progress
-from .specs import Array, Literal, Size, Sizes, Spec, bind_sizes, describe, describe_tensor, stride_pattern
+from .specs import Array, Literal, Size, Spec, describe, describe_tensor, stride_pattern
 from .trust import UNUSABLE, Trust, device_of
 
 STATIC_ROWS = 8  # micro-batch sizes compiled as numbers; further ones share a form with symbolic rows
@@ -67,7 +68,7 @@ class CompiledBody(torch.nn.Module):
             self._schedules[key] = Schedule(self, Plan(tuple(carry), tuple(y_dims)), split, consts, xs, x_dims)
         return self._schedules[key]
 
-    def form(self, plan: Plan, role: str, specs: list[Spec], sizes: Sizes, rest: tuple, what: str) -> Form:
+    def form(self, plan: Plan, role: str, specs: list[Spec], sizes: Binding, rest: tuple, what: str) -> Form:
         """The form for such arguments; ``rest`` are the accumulators and buffers of later micro-batches."""
         accumulators, buffers = rest
         layout = None if accumulators is None else tuple((a.dtype, stride_pattern(a)) for a in accumulators)
@@ -95,7 +96,7 @@ class Schedule:
     def __init__(self, owner: CompiledBody, plan: Plan, split: Split, consts, xs, x_dims):
         self.owner, self.plan, self.split = owner, plan, split
         holders = owner.holders
-        self.sizes = bind_sizes(holders[2:], [*consts, *xs])
+        self.sizes = bind(holders[2:], [*consts, *xs])
         self.cuts = [Cut(x, dim, split) for x, dim in zip(xs, x_dims, strict=True)]
         self.starts = starts(split, device_of([*xs, *consts]))
         self.const_specs = [describe(h, c, self.sizes) for h, c in zip(holders[2:], consts, strict=False)]
@@ -159,7 +160,7 @@ class Schedule:
 
     def _buffers(self, form: Form) -> tuple[list, list]:
         rows, batch = self.split.rows, self.split.batch
-        values = form.values(self.sizes | {ROWS: rows})
+        values = form.values({**self.sizes, ROWS: rows})
         self.buffers = form.buffers
         wholes = [b.make(values, rows, batch) for b in form.buffers]
         return wholes, [b.pieces(w, rows, batch) for b, w in zip(form.buffers, wholes, strict=True)]
@@ -168,13 +169,13 @@ class Schedule:
         role = "first" if i == 0 else "later"
         if (role, rows) not in self.chosen:
             form = self._find(role, rows, arguments, accs)
-            self.chosen[role, rows] = form, list(form.values(self.sizes | {ROWS: rows}).values())
+            self.chosen[role, rows] = form, list(form.values({**self.sizes, ROWS: rows}).values())
         return self.chosen[role, rows]
 
     def _find(self, role: str, rows: int, arguments: list, accs: list) -> Form:
         owner = self.owner
         symbolic = self._is_symbolic(rows)
-        sizes = self.sizes | {ROWS: rows}
+        sizes = {**self.sizes, ROWS: rows}
         specs = self._specs(rows, symbolic, arguments, sizes)
         rest = (None, None) if role == "first" else (accs, self.buffers)
         size = "any number of rows" if symbolic else f"{rows} rows"
@@ -190,7 +191,7 @@ class Schedule:
         seen.add(rows)
         return False
 
-    def _specs(self, rows: int, symbolic: bool, arguments: list, sizes: Sizes) -> list[Spec]:
+    def _specs(self, rows: int, symbolic: bool, arguments: list, sizes: Binding) -> list[Spec]:
         holders, start = self.owner.holders, self.starts[0]
         of_rows: Spec = Size(ROWS) if symbolic else Literal(int, rows)
         of_start = Array((), (), torch.int64, start.device)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
+from ..binding import bind
 from ..loop import run_reference
 from .arguments import check_body
-from .specs import bind_sizes
 
 
 class CheckedBody(torch.nn.Module):
@@ -25,7 +25,7 @@ class CheckedBody(torch.nn.Module):
         if split not in self.seen:
             holders = self.body.graph.find_nodes(op="placeholder")[2:]
             rows = dict.fromkeys([split.rows, self.granule, split.tail or split.rows])
-            sizes = bind_sizes(holders, [*consts, *xs])
+            sizes = bind(holders, [*consts, *xs])
             check_body(self.body, list(rows), split.batch, consts, xs, x_dims, sizes)
             self.seen.add(split)
         return run_reference(self.body, split, consts, xs, x_dims, carry, y_dims)

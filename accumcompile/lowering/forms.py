@@ -11,16 +11,16 @@ import sympy
 import torch
 from torch.fx import GraphModule
 
-from ..bindings import number
+from ..binding import Binding, number, traced
 from ..carry import Carry
 from ..loop import accumulate
 from ..memory import peak, steps_of
 from ..passes.fuse_accumulation import fuse_accumulation
-from ..sizes import expression, present
+from ..sizes import expression
 from . import inductor_api
 from .products import use_in_place_products
 from .specialise import Specialised, specialise
-from .specs import Factor, Sizes, Spec, symbolic_stride, value_of
+from .specs import Factor, Spec, symbolic_stride
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Buffer:
     @classmethod
     def of(cls, piece: torch.Tensor, dim: int) -> Buffer:
         """For pieces like ``piece``, a fake tensor."""
-        strides = [present(s) for s in piece.stride()]
+        strides = [traced(s) for s in piece.stride()]
         order = tuple(sorted(range(piece.dim()), key=lambda d: (-strides[d], d != dim, d)))
         return cls(dim, order, tuple(map(expression, piece.shape)), piece.dtype, piece.device)
 
@@ -92,11 +92,11 @@ class Form:
     checked: bool = False  # against its graph
     copied: list[int] | None = None  # contributions that share memory with something
 
-    def values(self, sizes: Sizes) -> dict:
+    def values(self, sizes: Binding) -> dict:
         """The values of this form's own symbols."""
-        return {ours: value_of(theirs, sizes) for ours, theirs in self.symbols.items()}
+        return {ours: number(theirs, sizes) for ours, theirs in self.symbols.items()}
 
-    def serves(self, sizes: Sizes) -> bool:
+    def serves(self, sizes: Binding) -> bool:
         """Whether what was assumed about symbolic sizes holds."""
         return self.guard is None or self.guard(list(self.values(sizes).values()))
 
@@ -132,7 +132,7 @@ def build(
     body: GraphModule,
     plan: Plan,
     specs: Sequence[Spec],
-    sizes: Sizes,
+    sizes: Binding,
     accumulators: Sequence[torch.Tensor] | None,
     buffers: Sequence[Buffer] | None,
     compiler: Callable[..., inductor_api.Boxed],
@@ -157,7 +157,7 @@ def build(
 
 def bytes_at_once(done: Specialised) -> int:
     """The most bytes that a graph's values hold at once, for the sizes that it was specialised for."""
-    sizes = {ours: value_of(theirs, done.sizes) for ours, theirs in done.symbols.items()}
+    sizes = {ours: number(theirs, done.sizes) for ours, theirs in done.symbols.items()}
     nodes = [n for n in done.gm.graph.nodes if n.op == "call_function"]
     return peak(steps_of(nodes, done.gm.graph.output_node().all_input_nodes), sizes)
 
