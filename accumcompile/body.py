@@ -19,6 +19,13 @@ from .writer import Writer
 aten = torch.ops.aten
 
 
+class Const(NamedTuple):
+    """A value that the body takes as it is."""
+
+    holder: Node  # a placeholder of the body
+    source: str  # its name in the source graph
+
+
 class Slice(NamedTuple):
     """A value of which the body reads its micro-batch's part, along ``dim`` of ``whole``."""
 
@@ -35,7 +42,7 @@ class Body(Writer):
         self.bridges = bridges
         self.rows = self.graph.placeholder("rows")
         self.start = self.graph.placeholder("start")
-        self.consts: dict[Any, Node] = {}  # node of the program -> placeholder of the body
+        self.consts: dict[Any, Const] = {}  # by the node of the program
         self.xs: dict[tuple[Node, Shard], Slice] = {}
         self._sliced: dict[tuple[Node, Shard], Node] = {}
         self.local: dict[Node, Node] = {}
@@ -113,9 +120,10 @@ class Body(Writer):
         if not isinstance(value, Node):
             return value
         if value not in self.consts:
-            self.consts[value] = holder = self._holder(name)
+            holder = self._holder(name)
             holder.meta |= {k: meta[k] for k in ("val", "stack_trace", "desc") if k in meta}
-        return self.consts[value]
+            self.consts[value] = Const(holder, name)
+        return self.consts[value].holder
 
     def _holder(self, name: str) -> Node:
         """A placeholder whose name no other has."""
@@ -172,7 +180,8 @@ class Body(Writer):
 
     def finish(self, outputs: list[Node]) -> GraphModule:
         """The body with its placeholders in order: rows, start, consts, xs."""
-        holders = [self.rows, self.start, *self.consts.values(), *(x.holder for x in self.xs.values())]
+        consts, xs = ([each.holder for each in taken.values()] for taken in (self.consts, self.xs))
+        holders = [self.rows, self.start, *consts, *xs]
         graph = Graph()
         new: dict[Node, Node] = {}
         for node in holders + [n for n in self.graph.nodes if n.op != "placeholder"]:

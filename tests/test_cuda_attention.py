@@ -88,8 +88,8 @@ def test_attention_runs_in_the_loop(kind, dynamic):
     assert len(operators(loop.nodes)) == 2
     program = form_loops(gm, plan)
     (call,) = program.graph.find_nodes(op="call_function", target=accumulate_loop)
-    _, _, consts, _, _, carry, _ = call.args
-    assert not carry and not [c for c in consts if "sym_size" not in c.name], "nothing is taken whole"
+    _, _, consts, _, spec = call.args
+    assert not spec.carry and not [c for c in consts if "sym_size" not in c.name], "nothing is taken whole"
     assert not operators(program.graph.nodes), "nothing runs on the full batch"
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from ..binding import Binding, value
-from ..loop import Split, slice_rows
+from ..loop import Split, X, slice_rows
 from ..sizes import ROWS, expression
 from .specialise import specialise
 from .specs import Array, Literal, Size, Spec, describe
@@ -48,7 +48,7 @@ def check_body(
     batch: int,
     consts: Sequence[Any],
     xs: Sequence[torch.Tensor],
-    x_dims: Sequence[int],
+    cuts: Sequence[X],
     sizes: Binding,
 ) -> None:
     """Trace a body at each number of rows; every node must have the shape that its placement predicts."""
@@ -56,7 +56,7 @@ def check_body(
     of_consts = [fixed(describe(h, c, sizes), sizes) for h, c in zip(holders[2:], consts, strict=False)]
     of_start = Array((), (), torch.int64, torch.device("cpu"))
     for count in rows:
-        local = [slice_rows(x, d, 0, count, batch) for x, d in zip(xs, x_dims, strict=True)]
+        local = [slice_rows(x, cut.dim, 0, count, batch) for x, cut in zip(xs, cuts, strict=True)]
         of_xs = [Array(tuple(x.shape), x.stride(), x.dtype, x.device) for x in local]
         specialise(body.graph, body, [Literal(int, count), of_start, *of_consts, *of_xs], {**sizes, ROWS: count})
 

@@ -12,8 +12,7 @@ import torch
 from torch.fx import GraphModule
 
 from ..binding import Binding, number, traced
-from ..carry import Carry
-from ..loop import accumulate
+from ..loop import LoopSpec
 from ..memory import peak, steps_of
 from ..passes.fuse_accumulation import fuse_accumulation
 from ..sizes import expression
@@ -21,21 +20,6 @@ from . import inductor_api
 from .products import use_in_place_products
 from .specialise import Specialised, specialise
 from .specs import Factor, Spec, symbolic_stride
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is the same for all forms of a loop: its carries, and the ys' dims."""
-
-    carry: tuple[Carry, ...]
-    y_dims: tuple[int, ...]
-
-    def merged(self, accumulators: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """What a micro-batch's outputs make of the accumulators, where there are any yet; then its pieces."""
-        count = len(self.carry)
-        carries = list(accumulators)
-        accumulate(self.carry, carries, list(outputs[:count]))
-        return carries + list(outputs[count:])
 
 
 @dataclass(frozen=True)
@@ -130,7 +114,7 @@ def sharing(parts: Sequence[torch.Tensor], arguments: Sequence[Any]) -> list[int
 
 def build(
     body: GraphModule,
-    plan: Plan,
+    loop: LoopSpec,
     specs: Sequence[Spec],
     sizes: Binding,
     accumulators: Sequence[torch.Tensor] | None,
@@ -142,13 +126,13 @@ def build(
     need = bytes_at_once(done)
     outputs: Any = done.gm.graph.output_node().args[0]
     values = [n.meta["val"] for n in outputs]
-    parts, pieces = values[: len(plan.carry)], values[len(plan.carry) :]
-    made = [Buffer.of(p, d) for p, d in zip(pieces, plan.y_dims, strict=True)] if buffers is None else list(buffers)
+    parts, pieces = values[: len(loop.carry)], values[len(loop.carry) :]
+    made = [Buffer.of(p, y.dim) for p, y in zip(pieces, loop.ys, strict=True)] if buffers is None else list(buffers)
     slots = [slot(done, b, p) if b.direct else None for b, p in zip(made, pieces, strict=True)]
-    accs: list[Any] = [each.dtype for each in plan.carry]
+    accs: list[Any] = [each.dtype for each in loop.carry]
     if accumulators is not None:
         accs = [stand_in(done, real, part) for real, part in zip(accumulators, parts, strict=True)]
-    gm = fuse_accumulation(done.gm, [each.op for each in plan.carry], accs, slots)
+    gm = fuse_accumulation(done.gm, [each.op for each in loop.carry], accs, slots)
     use_in_place_products(gm)
     inputs = [n.meta["val"] for n in gm.graph.find_nodes(op="placeholder")]
     call = compiler(gm, inputs, done.trace)
