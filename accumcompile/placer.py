@@ -144,7 +144,7 @@ class Placer:
         )
         stage = self._stage(needs)
         made = all(v is None or v.made or isinstance(v.placement, Replicate) for v in self.values)
-        whole = self._whole_stage() if rule.moves or rule.elementwise or made else None
+        whole = self._whole_stage() if (rule.is_cheap and rule.exact) or made else None
         reason = rule.dims or str(self.node.target)
         return Value(placements, stage, whole, self._is_zero(rule), reason, made), needs
 

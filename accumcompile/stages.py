@@ -62,13 +62,13 @@ def _mark_small(loops: list[Loop]) -> None:
     """A loop that is small beside another runs as one micro-batch, if its results are the same at any shape."""
     sizes = [sum(elements(n) for n in loop.nodes if is_tensor(n)) for loop in loops]
     for loop, size in zip(loops, sizes, strict=True):
-        exact = all(n in loop.roots or _is_elementwise(n) for n in loop.nodes)
+        exact = all(n in loop.roots or _is_exact(n) for n in loop.nodes)
         loop.at_once = exact and not loop.saved and size * _SMALL <= max(sizes)
 
 
-def _is_elementwise(node: Node) -> bool:
+def _is_exact(node: Node) -> bool:
     rule = rule_of(node.target)
-    return rule is not None and rule.elementwise
+    return rule is not None and rule.exact
 
 
 class _Deadlines:
