@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import sympy
@@ -10,13 +10,20 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from .bridges import Bridges
-from .operands import Path, is_size, operands, rebuild, shape_of
+from .operands import Path, is_size, rebuild, shape_of
 from .placement import Placement, R, Replicate, Shard, Size
 from .rules.table import RULES, is_constant, rule_of
 from .sizes import ROWS, unfolded
 from .writer import Writer
 
 aten = torch.ops.aten
+
+
+class Const(NamedTuple):
+    """A value that the body takes as it is."""
+
+    holder: Node  # a placeholder of the body
+    source: str  # its name in the source graph
 
 
 class Slice(NamedTuple):
@@ -30,12 +37,12 @@ class Slice(NamedTuple):
 class Body(Writer):
     """The body of one loop: one micro-batch's values."""
 
-    def __init__(self, bridges: Bridges, nodes: list[Node]):
+    def __init__(self, bridges: Bridges, nodes: Iterable[Node]):
         super().__init__(bridges.known)
         self.bridges = bridges
         self.rows = self.graph.placeholder("rows")
         self.start = self.graph.placeholder("start")
-        self.consts: dict[Any, Node] = {}  # node of the program -> placeholder of the body
+        self.consts: dict[Any, Const] = {}  # by the node of the program
         self.xs: dict[tuple[Node, Shard], Slice] = {}
         self._sliced: dict[tuple[Node, Shard], Node] = {}
         self.local: dict[Node, Node] = {}
@@ -64,7 +71,7 @@ class Body(Writer):
     # --- nodes
 
     def _emit(self, node: Node, write: Callable | None = None) -> Node:
-        needs = {o.path: need for o, need in zip(operands(node), self.known.needs[node], strict=True)}
+        needs = {operand.path: need for operand, need in self.known[node].takes()}
 
         def at(path: Path, leaf: Any) -> Any:
             if not isinstance(leaf, Node):
@@ -87,9 +94,9 @@ class Body(Writer):
         return self.local[node] if wider is None else wider
 
     def _operand(self, node: Node, need: Placement) -> Node:
-        value = self.known.values[node]
+        placed = self.known[node]
         is_here = node in self.local and not isinstance(need, Replicate)
-        if is_here and (len(value.placements) > 1 or value.placement == need):
+        if is_here and (placed.has_many or placed.placement == need):
             return self.local[node]
         return self.slice(node, need) if isinstance(need, Shard) else self._const(node)
 
@@ -113,9 +120,10 @@ class Body(Writer):
         if not isinstance(value, Node):
             return value
         if value not in self.consts:
-            self.consts[value] = holder = self._holder(name)
+            holder = self._holder(name)
             holder.meta |= {k: meta[k] for k in ("val", "stack_trace", "desc") if k in meta}
-        return self.consts[value]
+            self.consts[value] = Const(holder, name)
+        return self.consts[value].holder
 
     def _holder(self, name: str) -> Node:
         """A placeholder whose name no other has."""
@@ -172,7 +180,8 @@ class Body(Writer):
 
     def finish(self, outputs: list[Node]) -> GraphModule:
         """The body with its placeholders in order: rows, start, consts, xs."""
-        holders = [self.rows, self.start, *self.consts.values(), *(x.holder for x in self.xs.values())]
+        consts, xs = ([each.holder for each in taken.values()] for taken in (self.consts, self.xs))
+        holders = [self.rows, self.start, *consts, *xs]
         graph = Graph()
         new: dict[Node, Node] = {}
         for node in holders + [n for n in self.graph.nodes if n.op != "placeholder"]:

@@ -10,7 +10,7 @@ import torch
 from torch.fx import Graph, Node
 
 from . import errors
-from .loop import Split
+from .loop import ProgramCode, Split
 from .operands import Path, data_symbols, is_data_dependent, is_size, shape_of
 from .propagation import Propagation
 from .rules.table import is_impure
@@ -25,6 +25,7 @@ class Bridges(Writer):
 
     def __init__(self, graph: Graph, known: Propagation):
         super().__init__(known)
+        self.graph.set_codegen(ProgramCode())
         self.split = self.graph.placeholder("split")
         self._whole_split: Node | None = None
         self.whole_of: dict[Node, Any] = {}
@@ -119,5 +120,5 @@ class Bridges(Writer):
     def draw(self, before: int) -> None:
         """Run what may run only once, in its original order, as soon as its operands are there."""
         for node in self._source.nodes:
-            if node.op == "call_function" and is_impure(node) and self.known.values[node].stage <= before:
+            if node.op == "call_function" and is_impure(node) and self.known[node].stage <= before:
                 self.whole(node)

@@ -10,11 +10,11 @@ import torch
 from torch.fx import Graph, Node
 
 from .capture.naming import Names, of_module
-from .locality import local_operands
-from .operands import elements, is_size
+from .cost import elements_of
+from .operands import is_size
 from .placement import Replicate
 from .rules.table import rule_of
-from .stages import Schedule
+from .schedule import Schedule
 
 _BACKWARD = "the backward of "
 
@@ -43,7 +43,7 @@ class Called:
         part = ""
         while (name := self._own_name(node)) is None:
             source = next(n for n in node.all_input_nodes if not is_size(n))
-            if is_rearrangement(node) and elements(node) < elements(source):
+            if is_rearrangement(node) and elements_of(node) < elements_of(source):
                 part = "part of "
             node = source
         return part + name
@@ -77,13 +77,13 @@ class Called:
         """Name an output, and what it is a mere rearrangement or multiple of."""
         while node.op == "call_function":
             self.outputs.setdefault(node, []).append(name)
-            sources = list(dict.fromkeys(local_operands(self.plan.propagation, node)))
+            sources = list(dict.fromkeys(self.plan.propagation[node].local))
             if node in self.assembled or len(sources) != 1 or self._is_whole(node):
                 return
             node = sources[0]
 
     def _is_whole(self, node: Node) -> bool:
-        return isinstance(self.plan.propagation.values[node].placements[0], Replicate)
+        return isinstance(self.plan.propagation.placement(node), Replicate)
 
 
 def described(graph: Graph) -> Iterable[tuple[Any, Any]]:

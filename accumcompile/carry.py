@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -35,7 +35,8 @@ ROUND = ("sum", "moments")  # the others choose one of their operands
 WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.complex32: torch.complex64}
 
 
-class Carry(NamedTuple):
+@dataclass(frozen=True)
+class Carry:
     """How a value is reduced over micro-batches.
 
     Where there is only one, its part is the value, and nothing is accumulated.
@@ -44,18 +45,19 @@ class Carry(NamedTuple):
     op: str  # a key of REDUCTIONS
     dtype: torch.dtype  # in which it is accumulated
     result: torch.dtype  # of the value: the sum is cast to it once, after the last micro-batch
+    source: str = ""  # the value's name in the captured graph
 
     @classmethod
-    def of(cls, op: str, result: torch.dtype, wide: torch.dtype | None = None) -> Carry:
+    def of(cls, op: str, result: torch.dtype, wide: torch.dtype | None = None, source: str = "") -> Carry:
         """The carry of a value; ``wide`` is the option ``accumulator_dtype``, for sums in half precision."""
         if op not in ROUND or result not in WIDER:
-            return cls(op, result, result)
-        return cls(op, torch.promote_types(WIDER[result], wide or torch.float32), result)
+            return cls(op, result, result, source)
+        return cls(op, torch.promote_types(WIDER[result], wide or torch.float32), result, source)
 
     @property
     def alone(self) -> Carry:
         """The carry of a loop over one micro-batch."""
-        return Carry(self.op, self.result, self.result)
+        return replace(self, dtype=self.result)
 
     def first(self, part: torch.Tensor) -> torch.Tensor:
         """The accumulator after the first micro-batch."""

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from torch.fx import Graph, Node
 
 from .called import Called, is_rearrangement, short
-from .locality import size_sources, whole_operands
-from .operands import elements, is_size, operands, shape_of
+from .cost import elements_of
+from .operands import is_size, shape_of
 from .placement import Partial, Replicate
 from .plan import BarrierFact
 from .propagation import Need, Propagation
-from .stages import Schedule
+from .schedule import Schedule
 
 FINISHED = {"sum": "sum", "max": "maximum", "min": "minimum", "moments": "mean and variance", "any": "first"}
 
@@ -35,7 +35,7 @@ def barriers(plan: Schedule) -> Iterator[Barrier]:
     inside = {n for loop in plan.loops for n in loop.nodes}
     for loop in plan.loops:
         for root in loop.roots:
-            if root in read and known.is_local(root):
+            if root in read and known[root].is_local:
                 yield Barrier(root, loop.stage, _way(known, root, inside, read))
 
 
@@ -44,7 +44,7 @@ def read_between_loops(plan: Schedule, readers: Iterator[Node], outputs: bool = 
     known = plan.propagation
     found: dict[Node, None] = {}
     assembled = {n for loop in plan.loops for n in (*loop.roots, *loop.saved)}
-    stack = [w for n in readers for w in (*whole_operands(known, n), *size_sources(n))]
+    stack = [w for n in readers for w in (*known[n].whole, *known[n].sizes_from)]
     stack += [o for o in plan.outputs if outputs and isinstance(o, Node)]
     while stack:
         node = stack.pop()
@@ -52,7 +52,7 @@ def read_between_loops(plan: Schedule, readers: Iterator[Node], outputs: bool = 
             found[node] = None
             if node not in assembled:
                 stack += [n for n in node.all_input_nodes if not is_size(n)]
-                stack += size_sources(node)
+                stack += known[node].sizes_from
     return found
 
 
@@ -60,7 +60,7 @@ def turning_whole(plan: Schedule, graph: Graph) -> Node | None:
     """The operator that takes the largest part of the batch whole, though that is an input or made in a loop."""
     known = plan.propagation
     taking = {
-        node: max((elements(need) for need in _taken_whole(known, node)), default=0)
+        node: max((elements_of(need) for need in _taken_whole(known, node)), default=0)
         for node in graph.nodes
         if node.op == "call_function" and not is_size(node)
     }
@@ -70,9 +70,9 @@ def turning_whole(plan: Schedule, graph: Graph) -> Node | None:
 
 def _taken_whole(known: Propagation, node: Node) -> Iterator[Node]:
     """Operands with the batch's size, split in their own right, that a node can only take whole."""
-    for operand, need in zip(operands(node), known.needs.get(node, ()), strict=False):
+    for operand, need in known[node].takes():
         source = operand.node
-        whole = source is not None and isinstance(need.placement, Replicate) and known.is_local(source)
+        whole = source is not None and isinstance(need.placement, Replicate) and known[source].is_local
         if whole and any(known.batch.in_size(size) for size in shape_of(source) or ()):
             yield source
 
@@ -89,7 +89,7 @@ def _way(known: Propagation, root: Node, inside: set[Node], read: dict[Node, Non
             if user in seen or not counts or not _takes_whole(known, user, way[-1], inside):
                 continue
             seen.add(user)
-            if user in inside or not (known.is_local(user) or _looks_through(user)):
+            if user in inside or not (known[user].is_local or _looks_through(user)):
                 return (*way, user)
             through = through or (*way, user)
             open_.append((*way, user))
@@ -98,15 +98,14 @@ def _way(known: Propagation, root: Node, inside: set[Node], read: dict[Node, Non
 
 def _takes_whole(known: Propagation, user: Node, value: Node, inside: set[Node]) -> bool:
     """Whether a node reads the assembled value, rather than its own micro-batch's part."""
-    if is_size(user) or user not in inside or not known.is_local(value):
+    if is_size(user) or user not in inside or not known[value].is_local:
         return True
-    return any(need.placement != known.values[value].placements[0] for need in _needs(known, user, value))
+    return any(need.placement != known.placement(value) for need in _needs(known, user, value))
 
 
 def _needs(known: Propagation, user: Node, value: Node) -> list[Need]:
     """How a node takes a value."""
-    needs = zip(operands(user), known.needs.get(user, ()), strict=False)
-    return [need for operand, need in needs if operand.node is value]
+    return [need for operand, need in known[user].takes() if operand.node is value]
 
 
 def _looks_through(node: Node) -> bool:
@@ -125,8 +124,7 @@ def fact(plan: Schedule, barrier: Barrier, called: Called, value) -> BarrierFact
 
 def _placement(known: Propagation, node: Node) -> str:
     """Where the result of an operator that took a whole value is."""
-    value = known.values.get(node)
-    return str(value.placements[0]) if value is not None else "R"
+    return str(known.placement(node)) if node in known else "R"
 
 
 def words(known: Propagation, barrier: Barrier, called: Called) -> str:
@@ -138,8 +136,8 @@ def words(known: Propagation, barrier: Barrier, called: Called) -> str:
     name, needs = called.function(node), _needs(known, node, before)
     if isinstance(placement, Partial):
         return f"{name} needs the finished {FINISHED.get(placement.op, placement.op)}"
-    if known.is_local(node) and any(isinstance(need.placement, Replicate) for need in needs):
+    if known[node].is_local and any(isinstance(need.placement, Replicate) for need in needs):
         return f"every row of {name}'s result reads every sample"
-    if known.is_local(node):
+    if known[node].is_local:
         return f"{name} reads it along another dimension than it was made"
     return f"{name}: " + next((need.cause for need in needs if need.cause), "it takes its operands whole")

@@ -55,15 +55,7 @@ def compile_piece(
     dump.program(program, first, settings)
     warn_of_kept(first, settings)
     warn_of_unsplit(first, settings)
-    forget(program)
     return Runner(lower(program, settings), gm, plan, report, settings, owned_from)
-
-
-def forget(program: GraphModule) -> None:
-    """Drop what a program knows of the graph that it was made from, which would stay in memory with it."""
-    del program.meta["loops"]
-    for body in program.children():
-        body.meta = {}
 
 
 _NO_BATCH = Batch(sympy.Symbol("no_batch"))

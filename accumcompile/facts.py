@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 
@@ -14,16 +14,14 @@ from . import causes
 from .called import Called, described
 from .capture.naming import Names, is_users
 from .carry import Carry
-from .locality import whole_operands
-from .loop import accumulate_loop
-from .memory import is_alias, owner, steps_of
-from .operands import is_size, is_tensor, operands, shape_of
-from .placement import Placement, Shard
+from .loop import LoopSpec, accumulate_loop
+from .memory import Step, is_alias, owner, steps_of
+from .operands import is_size, is_tensor, shape_of
+from .placement import Shard
 from .plan import LoopFact, Plan, ValueFact
-from .propagation import Propagation
 from .rules.table import is_constant
+from .schedule import Loop, Schedule
 from .sizes import expression
-from .stages import Loop, Schedule
 from .where import user_frame
 
 
@@ -36,11 +34,11 @@ def plan_facts(road: str, graph: Graph, plan: Schedule, program: GraphModule, na
         road,
         known.batch.symbol,
         known.granule,
-        tuple(facts.loop(meta) for meta in program.meta["loops"].values()),
+        tuple(facts.loop(loop, spec) for loop, spec in zip(plan.loops, specs_of(program), strict=True)),
         tuple(causes.fact(plan, b, facts.called, facts.value(b.node)) for b in causes.barriers(plan)),
         tuple(facts.value(node) for node in facts.kept()),
         tuple(fact for node in facts.whole() for fact in facts.results(node)),
-        program=_program_steps(program),
+        program=_program_steps(program, facts.nodes),
         unsplit=_unsplit_steps(graph, plan),
         turning_whole=facts.value(turning) if turning is not None else None,
     )
@@ -52,26 +50,28 @@ class _Facts:
     def __init__(self, graph: Graph, plan: Schedule, names: Names):
         self.graph, self.plan, self.known = graph, plan, plan.propagation
         self.called = Called(graph, plan, names)
+        self.nodes = {node.name: node for node in graph.nodes}
 
-    def value(self, node: Node, taken: Placement | None = None) -> ValueFact:
+    def value(self, node: Node, taken: str = "") -> ValueFact:
         """A value of the graph; ``taken`` is the placement in which a loop takes it."""
         frame = user_frame(node.meta.get("stack_trace"))
         value = node.meta.get("val")
-        placement = str(self.known.values[node].placements[0]) if node in self.known.values else "R"
+        placement = str(self.known.placement(node)) if node in self.known else "R"
         return ValueFact(
             self.called.of(node),
             shape_of(node) or (),
             value.dtype if isinstance(value, torch.Tensor) else None,
-            str(taken or placement),
+            taken or placement,
             frame.where if frame else "",
             frame.code if frame else "",
-            _elsewhere(placement) if taken is not None and str(taken) != placement else "",
+            _elsewhere(placement) if taken not in ("", placement) else "",
             frame.function if frame else "",
         )
 
-    def carried(self, node: Node, carry: Carry) -> ValueFact:
+    def carried(self, carry: Carry) -> ValueFact:
         """A value that a loop carries."""
-        return replace(self.value(node), accumulated_in=carry.dtype if carry.dtype != carry.result else None)
+        wider = carry.dtype if carry.dtype != carry.result else None
+        return replace(self.value(self.nodes[carry.source]), accumulated_in=wider)
 
     def results(self, node: Node) -> Iterator[ValueFact]:
         """A value that was computed whole: each of its results, where there are several."""
@@ -82,26 +82,29 @@ class _Facts:
         if isinstance(value, torch.Tensor):
             yield fact
 
-    def loop(self, meta: dict) -> LoopFact:
+    def loop(self, loop: Loop, spec: LoopSpec) -> LoopFact:
         """One loop, in scan's words."""
-        loop = meta["loop"]
-        leaving = (*meta["carried"], *meta["kept"])
         return LoopFact(
             loop.stage,
-            tuple(replace(self.value(node), placement="R") for node in _consts(self.known, loop)),
-            tuple(self.value(node, placement) for node, placement in meta["xs"]),
-            tuple(self.carried(node, carry) for node, carry in meta["carried"].items()),
-            tuple(self.value(node) for node in meta["kept"]),
+            tuple(self.value(node, "R") for node in self._consts(spec)),
+            tuple(self.value(self.nodes[x.source], x.placement) for x in spec.xs),
+            tuple(map(self.carried, spec.carry)),
+            tuple(self.value(self.nodes[y.source]) for y in spec.ys),
             len(loop.nodes),
             loop.at_once,
-            steps_of(loop.nodes, leaving, lambda n: self.known.values[n].placements),
+            steps_of(loop.nodes, _yielded(spec, self.nodes), lambda n: self.known[n].placements),
         )
+
+    def _consts(self, spec: LoopSpec) -> Iterable[Node]:
+        """The tensors that every micro-batch takes whole: not the views of them that it takes."""
+        taken = (self.nodes.get(source) for source in spec.consts)
+        return dict.fromkeys(_base(node) for node in taken if is_tensor(node))
 
     def kept(self) -> Iterator[Node]:
         """Outputs of the user's that are held for the full batch."""
         for node, description in described(self.graph):
             made = isinstance(node, Node) and node.op == "call_function" and is_users(description)
-            if made and isinstance(self.known.values[node].placements[0], Shard):
+            if made and isinstance(self.known.placement(node), Shard):
                 yield node
 
     def whole(self) -> Iterator[Node]:
@@ -139,40 +142,33 @@ def _symbolic_sizes(node: Node) -> list[sympy.Expr]:
     return [s for s in sizes if isinstance(s, sympy.Expr)]
 
 
-def _consts(known: Propagation, loop: Loop) -> dict[Node, None]:
-    """The values that every micro-batch takes whole."""
-    found: dict[Node, None] = {}
-    for node in loop.nodes:
-        whole = set(whole_operands(known, node))
-        for operand, need in zip(operands(node), known.needs.get(node, ()), strict=False):
-            source = operand.node
-            if source in whole and not isinstance(need.placement, Shard) and not is_constant(source):
-                found[_base(source)] = None
-    return found
-
-
 def _base(node: Node) -> Node:
     """The value that a view is a view of."""
     base, _ = owner(node)
     return base if is_tensor(base) else node
 
 
-def _program_steps(program: GraphModule):
+def specs_of(program: GraphModule) -> Iterator[LoopSpec]:
+    """What each loop of a program takes and yields, in their order."""
+    for call in program.graph.find_nodes(op="call_function", target=accumulate_loop):
+        yield call.args[-1]
+
+
+def _program_steps(program: GraphModule, sources: Mapping[str, Node]) -> tuple[Step, ...]:
     """What the program makes, in order, its loops among it."""
     nodes = [n for n in program.graph.nodes if n.op == "call_function"]
     calls = [n for n in nodes if n.target is accumulate_loop]
-    metas = [program.meta["loops"][call.args[0].target] for call in calls]
-    loops = {call: (i, _yielded(meta)) for i, (call, meta) in enumerate(zip(calls, metas, strict=True))}
+    loops = {call: (i, _yielded(call.args[-1], sources)) for i, call in enumerate(calls)}
     return steps_of(nodes, program.graph.output_node().all_input_nodes, loops=loops)
 
 
-def _yielded(meta: dict) -> dict[Node, int]:
+def _yielded(spec: LoopSpec, sources: Mapping[str, Node]) -> dict[Node, int]:
     """What a loop yields, and by how many bytes an element is larger while it is accumulated."""
-    carried = {node: carry.dtype.itemsize - carry.result.itemsize for node, carry in meta["carried"].items()}
-    return carried | dict.fromkeys(meta["kept"], 0)
+    carried = {sources[each.source]: each.dtype.itemsize - each.result.itemsize for each in spec.carry}
+    return carried | {sources[y.source]: 0 for y in spec.ys}
 
 
-def _unsplit_steps(graph: Graph, plan: Schedule):
+def _unsplit_steps(graph: Graph, plan: Schedule) -> tuple[Step, ...]:
     """What the graph as it was captured would make on the full batch."""
     nodes = [n for n in graph.nodes if n.op == "call_function"]
     return steps_of(nodes, [o for o in plan.outputs if isinstance(o, Node)])

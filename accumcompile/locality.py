@@ -6,56 +6,43 @@ from collections.abc import Iterable, Iterator
 
 from torch.fx import Node
 
-from .operands import elements, is_size, operands, reads_sizes
+from .cost import elements_of
+from .operands import Operand, is_size, reads_sizes
 from .placement import Replicate
-from .propagation import Propagation
+from .propagation import Need, Propagation
 from .rules.table import rule_of
 
-
-def local_operands(known: Propagation, node: Node) -> Iterator[Node]:
-    """Operands that ``node`` takes from its own micro-batch: S as S, P as P."""
-    for operand, need in zip(operands(node), known.needs.get(node, ()), strict=False):
-        if operand.node is None or is_size(node) or isinstance(need.placement, Replicate):
-            continue
-        if known.values[operand.node].placements[0] == need.placement or is_result_of_many(known, operand.node):
-            yield operand.node
+Takes = Iterable[tuple[Operand, Need]]
 
 
-def is_result_of_many(known: Propagation, node: Node) -> bool:
-    """Whether a node yields several values, which only ``getitem`` reads."""
-    return len(known.values[node].placements) > 1
+def local_and_whole(known: Propagation, node: Node, takes: Takes) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+    """Operands taken from the micro-batch, S as S and P as P, and those that are taken whole, or to be sliced."""
+    if is_size(node):
+        return (), () if reads_sizes(node) else tuple(o.node for o, _ in takes if o.node is not None)
+    local: list[Node] = []
+    whole: list[Node] = []
+    for operand, need in takes:
+        if operand.node is not None:
+            (local if _is_local(known, operand.node, need) else whole).append(operand.node)
+    return tuple(local), tuple(whole)
 
 
-def whole_operands(known: Propagation, node: Node) -> Iterator[Node]:
-    """Operands that ``node`` takes whole: as constants, or to be sliced."""
-    if is_size(node) and reads_sizes(node):
-        return
-    local = set(local_operands(known, node))
-    taken = [(o.node, n) for o, n in zip(operands(node), known.needs.get(node, ()), strict=False) if o.node is not None]
-    for value, need in taken:
-        if value not in local or isinstance(need.placement, Replicate):
-            yield value
-
-
-def is_remade(known: Propagation, node: Node) -> bool:
-    """Whether the whole value is computed from whole operands, and not assembled by a loop."""
-    value = known.values[node]
-    return isinstance(value.placements[0], Replicate) or value.whole_stage is not None or _moves_behind(known, node)
-
-
-def _moves_behind(known: Propagation, node: Node) -> bool:
-    """Data movement that makes nothing smaller is done once, after its operand is assembled."""
-    rule, sources = rule_of(node.target), list(local_operands(known, node))
-    if rule is None or not rule.moves or len(sources) != 1 or len(node.all_input_nodes) > 1 + _sizes(node):
+def _is_local(known: Propagation, operand: Node, need: Need) -> bool:
+    if isinstance(need.placement, Replicate):
         return False
-    return elements(sources[0]) <= elements(node)
+    placed = known[operand]
+    return placed.has_many or placed.placement == need.placement
 
 
-def _sizes(node: Node) -> int:
-    return sum(is_size(n) for n in node.all_input_nodes)
+def moves_behind(node: Node, local: tuple[Node, ...]) -> bool:
+    """Whether data movement makes nothing smaller: it is done once, after its operand is assembled."""
+    rule = rule_of(node.target)
+    if rule is None or not rule.moves or len(local) != 1 or sum(not is_size(n) for n in node.all_input_nodes) != 1:
+        return False
+    return elements_of(local[0]) <= elements_of(node)
 
 
-def size_sources(node: Node) -> Iterator[Node]:
+def sources_of_sizes(node: Node) -> Iterator[Node]:
     """Tensors whose data (not their sizes) the sizes in a node's arguments come from."""
     seen: set[Node] = set()
     stack = [n for n in node.all_input_nodes if is_size(n)]
@@ -66,15 +53,3 @@ def size_sources(node: Node) -> Iterator[Node]:
         seen.add(size)
         stack += [n for n in size.all_input_nodes if is_size(n)]
         yield from (n for n in size.all_input_nodes if not is_size(n))
-
-
-def closure(known: Propagation, roots: Iterable[Node], stop: Iterable[Node] = ()) -> set[Node]:
-    """The roots and every local value they are computed from, not going past ``stop``."""
-    stop, seen, stack = set(stop), set(), list(roots)
-    while stack:
-        node = stack.pop()
-        if node in seen or node in stop or node.op != "call_function":
-            continue
-        seen.add(node)
-        stack += local_operands(known, node)
-    return seen

@@ -3,21 +3,23 @@
 A loop speaks scan's words. ``consts`` are the same for every micro-batch, ``xs`` are sliced, the ``carry`` is
 reduced over micro-batches, each in the way and in the dtype that its ``Carry`` says, and the ``ys`` are concatenated:
 
-    carry_0, ..., ys_0, ... = accumulate_loop(body, split, consts, xs, x_dims, carry, y_dims)
+    carry_0, ..., ys_0, ... = accumulate_loop(body, split, consts, xs, spec)
 
 ``body(rows, start, *consts, *xs)`` computes one micro-batch: ``rows`` (an int) is its number of samples,
 ``start`` (a 0-dim int64 tensor) the index of its first sample in the batch. It returns this micro-batch's
-contribution to each carry, then its piece of each y. This module runs a loop as it stands; a lowering puts a
-body with a ``run`` method of its own in the place of a plain one.
+contribution to each carry, then its piece of each y; the ``LoopSpec`` says what each of them is. This module runs a
+loop as it stands; a lowering puts a body with a ``run`` method of its own in the place of a plain one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
+from torch.fx.graph import CodeGen
 
 from .carry import Carry
 
@@ -53,37 +55,84 @@ def slice_rows(x: torch.Tensor, dim: int, start: int, rows: int, batch: int) -> 
     return x.narrow(dim, start * size // batch, rows * size // batch)
 
 
+@dataclass(frozen=True)
+class X:
+    """What is sliced: along which dim, which value of the captured graph it is a part of, and where it lives then."""
+
+    dim: int
+    source: str = ""
+    placement: str = ""
+
+
+@dataclass(frozen=True)
+class Y:
+    """What is concatenated: along which dim, and which value of the captured graph it makes."""
+
+    dim: int
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class LoopSpec:
+    """What a loop takes and yields. A source is the name of a node in the graph that was captured."""
+
+    consts: tuple[str, ...]  # their sources
+    xs: tuple[X, ...]
+    carry: tuple[Carry, ...]
+    ys: tuple[Y, ...]
+
+    @property
+    def alone(self) -> LoopSpec:
+        """Of one micro-batch: nothing is accumulated."""
+        return replace(self, carry=tuple(each.alone for each in self.carry))
+
+    def merged(self, accumulators: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """What a micro-batch's outputs make of the accumulators, where there are any yet; then its pieces."""
+        count, carries = len(self.carry), list(accumulators)
+        accumulate(self.carry, carries, list(outputs[:count]))
+        return carries + list(outputs[count:])
+
+
+class ProgramCode(CodeGen):
+    """The code of a graph that has loops: it names what a spec is made of."""
+
+    def additional_globals(self) -> list[tuple[str, Any]]:
+        """The names."""
+        return [(each.__name__, each) for each in (LoopSpec, X, Y, Carry)]
+
+
 def accumulate_loop(
     body: Callable[..., Sequence[torch.Tensor]],
     split: Split,
     consts: Sequence[Any],
     xs: Sequence[torch.Tensor],
-    x_dims: Sequence[int],
-    carry: Sequence[Carry],
-    y_dims: Sequence[int],
+    spec: LoopSpec,
 ) -> list[torch.Tensor]:
     """Run ``body`` once for each micro-batch of ``split``; return the final carries, then the full ys."""
-    if len(split) == 1:
-        carry = [each.alone for each in carry]
-    run = getattr(body, "run", None)
-    if run is not None:
-        return run(split, consts, xs, x_dims, carry, y_dims)
-    return run_reference(body, split, consts, xs, x_dims, carry, y_dims)
+    spec = spec.alone if len(split) == 1 else spec
+    run = getattr(body, "run", None) or partial(run_reference, body)
+    return run(split, consts, xs, spec)
 
 
-def run_reference(body, split, consts, xs, x_dims, carry, y_dims) -> list[torch.Tensor]:
+def run_reference(
+    body: Callable[..., Sequence[torch.Tensor]],
+    split: Split,
+    consts: Sequence[Any],
+    xs: Sequence[torch.Tensor],
+    spec: LoopSpec,
+) -> list[torch.Tensor]:
     """The loop's meaning, as plain as it can be written."""
     carries: list[torch.Tensor] = []
-    pieces: list[list[torch.Tensor]] = [[] for _ in y_dims]
+    pieces: list[list[torch.Tensor]] = [[] for _ in spec.ys]
     for start, rows in split:
-        local = [slice_rows(x, d, start, rows, split.batch) for x, d in zip(xs, x_dims, strict=True)]
+        local = [slice_rows(x, each.dim, start, rows, split.batch) for x, each in zip(xs, spec.xs, strict=True)]
         outs = list(body(rows, torch.tensor(start), *consts, *local))
-        for kept, y in zip(pieces, outs[len(carry) :], strict=True):
-            kept.append(y)
-        del outs[len(carry) :], local
-        accumulate(carry, carries, outs)
-    finish(carry, carries)
-    return carries + [torch.cat(kept, d) for kept, d in zip(pieces, y_dims, strict=True)]
+        for kept, piece in zip(pieces, outs[len(spec.carry) :], strict=True):
+            kept.append(piece)
+        del outs[len(spec.carry) :], local
+        accumulate(spec.carry, carries, outs)
+    finish(spec.carry, carries)
+    return carries + [torch.cat(kept, each.dim) for kept, each in zip(pieces, spec.ys, strict=True)]
 
 
 def accumulate(carry: Sequence[Carry], carries: list[torch.Tensor], parts: list[Any]) -> None:

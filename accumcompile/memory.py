@@ -10,15 +10,14 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import sympy
 import torch
 from torch.fx import Node
 
+from .binding import Binding, is_known, value
 from .operands import is_size
 from .placement import Placement, Shard, Size
 from .sizes import expression
 
-Sizes = Mapping[sympy.Symbol, int]
 Key = tuple[Node, int]  # a node, and which of its results
 
 
@@ -32,11 +31,11 @@ class Made:
     last: int  # the step of its last use
     wider: int = 0  # by how many bytes an element is larger while a loop accumulates it
 
-    def bytes(self, sizes: Sizes) -> int:
+    def bytes(self, sizes: Binding) -> int:
         """The full batch's bytes."""
         return count(self.shape, sizes) * self.itemsize
 
-    def wider_bytes(self, sizes: Sizes) -> int:
+    def wider_bytes(self, sizes: Binding) -> int:
         """How many bytes more it takes while a loop accumulates it."""
         return count(self.shape, sizes) * self.wider
 
@@ -49,30 +48,20 @@ class Step:
     loop: int | None = None
 
 
-def number(size: Size, sizes: Sizes, unknown: int = 0) -> int:
-    """A size in one call; ``unknown`` where data decides it."""
-    return int(sympy.sympify(size).subs(sizes)) if is_known((size,), sizes) else unknown
-
-
-def is_known(shape: Iterable[Size], sizes: Sizes) -> bool:
-    """Whether the call's sizes say what a shape is: not where data decides it."""
-    return all(sympy.sympify(size).free_symbols <= sizes.keys() for size in shape)
-
-
-def count(shape: Iterable[Size], sizes: Sizes) -> int:
+def count(shape: Iterable[Size], sizes: Binding) -> int:
     """The elements of a shape: none, where data decides how many."""
     total = 1
     for size in shape:
-        total *= number(size, sizes)
+        total *= value(size, sizes) or 0
     return total
 
 
-def all_known(steps: Iterable[Step], sizes: Sizes) -> bool:
+def all_known(steps: Iterable[Step], sizes: Binding) -> bool:
     """Whether data decides the size of nothing that the steps make."""
     return all(is_known(made.shape, sizes) for step in steps for made in step.makes)
 
 
-def peak(steps: Sequence[Step], sizes: Sizes, share: tuple[int, int] = (1, 1), loops: Sequence[int] = ()) -> int:
+def peak(steps: Sequence[Step], sizes: Binding, share: tuple[int, int] = (1, 1), loops: Sequence[int] = ()) -> int:
     """The most bytes that are alive at once.
 
     Args:
@@ -95,7 +84,7 @@ def peak(steps: Sequence[Step], sizes: Sizes, share: tuple[int, int] = (1, 1), l
     return most
 
 
-def _running(step: Step, sizes: Sizes, share: tuple[int, int], need: int) -> int:
+def _running(step: Step, sizes: Binding, share: tuple[int, int], need: int) -> int:
     """The bytes that a loop takes while it runs, beside what it yields."""
     return need + sum(made.wider_bytes(sizes) for made in step.makes if share[0] < share[1])
 

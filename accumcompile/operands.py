@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from .placement import Size
-from .sizes import SYMBOLIC, expression, weigh
+from .sizes import SYMBOLIC, expression
 
 Path = tuple[str | int, ...]
 
@@ -63,11 +62,6 @@ def shapes_of(node: Node) -> tuple[tuple[Size, ...] | None, ...]:
     value = node.meta.get("val")
     values = value if isinstance(value, (tuple, list)) else (value,)
     return tuple(tuple(expression(s) for s in v.shape) if isinstance(v, torch.Tensor) else None for v in values)
-
-
-def elements(node: Node) -> int:
-    """A rough number of elements: to weigh values against each other."""
-    return math.prod(weigh(size) for size in shape_of(node) or ())
 
 
 def reads_sizes(node: Node) -> bool:

@@ -7,7 +7,7 @@ batch's value is put together from the values of the micro-batches.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import sympy
 
@@ -53,3 +53,9 @@ Placement = Replicate | Shard | Partial
 R = Replicate()
 S = Shard
 P = Partial
+
+
+class Layout(NamedTuple):
+    """Where a value lives: its placement along each axis. Time is the first."""
+
+    time: Placement

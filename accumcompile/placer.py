@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch.fx import Node
 
-from .operands import Operand, data_symbols, elements, is_size, operands, reads_sizes, shape_of, shapes_of
-from .placement import Partial, Placement, R, Replicate, Shard, Size
-from .propagation import Need, Propagation, Value
+from .cost import bytes_of
+from .locality import local_and_whole, moves_behind, sources_of_sizes
+from .operands import Operand, data_symbols, is_size, operands, reads_sizes, shape_of, shapes_of
+from .placement import Layout, Partial, Placement, R, Replicate, Shard, Size
+from .propagation import Need, Placed, Propagation
 from .rules.rule import ANY, Alignment, Dim, Facts, Rule
 from .rules.table import is_impure, rule_of
 
@@ -27,12 +30,12 @@ class Placer:
     def __init__(self, known: Propagation, node: Node):
         self.known, self.node, self.batch = known, node, known.batch
         self.operands: list[Operand] = operands(node)
-        self.values = [known.values[o.node] if o.node is not None else None for o in self.operands]
+        self.values = [known[o.node] if o.node is not None else None for o in self.operands]
         self.shapes = tuple(shape_of(o.node) for o in self.operands)
         self.results = shapes_of(node)
 
-    def place(self) -> tuple[Value, tuple[Need, ...]]:
-        """What is known of the node, and the placement in which it takes each operand."""
+    def place(self) -> Placed:
+        """The node with its place."""
         if self._is_item():
             return self._item()
         if is_size(self.node) and (not self.operands or reads_sizes(self.node)):
@@ -54,30 +57,29 @@ class Placer:
     def _is_item(self) -> bool:
         return self.node.op == "call_function" and getattr(self.node.target, "__name__", "") == "getitem"
 
-    def _item(self) -> tuple[Value, tuple[Need, ...]]:
+    def _item(self) -> Placed:
         """One of several results."""
         source, index = self.node.args
-        value = self.known.values[source]
-        placement = value.placements[index] if len(value.placements) > 1 or index == 0 else value.placements[0]
-        return Value((placement,), value.stage, reason=value.reason), (Need(placement),)
+        value = self.known[source]
+        layout = value.results[index] if value.has_many or index == 0 else value.results[0]
+        return self._placed((layout.time,), (Need(layout),), value.stage, reason=value.reason)
 
-    def _size(self) -> tuple[Value, tuple[Need, ...]]:
+    def _size(self) -> Placed:
         """A number computed from sizes: the full batch's, wherever it is used."""
-        stages = [self.known.values[n].stage for n in self.node.all_input_nodes if is_size(n)]
-        return Value((R,), max(stages, default=0), reason="a size"), tuple(Need(R) for _ in self.operands)
+        stages = [self.known[n].stage for n in self.node.all_input_nodes if is_size(n)]
+        return self._placed((R,), self._all_whole(), max(stages, default=0), reason="a size")
 
-    def _in_turn(self) -> tuple[Value, tuple[Need, ...]]:
+    def _in_turn(self) -> Placed:
         """What runs only once, whole, and after all of its kind that stand before it."""
-        value, needs = self._universal("it draws random numbers or changes something, and runs once")
-        self.known.drawn = max(self.known.drawn, value.stage)
-        return replace(value, stage=self.known.drawn), needs
+        placed = self._universal("it draws random numbers or changes something, and runs once")
+        self.known.drawn = max(self.known.drawn, placed.stage)
+        return replace(placed, stage=self.known.drawn)
 
-    def _universal(self, why: str) -> tuple[Value, tuple[Need, ...]]:
+    def _universal(self, why: str) -> Placed:
         """The rule of what has no rule: operands whole, results whole."""
-        needs = tuple(Need(R, why) for _ in self.operands)
-        return Value((R,) * len(self.results), self._stage(needs), reason=why), needs
+        return self._placed((R,) * len(self.results), self._all_whole(why), reason=why)
 
-    def _by_rule(self, rule: Rule, alignment: Alignment) -> tuple[Value, tuple[Need, ...]]:
+    def _by_rule(self, rule: Rule, alignment: Alignment) -> Placed:
         split = self._choose(rule, alignment)
         if split is not None:
             return self._sharded(rule, alignment, split)
@@ -86,9 +88,31 @@ class Placer:
         made = self._new_batch_dim(alignment)
         if made is not None:
             return self._sharded(rule, alignment, made)
-        needs = tuple(Need(R, "it mixes what the micro-batches hold") for _ in self.operands)
-        value = Value((R,) * len(self.results), self._stage(needs), zero=self._is_zero(rule), reason=str(rule.dims))
-        return value, needs
+        needs = self._all_whole("it mixes what the micro-batches hold")
+        return self._placed((R,) * len(self.results), needs, zero=self._is_zero(rule), reason=str(rule.dims))
+
+    def _all_whole(self, why: str = "") -> tuple[Need, ...]:
+        return tuple(Need(Layout(R), why) for _ in self.operands)
+
+    def _placed(
+        self, placements: tuple[Placement, ...], needs: tuple[Need, ...], stage: int | None = None, **facts: Any
+    ) -> Placed:
+        """The node, with what follows from where its operands live and are needed."""
+        results = tuple(map(Layout, placements))
+        local, whole = local_and_whole(self.known, self.node, zip(self.operands, needs, strict=True))
+        is_whole = isinstance(placements[0], Replicate) or facts.get("whole_stage") is not None
+        return Placed(
+            self.node,
+            results,
+            tuple(self.operands),
+            needs,
+            self._stage(needs) if stage is None else stage,
+            remade=is_whole or moves_behind(self.node, local),
+            local=local,
+            whole=whole,
+            sizes_from=tuple(sources_of_sizes(self.node)),
+            **facts,
+        )
 
     # --- sharding
 
@@ -100,7 +124,7 @@ class Placer:
                 continue
             split = self._split(dims, value.placement, alignment.sizes)
             if split is not None and self._allowed(split, rule, alignment):
-                cost = 0 if value.whole_stage is not None else elements(operand.node)
+                cost = 0 if value.whole_stage is not None else bytes_of(operand.node)
                 saved[split] = saved.get(split, 0) + cost + 1
         return max(saved, key=saved.__getitem__) if saved else None
 
@@ -131,10 +155,11 @@ class Placer:
             return False
         return value.zero or _position(alignment.operands[i], split[0]) is not None
 
-    def _sharded(self, rule: Rule, alignment: Alignment, split: Split) -> tuple[Value, tuple[Need, ...]]:
+    def _sharded(self, rule: Rule, alignment: Alignment, split: Split) -> Placed:
         needs = tuple(
             Need(
-                self._along(dims, split, alignment.sizes) or _whole_or_any(dims, value), f"it is split along {split[0]}"
+                Layout(self._along(dims, split, alignment.sizes) or _whole_or_any(dims, value)),
+                f"it is split along {split[0]}",
             )
             for dims, value in zip(alignment.operands, self.values, strict=True)
         )
@@ -142,11 +167,11 @@ class Placer:
             self._along(dims, split, alignment.sizes) or _contracted(dims, alignment.reduce)
             for dims in alignment.results
         )
-        stage = self._stage(needs)
         made = all(v is None or v.made or isinstance(v.placement, Replicate) for v in self.values)
         whole = self._whole_stage() if (rule.is_cheap and rule.exact) or made else None
         reason = rule.dims or str(self.node.target)
-        return Value(placements, stage, whole, self._is_zero(rule), reason, made), needs
+        facts: dict[str, Any] = {"whole_stage": whole, "zero": self._is_zero(rule), "made": made, "reason": reason}
+        return self._placed(placements, needs, **facts)
 
     def _along(self, dims: tuple[Dim, ...], split: Split, sizes: Mapping[str, Size]) -> Shard | None:
         """The placement, along a factor, of an operand or result with these dimensions."""
@@ -196,18 +221,18 @@ class Placer:
         value = self.values[i]
         return value is not None and value.zero
 
-    def _partial(self) -> tuple[Value, tuple[Need, ...]]:
-        needs = tuple(Need(v.placement if v and isinstance(v.placement, Partial) else R) for v in self.values)
-        op = next(v.placement for v in self.values if v is not None and isinstance(v.placement, Partial))
-        return Value((op,) * len(self.results), self._stage(needs), reason="linear"), needs
+    def _partial(self) -> Placed:
+        taken = [v.placement if v is not None and isinstance(v.placement, Partial) else R for v in self.values]
+        op = next(placement for placement in taken if placement != R)
+        return self._placed((op,) * len(self.results), tuple(Need(Layout(p)) for p in taken), reason="linear")
 
     # --- stages
 
     def _stage(self, needs: tuple[Need, ...]) -> int:
-        sizes = [self.known.values[n].stage for n in self.node.all_input_nodes if is_size(n)]
+        sizes = [self.known[n].stage for n in self.node.all_input_nodes if is_size(n)]
         return max([0, *sizes, *(self._arrival(v, n) for v, n in zip(self.values, needs, strict=True) if v)])
 
-    def _arrival(self, value: Value, need: Need) -> int:
+    def _arrival(self, value: Placed, need: Need) -> int:
         """The stage at which an operand can be had in the placement that is needed."""
         if value.placement == need.placement or isinstance(value.placement, Replicate):
             return value.stage
@@ -237,7 +262,7 @@ class Placer:
         return any(data_symbols(size) for shape in (*self.shapes, *self.results) for size in shape or ())
 
 
-def _whole_or_any(dims: tuple[Dim, ...], value: Value | None) -> Placement:
+def _whole_or_any(dims: tuple[Dim, ...], value: Placed | None) -> Placement:
     """How an operand is taken that is not split: any micro-batch's, where that is all there is and will do."""
     taken = dims == ANY and value is not None and value.placement == Partial("any")
     return Partial("any") if taken else R

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 import sympy
 import torch
 
-from .memory import Sizes, Step, count
+from .binding import Binding
+from .memory import Step, count
 from .where import Frame
 
 
@@ -25,7 +26,7 @@ class ValueFact:
     function: str = ""  # that the line is in
     accumulated_in: torch.dtype | None = None  # where that is another dtype than its own
 
-    def bytes(self, sizes: Sizes) -> int:
+    def bytes(self, sizes: Binding) -> int:
         """Bytes of the full value, as a loop accumulates it, with the graph's symbols bound by ``sizes``."""
         dtype = self.accumulated_in or self.dtype
         return count(self.shape, sizes) * (dtype.itemsize if dtype else 8)

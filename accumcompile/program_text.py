@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-import sympy
 import torch
 from torch.fx import GraphModule
 
+from accumcompile import binding
+from accumcompile.binding import Binding, traced
 from accumcompile.loop import Split
-from accumcompile.sizes import present
 
 HEADER = '"""A program of accumcompile on random inputs: python runs it."""\n'
 IMPORTS = (
@@ -42,7 +42,7 @@ if __name__ == "__main__":
 '''
 
 
-def program_source(gm: GraphModule, split: Split, sizes: Mapping[sympy.Symbol, int] | None = None) -> str:
+def program_source(gm: GraphModule, split: Split, sizes: Binding | None = None) -> str:
     """The file's text. `gm`'s first input is the `split`.
 
     `sizes` binds symbolic sizes; those left out take the sizes of the traced call.
@@ -129,7 +129,7 @@ def _import_of(name: str, value: Any) -> str:
     return f"from {module} import {qualname} as {name}" if qualname != name else f"from {module} import {name}"
 
 
-def _example_inputs(gm: GraphModule, split: Split, sizes: Mapping[sympy.Symbol, int]) -> Iterator[tuple[str, str]]:
+def _example_inputs(gm: GraphModule, split: Split, sizes: Binding) -> Iterator[tuple[str, str]]:
     """Each input's name, and code that makes one."""
     first, *others = gm.graph.find_nodes(op="placeholder")
     yield str(first.target), repr(split)
@@ -139,14 +139,14 @@ def _example_inputs(gm: GraphModule, split: Split, sizes: Mapping[sympy.Symbol, 
         yield str(node.target), _tensor_call(value, sizes) if tensor else repr(_concrete(value, sizes))
 
 
-def _tensor_call(value: torch.Tensor, sizes: Mapping[sympy.Symbol, int]) -> str:
+def _tensor_call(value: torch.Tensor, sizes: Binding) -> str:
     shape, stride = ([_concrete(size, sizes) for size in each] for each in (value.shape, value.stride()))
     return f"random_tensor({shape}, {stride}, {value.dtype}, {str(value.device)!r})"
 
 
-def _concrete(value: Any, sizes: Mapping[sympy.Symbol, int]) -> Any:
+def _concrete(value: Any, sizes: Binding) -> Any:
     """`value` with `sizes` put in, and with the traced call's size for every other symbol."""
     if not isinstance(value, torch.SymInt):
         return value
-    bound = sympy.sympify(value.node.expr.xreplace({s: sympy.Integer(n) for s, n in sizes.items()}))
-    return int(bound) if bound.is_number else present(value)
+    bound = binding.value(value.node.expr, sizes)
+    return traced(value) if bound is None else bound

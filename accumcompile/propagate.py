@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from torch.fx import Graph, Node
 
 from .operands import shape_of
-from .placement import Placement, R, Replicate, Shard
+from .placement import Layout, Placement, R, Replicate, Shard
 from .placer import Placer
-from .propagation import Propagation, Value
+from .propagation import Placed, Propagation
 from .sizes import Batch
 
 
@@ -28,10 +28,16 @@ def propagate(graph: Graph, batch: Batch, inputs: Mapping[Node, Placement] | Non
             continue
         if node.op in ("placeholder", "get_attr"):
             placement = inputs.get(node, R) if inputs is not None else input_placement(node, batch)
-            result.place(node, Value((placement,), 0, 0, reason="input", made=isinstance(placement, Replicate)))
+            result.place(_input(node, placement))
         else:
-            result.place(node, *Placer(result, node).place())
+            result.place(Placer(result, node).place())
     return result
+
+
+def _input(node: Node, placement: Placement) -> Placed:
+    """An input exists whole, wherever it lives."""
+    made = isinstance(placement, Replicate)
+    return Placed(node, (Layout(placement),), whole_stage=0, made=made, remade=True, reason="input")
 
 
 def input_placement(node: Node, batch: Batch) -> Placement:

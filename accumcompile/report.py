@@ -10,8 +10,9 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from accumcompile.binding import Binding, is_known, value
 from accumcompile.capture.journal import Run
-from accumcompile.memory import Sizes, all_known, is_known, number, peak
+from accumcompile.memory import all_known, peak
 from accumcompile.options import Settings
 from accumcompile.plan import BarrierFact, LoopFact, ValueFact
 
@@ -37,9 +38,10 @@ class Value:
         return -1 not in self.shape
 
     @classmethod
-    def of(cls, fact: ValueFact, sizes: Sizes) -> Value:
+    def of(cls, fact: ValueFact, sizes: Binding) -> Value:
         """A fact of the plan, with the sizes of one call."""
-        shape = tuple(number(s, sizes, unknown=-1) for s in fact.shape)
+        numbers = (value(s, sizes) for s in fact.shape)
+        shape = tuple(-1 if n is None else n for n in numbers)
         dtypes = [str(d).removeprefix("torch.") if d else "" for d in (fact.dtype, fact.accumulated_in)]
         size = fact.bytes(sizes)  # none, where data decides it
         return cls(
@@ -100,7 +102,7 @@ class Barrier:
     known: bool = True  # False where data decides its size: it has no bytes then
 
     @classmethod
-    def of(cls, fact: BarrierFact, sizes: Sizes) -> Barrier:
+    def of(cls, fact: BarrierFact, sizes: Binding) -> Barrier:
         """A barrier of the plan, with the sizes of one call."""
         value = fact.value
         size, known = value.bytes(sizes), is_known(value.shape, sizes)

@@ -11,14 +11,14 @@ import sympy
 import torch
 from torch.fx import GraphModule, Node
 
-from .bindings import bindings, number
+from .binding import number, symbol_reads
 from .loop import Split
 from .operands import is_data_dependent
 from .options import Settings
 from .plan import Plan
 from .rules.table import is_impure
+from .schedule import Schedule
 from .sizes import expression
-from .stages import Schedule
 
 
 class Runner:
@@ -37,7 +37,7 @@ class Runner:
         self.program, self.report, self.settings = program, report, settings
         known = plan.propagation
         self.symbol, self.granule = known.batch.symbol, known.granule
-        self.reads = list(bindings(gm))
+        self.reads = symbol_reads(gm.graph.find_nodes(op="placeholder"))
         self.draws = _Draws.of(gm)
         self.results = [_Result.of(o) for o in plan.outputs]
         self.copied = shared(plan.outputs, owned_from) if owned_from is not None else []

@@ -9,63 +9,70 @@ yields. Cheap operators may run again in any loop. Nothing does whose rounding m
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import networkx
 from torch.fx import Node
 
-from .locality import closure, is_remade, local_operands, whole_operands
+from .cost import bytes_of
 from .memory import is_alias
-from .operands import elements, is_tensor
+from .operands import is_tensor
 from .placement import Partial, Shard
 from .propagation import Propagation
 from .rules.table import rule_of
+from .schedule import Loop, Schedule
 
 _AGAIN = 16  # bytes made again that are as dear as one byte saved
 _UNSAVABLE = 1 << 62  # bytes: partial sums
 
 
-def choose_saved(known: Propagation, loops: list, order: dict[Node, int]) -> None:
-    """Fill in ``nodes`` and ``saved`` of each loop."""
-    again = _loops_to_compute_again_in(known, loops)
-    maker: dict[Node, Any] = {}  # the last loop that computed a value
+def choose_saved(plan: Schedule) -> Schedule:
+    """The schedule with the nodes of every loop, and with what earlier loops keep for it."""
+    known, order = plan.propagation, {node: i for i, node in enumerate(plan.graph.nodes)}
+    again = _loops_to_compute_again_in(plan)
+    maker: dict[Node, int] = {}  # the last loop that computed a value
     whole: set[Node] = set()  # S values that exist for the full batch
-    for loop in loops:
-        needed = closure(known, loop.roots, whole)
+    saved: list[list[Node]] = [[] for _ in plan.loops]
+    loops: list[Loop] = []
+    for k, loop in enumerate(plan.loops):
+        needed = known.closure(loop.roots, whole)
         made = needed.intersection(maker)
-        forbidden = {n for n in made if not _is_cheap(n) and again.get(n) is not loop}
+        forbidden = {n for n in made if not _is_cheap(n) and again.get(n) != k}
         loaded = _smallest_cut(known, needed, loop.roots, made, forbidden | _pinned(known, needed, maker))
         for node in sorted(loaded, key=order.__getitem__):
-            maker[node].saved.append(node)
+            saved[maker[node]].append(node)
         whole |= loaded
-        loop.roots = [root for root in loop.roots if root not in whole]
-        body = closure(known, loop.roots, whole)
-        loop.nodes = sorted(body, key=order.__getitem__)
-        maker.update(dict.fromkeys(body, loop))
-        whole |= _whole_after(known, loop)
+        roots = tuple(root for root in loop.roots if root not in whole)
+        body = known.closure(roots, whole)
+        loops.append(replace(loop, roots=roots, nodes=tuple(sorted(body, key=order.__getitem__))))
+        maker |= dict.fromkeys(body, k)
+        whole |= _whole_after(known, roots)
+    return replace(plan, loops=tuple(replace(loop, saved=tuple(kept)) for loop, kept in zip(loops, saved, strict=True)))
 
 
-def _loops_to_compute_again_in(known: Propagation, loops: list) -> dict[Node, Any]:
+def _loops_to_compute_again_in(plan: Schedule) -> dict[Node, int]:
     """For each value, the loop that would have to load most if nothing were computed again."""
+    known = plan.propagation
     most: dict[Node, int] = {}
-    chosen: dict[Node, Any] = {}
+    chosen: dict[Node, int] = {}
     made: set[Node] = set()
     whole: set[Node] = set()
-    for loop in loops:
-        needed = closure(known, loop.roots, whole)
+    for k, loop in enumerate(plan.loops):
+        needed = known.closure(loop.roots, whole)
         known_before = needed & made
-        loaded = sum(map(_bytes, _smallest_cut(known, needed, loop.roots, known_before, known_before)))
+        loaded = sum(map(bytes_of, _smallest_cut(known, needed, loop.roots, known_before, known_before)))
         for node in known_before:
             if loaded >= most.get(node, 0):
-                most[node], chosen[node] = loaded, loop
+                most[node], chosen[node] = loaded, k
         made |= needed
-        whole |= _whole_after(known, loop)
+        whole |= _whole_after(known, loop.roots)
     return chosen
 
 
-def _whole_after(known: Propagation, loop: Any) -> set[Node]:
-    """What exists for the full batch once a loop has run."""
-    return {root for root in loop.roots if isinstance(known.values[root].placements[0], Shard)}
+def _whole_after(known: Propagation, roots: Iterable[Node]) -> set[Node]:
+    """What exists for the full batch once a loop has assembled its roots."""
+    return {root for root in roots if isinstance(known.placement(root), Shard)}
 
 
 def _is_cheap(node: Node) -> bool:
@@ -74,19 +81,19 @@ def _is_cheap(node: Node) -> bool:
 
 
 def _smallest_cut(
-    known: Propagation, needed: set[Node], roots: list[Node], made: set[Node], forbidden: set[Node]
+    known: Propagation, needed: set[Node], roots: Sequence[Node], made: set[Node], forbidden: set[Node]
 ) -> set[Node]:
     """The saved values that cost least, together with what is then computed again: nothing forbidden, if it can be."""
     graph = networkx.DiGraph()
     graph.add_nodes_from(("source", "sink"))
     for node in made:
-        graph.add_edge((node, "in"), (node, "out"), capacity=_bytes(node) if _savable(known, node) else _UNSAVABLE)
-        again = {} if node in forbidden else {"capacity": 0 if is_alias(node) else _bytes(node) // _AGAIN}
+        graph.add_edge((node, "in"), (node, "out"), capacity=bytes_of(node) if _savable(known, node) else _UNSAVABLE)
+        again = {} if node in forbidden else {"capacity": 0 if is_alias(node) else bytes_of(node) // _AGAIN}
         graph.add_edge("source", (node, "in"), **again)
         if node in roots:
             graph.add_edge((node, "out"), "sink")
     for node in needed:
-        for operand in made.intersection(local_operands(known, node)):
+        for operand in made.intersection(known[node].local):
             graph.add_edge((operand, "out"), (node, "in") if node in made else "sink")
     _, (reached, _) = networkx.minimum_cut(graph, "source", "sink")
     return {n for n in made if _savable(known, n) and (n, "in") in reached and (n, "out") not in reached}
@@ -94,11 +101,6 @@ def _smallest_cut(
 
 def _savable(known: Propagation, node: Node) -> bool:
     return is_tensor(node) and isinstance(known.placement(node), Shard)
-
-
-def _bytes(node: Node) -> int:
-    """What one result of a node takes, roughly; nothing for what is no tensor."""
-    return elements(node) * node.meta["val"].dtype.itemsize if is_tensor(node) else 0
 
 
 def _pinned(known: Propagation, needed: set[Node], maker: dict) -> set[Node]:
@@ -111,10 +113,10 @@ def _pinned(known: Propagation, needed: set[Node], maker: dict) -> set[Node]:
         rule = rule_of(node.target)
         if rule is None or not rule.discontinuous:
             continue
-        above = closure(known, [node])
-        assembled = {b for n in above for w in whole_operands(known, n) for b in _barriers(known, w)}
+        above = known.closure([node])
+        assembled = {b for n in above for w in known[n].whole for b in _barriers(known, w)}
         for barrier in assembled:
-            common = above & closure(known, [barrier])
+            common = above & known.closure([barrier])
             pinned |= {n for n in common if n in maker and any(user in above - common for user in n.users)}
     return pinned
 
@@ -127,9 +129,9 @@ def _barriers(known: Propagation, value: Node) -> set[Node]:
         if node in seen:
             continue
         seen.add(node)
-        placement = known.values[node].placements[0]
-        if is_remade(known, node):
+        placed = known[node]
+        if placed.remade:
             stack += node.all_input_nodes
-        elif isinstance(placement, Shard) or placement in (Partial("max"), Partial("min")):
+        elif isinstance(placed.placement, Shard) or placed.placement in (Partial("max"), Partial("min")):
             found.add(node)
     return found

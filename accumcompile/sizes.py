@@ -36,32 +36,6 @@ def expression(size: Any) -> Size:
     return int(size) if not isinstance(size, sympy.Expr) else size
 
 
-def present(size: Any) -> int:
-    """The value of a size in the call for which it was traced; where only data decides it, 64 stands for that."""
-    known = expression(size)
-    if isinstance(known, sympy.Expr):
-        # Not its hint: a size of data that a check has found equal to one that is known has none.
-        known = weigh(known.xreplace(size.node.shape_env.backed_var_to_val))
-    return int(known)
-
-
-_TRIED = (64, 96, 97, 1009, 2)  # numbers that stand for a symbol, until one makes a size of the expression
-
-
-def weigh(size: Size) -> int:
-    """About how large a size is: every symbol taken as one number, for which ``size`` is no division by zero."""
-    if not isinstance(size, sympy.Expr):
-        return int(size)
-    for number in _TRIED:
-        try:
-            value = size.xreplace(dict.fromkeys(size.free_symbols, sympy.Integer(number)))
-        except ZeroDivisionError:  # of torch's divisions; sympy's own is infinite
-            continue
-        if value.is_finite and value >= 0:
-            return int(value)
-    return _TRIED[0]
-
-
 @dataclass(frozen=True)
 class Batch:
     """The batch of a graph: its symbol, the symbols declared equal to it, and the unit that makes it divisible.

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from accumcompile.sizes import present
+from accumcompile.binding import traced
 
 from .rewriting import Emit, rewrite, sizes_of
 
@@ -80,7 +80,7 @@ def _by_layout(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
 def _laid_out(emit: Emit, x: Node) -> Node:
     """A copy of ``x`` with the order of dimensions in memory that was traced."""
     value = x.meta["val"]
-    order = sorted(range(value.dim()), key=lambda d: -present(value.stride(d)))
+    order = sorted(range(value.dim()), key=lambda d: -traced(value.stride(d)))
     if order == list(range(value.dim())):
         return emit(aten.clone.default, x, memory_format=torch.contiguous_format)
     outermost_first = emit(aten.permute.default, x, order)

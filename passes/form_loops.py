@@ -8,7 +8,8 @@ Before::
 
 After::
 
-    loop_0 = accumulate_loop(self.loop_0, split, [w], [x], [0], [Carry("sum", torch.float32, torch.float32)], [])
+    spec = LoopSpec(("w",), (X(0, "x", "S(0)"),), (Carry("sum", torch.float32, torch.float32, "loss"),), ())
+    loop_0 = accumulate_loop(self.loop_0, split, [w], [x], spec)
     loss = loop_0[0]
     return (loss,)
 
@@ -25,11 +26,11 @@ from torch.fx import GraphModule, Node
 from accumcompile.body import Body
 from accumcompile.bridges import Bridges
 from accumcompile.carry import Carry
-from accumcompile.loop import accumulate_loop
+from accumcompile.loop import LoopSpec, X, Y, accumulate_loop
 from accumcompile.operands import shape_of
 from accumcompile.placement import Partial, Shard
 from accumcompile.rules.table import is_impure
-from accumcompile.stages import Loop, Schedule
+from accumcompile.schedule import Loop, Schedule
 
 aten = torch.ops.aten
 
@@ -56,7 +57,6 @@ def form_loops(gm: GraphModule, plan: Schedule, wide: torch.dtype | None = None)
             setattr(root, node.target, getattr(gm, node.target))
     bridges.graph.eliminate_dead_code(is_impure_node=lambda n: n.op in ("placeholder", "output") or is_impure(n))
     program = GraphModule(root, bridges.graph, "Program")
-    program.meta["loops"] = {name: module.meta for name, module in modules.items()}
     program.meta["granule"] = plan.propagation.granule
     return program
 
@@ -66,31 +66,22 @@ def _form(bridges: Bridges, loop: Loop, name: str, wide: torch.dtype | None) -> 
     body = Body(bridges, loop.nodes)
     known = bridges.known
     sums = {r: p.op for r in loop.roots if isinstance(p := known.placement(r), Partial)}
-    carried = {r: Carry.of(op, r.meta["val"].dtype, wide) for r, op in sums.items()}
+    carried = {r: Carry.of(op, r.meta["val"].dtype, wide, r.name) for r, op in sums.items()}
     carried = {r: each.alone for r, each in carried.items()} if loop.at_once else carried
-    kept = list(dict.fromkeys([r for r in loop.roots if isinstance(known.placement(r), Shard)] + loop.saved))
+    shards = [r for r in loop.roots if isinstance(known.placement(r), Shard)]
+    kept = list(dict.fromkeys([*shards, *loop.saved]))
     pieces = [body.unfolded(node) for node in kept]
     parts = [body.unrounded(r) if each.dtype != each.result else body.local[r] for r, each in carried.items()]
     module = body.finish(parts + [piece for piece, _ in pieces])
-    module.meta = {
-        "loop": loop,
-        "carried": carried,
-        "kept": kept,
-        "xs": list(body.xs),
-        "consts": list(body.consts),
-    }
-    call = bridges.call(
-        accumulate_loop,
-        (
-            bridges.graph.get_attr(name),
-            bridges.at_once() if loop.at_once else bridges.split,
-            list(body.consts),
-            [x.whole for x in body.xs.values()],
-            [x.dim for x in body.xs.values()],
-            list(carried.values()),
-            [dim for _, dim in pieces],
-        ),
+    spec = LoopSpec(
+        tuple(const.source for const in body.consts.values()),
+        tuple(X(x.dim, source.name, str(placement)) for (source, placement), x in body.xs.items()),
+        tuple(carried.values()),
+        tuple(Y(dim, node.name) for node, (_, dim) in zip(kept, pieces, strict=True)),
     )
+    split = bridges.at_once() if loop.at_once else bridges.split
+    xs = [x.whole for x in body.xs.values()]
+    call = bridges.call(accumulate_loop, (bridges.graph.get_attr(name), split, list(body.consts), xs, spec))
     for i, node in enumerate([*carried, *kept]):
         bridges.whole_of[node] = _assembled(bridges, call, i, node)
     return module

@@ -9,7 +9,7 @@ import torch
 from torch.fx import Graph, GraphModule, symbolic_trace
 
 from accumcompile.carry import Carry
-from accumcompile.loop import accumulate_loop
+from accumcompile.loop import LoopSpec, ProgramCode, X, Y, accumulate_loop
 from accumcompile.lowering.inductor_api import Tracing
 from accumcompile.options import Options, Settings
 
@@ -55,19 +55,13 @@ def program_of(
 ) -> GraphModule:
     """The program (split, *consts, *xs) -> carries, of this dtype, and ys; ``xs`` and ``ys`` are the sliced dims."""
     graph = Graph()
+    graph.set_codegen(ProgramCode())
     split = graph.placeholder("split")
     inputs = [graph.placeholder(n.name) for n in body.graph.find_nodes(op="placeholder")[2:]]
     loop = graph.get_attr("loop_0")
-    arguments = (
-        loop,
-        split,
-        inputs[:consts],
-        inputs[consts:],
-        list(xs),
-        [Carry.of(op, dtype) for op in carry],
-        list(ys),
-    )
-    graph.output(graph.call_function(accumulate_loop, arguments))
+    carries = tuple(Carry.of(op, dtype) for op in carry)
+    spec = LoopSpec(tuple(n.name for n in inputs[:consts]), tuple(map(X, xs)), carries, tuple(map(Y, ys)))
+    graph.output(graph.call_function(accumulate_loop, (loop, split, inputs[:consts], inputs[consts:], spec)))
     root = torch.nn.Module()
     root.add_module("loop_0", body)
     return GraphModule(root, graph)

@@ -36,7 +36,7 @@ def of_ones(samples, dtype=HALF):
     ],
 )
 def test_only_what_rounds_in_half_precision_is_kept_wider(carry, expected):
-    assert tuple(carry) == expected
+    assert (carry.op, carry.dtype, carry.result) == expected
     assert set(ROUND) <= set(REDUCTIONS)
 
 
@@ -79,7 +79,7 @@ def test_the_report_and_the_program_say_it(tmp_path):
     assert "loss P(sum) in float64" in str(report)
     assert report.estimated_bytes == loop.estimated_bytes + 2 * 8  # both accumulators, and a micro-batch
     program = (tmp_path / "graph_1_fused" / "program.py").read_text()
-    assert "Carry('sum', torch.float64, torch.bfloat16)" in program
+    assert "Carry(op='sum', dtype=torch.float64, result=torch.bfloat16" in program
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)

@@ -88,8 +88,8 @@ def test_attention_runs_in_the_loop(kind, dynamic):
     assert len(operators(loop.nodes)) == 2
     program = form_loops(gm, plan)
     (call,) = program.graph.find_nodes(op="call_function", target=accumulate_loop)
-    _, _, consts, _, _, carry, _ = call.args
-    assert not carry and not [c for c in consts if "sym_size" not in c.name], "nothing is taken whole"
+    _, _, consts, _, spec = call.args
+    assert not spec.carry and not [c for c in consts if "sym_size" not in c.name], "nothing is taken whole"
     assert not operators(program.graph.nodes), "nothing runs on the full batch"
 
 
@@ -113,8 +113,8 @@ def test_dropout_draws_for_the_whole_batch(kind):
     forward, backward = operators(gm.graph.nodes)
     assert is_impure(forward)
     for node in (forward, backward):
-        assert set(known.values[node].placements) == {R}
-        assert {need.placement for need in known.needs[node]} == {R}
+        assert set(known[node].placements) == {R}
+        assert {need.placement for need in known[node].needs} == {R}
 
 
 def test_a_mask_of_one_row_for_all_has_a_summed_gradient():
@@ -148,4 +148,4 @@ def test_a_debugging_mask_is_every_samples():
     with mode:
         gm = make_fx(fn)(torch.empty_like(q))
     known = propagate(gm.graph, Batch.of([expression(q.shape[0])], []))
-    assert set(known.values[operators(gm.graph.nodes)[0]].placements) == {R}
+    assert set(known[operators(gm.graph.nodes)[0]].placements) == {R}

@@ -17,7 +17,7 @@ from accumcompile import accumulate
 from accumcompile.capture.journal import Run
 from accumcompile.carry import Carry
 from accumcompile.dump import Dumper, dumper_of, reported
-from accumcompile.loop import Split, accumulate_loop
+from accumcompile.loop import LoopSpec, ProgramCode, Split, X, Y, accumulate_loop
 from accumcompile.options import Options, Settings
 from accumcompile.plan import Plan
 from accumcompile.program_text import program_source
@@ -48,11 +48,12 @@ def sum_of_products(batch=6):
     loop = GraphModule(holder, body)
 
     graph = Graph()
+    graph.set_codegen(ProgramCode())
     split, s0, w, x = (graph.placeholder(name) for name in ("split", "s0", "w", "x"))
     x.meta["val"], w.meta["val"] = fake((batch, 3)), fake((3, 2), dynamic=False)
     s0.meta["val"] = x.meta["val"].shape[0]
-    carry = [Carry.of("sum", torch.float32)]
-    call = graph.call_function(accumulate_loop, (graph.get_attr("loop_0"), split, [w], [x], [0], carry, [0]))
+    spec = LoopSpec(("w",), (X(0),), (Carry.of("sum", torch.float32),), (Y(0),))
+    call = graph.call_function(accumulate_loop, (graph.get_attr("loop_0"), split, [w], [x], spec))
     total, y = (graph.call_function(__import__("operator").getitem, (call, i)) for i in range(2))
     mean = graph.call_function(aten.div.Tensor, (total, s0))
     zero = graph.call_function(aten.zeros.default, ([1],), {"device": torch.device("cpu")})

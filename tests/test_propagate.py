@@ -124,7 +124,7 @@ def whole_stage(fn, *tensors, dims=None):
     """The stage at which the whole result can be had without a barrier; None: only by a gather."""
     graph, known = known_of(fn, *tensors, dims=dims)
     (output,) = graph.output_node().args[0]
-    return known.values[output].whole_stage
+    return known[output].whole_stage
 
 
 @pytest.mark.parametrize(

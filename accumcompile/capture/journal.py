@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from accumcompile.binding import Binding
 from accumcompile.loop import Split
-from accumcompile.plan import Plan, Sizes
+from accumcompile.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Run:
     """One run of one graph: its plan, the sizes its symbols had, and how the batch was cut."""
 
     plan: Plan
-    sizes: Sizes
+    sizes: Binding
     split: Split
 
 
@@ -32,7 +33,7 @@ class Journal:
     runs: list[Run] | None = field(default=None, repr=False)
     most_rows: int = 0
 
-    def ran(self, plan: Plan, sizes: Sizes, split: Split) -> None:
+    def ran(self, plan: Plan, sizes: Binding, split: Split) -> None:
         """A graph compiled to `plan` runs now. Backward passes say so from autograd's own threads."""
         self.most_rows = max(self.most_rows, min(split.rows, split.batch))
         if self.runs is not None:

@@ -18,7 +18,8 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from ..operands import ancestors, is_size, outputs
-from ..passes import canonical, deduplicate
+from ..passes.canonical import canonical
+from ..passes.deduplicate import deduplicate
 from ..placement import Partial, R
 from ..propagate import propagate
 from ..rules.table import is_impure
@@ -130,8 +131,8 @@ def is_linear(joint: GraphModule, tangent: Node, gradients: list[Node | None]) -
     """Whether every gradient is proven linear in the tangent."""
     nowhere = Batch(sympy.Symbol("no_batch"))
     known = propagate(joint.graph, nowhere, dict.fromkeys(joint.graph.nodes, R) | {tangent: Partial("sum")})
-    values = [known.values[g] for g in gradients if g is not None]
-    return all(v.placement == Partial("sum") or v.zero for v in values)
+    placed = [known[g] for g in gradients if g is not None]
+    return all(p.placement == Partial("sum") or p.zero for p in placed)
 
 
 class Kept:

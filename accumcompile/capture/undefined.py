@@ -13,7 +13,7 @@ import sympy
 import torch
 from torch.fx import GraphModule, Node
 
-from ..bindings import bindings, number
+from ..binding import number, symbol_reads
 from ..operands import ancestors, outputs
 from ..sizes import expression
 from . import aot_api
@@ -62,7 +62,7 @@ def passing_undefined(
         _behind(gradient, tangents) | _leading_to(source, of, reach)
         for gradient, source in zip(outputs(backward), aot_api.inputs_of_gradients(backward), strict=True)
     ]
-    reads = list(bindings(backward))
+    reads = symbol_reads(backward.graph.find_nodes(op="placeholder"))
 
     def boxed(arguments: list) -> list:
         missing = {position for position in zeros if arguments[position] is None}

@@ -9,10 +9,11 @@ import sympy
 import torch
 from torch.fx import GraphModule, Node
 
-from ..loop import Split, slice_rows
+from ..binding import Binding, value
+from ..loop import Split, X, slice_rows
 from ..sizes import ROWS, expression
 from .specialise import specialise
-from .specs import Array, Literal, Size, Sizes, Spec, describe, evaluate
+from .specs import Array, Literal, Size, Spec, describe
 
 
 class Cut:
@@ -47,24 +48,24 @@ def check_body(
     batch: int,
     consts: Sequence[Any],
     xs: Sequence[torch.Tensor],
-    x_dims: Sequence[int],
-    sizes: Sizes,
+    cuts: Sequence[X],
+    sizes: Binding,
 ) -> None:
     """Trace a body at each number of rows; every node must have the shape that its placement predicts."""
     holders = list(body.graph.find_nodes(op="placeholder"))
     of_consts = [fixed(describe(h, c, sizes), sizes) for h, c in zip(holders[2:], consts, strict=False)]
     of_start = Array((), (), torch.int64, torch.device("cpu"))
     for count in rows:
-        local = [slice_rows(x, d, 0, count, batch) for x, d in zip(xs, x_dims, strict=True)]
+        local = [slice_rows(x, cut.dim, 0, count, batch) for x, cut in zip(xs, cuts, strict=True)]
         of_xs = [Array(tuple(x.shape), x.stride(), x.dtype, x.device) for x in local]
-        specialise(body.graph, body, [Literal(int, count), of_start, *of_consts, *of_xs], sizes | {ROWS: count})
+        specialise(body.graph, body, [Literal(int, count), of_start, *of_consts, *of_xs], {**sizes, ROWS: count})
 
 
-def fixed(spec: Spec, sizes: Sizes) -> Spec:
+def fixed(spec: Spec, sizes: Binding) -> Spec:
     """The spec with every size a number."""
     if isinstance(spec, Size):
-        return Literal(int, evaluate(spec.expr, sizes))
+        return Literal(int, value(spec.expr, sizes))
     if isinstance(spec, Array):
-        shape, stride = ([evaluate(d, sizes) or 0 for d in dims] for dims in (spec.shape, spec.stride))
+        shape, stride = ([value(d, sizes) or 0 for d in dims] for dims in (spec.shape, spec.stride))
         return Array(tuple(shape), tuple(stride), spec.dtype, spec.device)
     return spec

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from ..loop import Split, finish, run_reference
+from ..binding import Binding, bind
+from ..loop import LoopSpec, Split, finish, run_reference
 from ..sizes import ROWS
 from . import inductor_api
 from .arguments import Cut, check_body, local_shape
-from .forms import Form, Plan, build
+from .forms import Form, build
 from .inductor_api import signature
 from .progress import Progress
-from .specs import Array, Literal, Size, Sizes, Spec, bind_sizes, describe, describe_tensor, stride_pattern
+from .specs import Array, Literal, Size, Spec, describe, describe_tensor, stride_pattern
 from .trust import UNUSABLE, Trust, device_of
 
 STATIC_ROWS = 8  # micro-batch sizes compiled as numbers; further ones share a form with symbolic rows
@@ -43,40 +44,40 @@ class CompiledBody(torch.nn.Module):
         self._schedules: dict[Any, Schedule] = {}
         self._last: Schedule | None = None
 
-    def run(self, split, consts, xs, x_dims, carry, y_dims) -> list[torch.Tensor]:
+    def run(self, split: Split, consts: Sequence[Any], xs: Sequence[Any], spec: LoopSpec) -> list[torch.Tensor]:
         """The loop: see ``accumcompile.loop``."""
         with torch.no_grad():
             if not self.trust.lost:
                 try:
-                    return self._compiled(split, consts, xs, x_dims, carry, y_dims)
+                    return self._compiled(split, consts, xs, spec)
                 except UNUSABLE as why:
                     self.trust.lose(why)
-            return run_reference(self.body, split, consts, xs, x_dims, carry, y_dims)
+            return run_reference(self.body, split, consts, xs, spec)
 
-    def _compiled(self, split, consts, xs, x_dims, carry, y_dims) -> list[torch.Tensor]:
+    def _compiled(self, split: Split, consts: Sequence[Any], xs: Sequence[Any], spec: LoopSpec) -> list[torch.Tensor]:
         schedule = self._last
         if schedule is None or not schedule.serves(split, consts, xs):
-            schedule = self._last = self._schedule(split, consts, xs, x_dims, carry, y_dims)
+            schedule = self._last = self._schedule(split, consts, xs, spec)
         return schedule.run(consts, xs)
 
-    def _schedule(self, split, consts, xs, x_dims, carry, y_dims):
+    def _schedule(self, split: Split, consts: Sequence[Any], xs: Sequence[Any], spec: LoopSpec) -> Schedule:
         key = split, tuple(map(signature, consts)), tuple(map(signature, xs))
         if key not in self._schedules:
             if len(self._schedules) >= REMEMBERED:
                 self._schedules.clear()
-            self._schedules[key] = Schedule(self, Plan(tuple(carry), tuple(y_dims)), split, consts, xs, x_dims)
+            self._schedules[key] = Schedule(self, spec, split, consts, xs)
         return self._schedules[key]
 
-    def form(self, plan: Plan, role: str, specs: list[Spec], sizes: Sizes, rest: tuple, what: str) -> Form:
+    def form(self, spec: LoopSpec, role: str, specs: list[Spec], sizes: Binding, rest: tuple, what: str) -> Form:
         """The form for such arguments; ``rest`` are the accumulators and buffers of later micro-batches."""
         accumulators, buffers = rest
         layout = None if accumulators is None else tuple((a.dtype, stride_pattern(a)) for a in accumulators)
-        known = self.forms.setdefault((plan, role, tuple(specs), layout), [])
+        known = self.forms.setdefault((spec, role, tuple(specs), layout), [])
         for form in known:
             if form.serves(sizes):
                 return form
         with self.progress.compiling(f"{self.name}, {what}"):
-            known.append(build(self.body, plan, specs, sizes, accumulators, buffers, self.compile_graph))
+            known.append(build(self.body, spec, specs, sizes, accumulators, buffers, self.compile_graph))
         return known[-1]
 
     def compile_graph(self, gm: GraphModule, inputs: Sequence[Any], trace: inductor_api.Tracing) -> inductor_api.Boxed:
@@ -92,11 +93,13 @@ class CompiledBody(torch.nn.Module):
 class Schedule:
     """How a loop runs for arguments of one signature."""
 
-    def __init__(self, owner: CompiledBody, plan: Plan, split: Split, consts, xs, x_dims):
-        self.owner, self.plan, self.split = owner, plan, split
+    def __init__(
+        self, owner: CompiledBody, spec: LoopSpec, split: Split, consts: Sequence[Any], xs: Sequence[torch.Tensor]
+    ):
+        self.owner, self.spec, self.split = owner, spec, split
         holders = owner.holders
-        self.sizes = bind_sizes(holders[2:], [*consts, *xs])
-        self.cuts = [Cut(x, dim, split) for x, dim in zip(xs, x_dims, strict=True)]
+        self.sizes = bind(holders[2:], [*consts, *xs])
+        self.cuts = [Cut(x, each.dim, split) for x, each in zip(xs, spec.xs, strict=True)]
         self.starts = starts(split, device_of([*xs, *consts]))
         self.const_specs = [describe(h, c, self.sizes) for h, c in zip(holders[2:], consts, strict=False)]
         self.tensors = [i for i, c in enumerate(consts) if isinstance(c, torch.Tensor)]
@@ -104,7 +107,7 @@ class Schedule:
         self.same = inductor_api.tensor_check([*(consts[i] for i in self.tensors), *xs])
         self.chosen: dict[tuple[str, int], tuple[Form, list[int]]] = {}
         rows = dict.fromkeys([split.rows, owner.granule, split.tail or split.rows])
-        check_body(owner.body, list(rows), split.batch, consts, xs, x_dims, self.sizes)
+        check_body(owner.body, list(rows), split.batch, consts, xs, spec.xs, self.sizes)
         owner.progress.expect(1 + (len(split) > 1) + bool(split.tail and len(split) > 2))
 
     def serves(self, split: Split, consts: Sequence[Any], xs: Sequence[Any]) -> bool:
@@ -133,12 +136,12 @@ class Schedule:
             else:
                 outputs = form.call(given)
             if i == 0:
-                accs = form.contributions(outputs, arguments, len(self.plan.carry))
+                accs = form.contributions(outputs, arguments, len(self.spec.carry))
                 outputs = outputs[len(accs) :]
             copied = [s[i] for s, b in zip(slots, self.buffers, strict=True) if not b.direct]
             for slot, piece in zip(copied, outputs, strict=True):
                 slot.copy_(piece)
-        finish(self.plan.carry, accs)
+        finish(self.spec.carry, accs)
         return accs + wholes
 
     def _checked(self, form: Form, given: list, arguments: list, accs: list, direct: list) -> Sequence[torch.Tensor]:
@@ -148,18 +151,18 @@ class Schedule:
         def meaning(made: list) -> list:
             if not before:  # asked for the first time before the code has added to them, and only if there is memory
                 before.extend(acc.clone() for acc in accs)
-            return self.plan.merged(before, made)
+            return self.spec.merged(before, made)
 
         def run() -> tuple[list, list]:
             outputs = list(form.call(given))
-            return outputs, form.left(outputs, accs, direct, len(self.plan.carry))
+            return outputs, form.left(outputs, accs, direct, len(self.spec.carry))
 
         need = 3 * sum(acc.nbytes for acc in accs)
         return self.owner.trust.checked(form, arguments, run, meaning, need)
 
     def _buffers(self, form: Form) -> tuple[list, list]:
         rows, batch = self.split.rows, self.split.batch
-        values = form.values(self.sizes | {ROWS: rows})
+        values = form.values({**self.sizes, ROWS: rows})
         self.buffers = form.buffers
         wholes = [b.make(values, rows, batch) for b in form.buffers]
         return wholes, [b.pieces(w, rows, batch) for b, w in zip(form.buffers, wholes, strict=True)]
@@ -168,18 +171,18 @@ class Schedule:
         role = "first" if i == 0 else "later"
         if (role, rows) not in self.chosen:
             form = self._find(role, rows, arguments, accs)
-            self.chosen[role, rows] = form, list(form.values(self.sizes | {ROWS: rows}).values())
+            self.chosen[role, rows] = form, list(form.values({**self.sizes, ROWS: rows}).values())
         return self.chosen[role, rows]
 
     def _find(self, role: str, rows: int, arguments: list, accs: list) -> Form:
         owner = self.owner
         symbolic = self._is_symbolic(rows)
-        sizes = self.sizes | {ROWS: rows}
+        sizes = {**self.sizes, ROWS: rows}
         specs = self._specs(rows, symbolic, arguments, sizes)
         rest = (None, None) if role == "first" else (accs, self.buffers)
         size = "any number of rows" if symbolic else f"{rows} rows"
         with owner.trust.compiling(arguments):
-            return owner.form(self.plan, role, specs, sizes, rest, f"{role} micro-batch of {size}")
+            return owner.form(self.spec, role, specs, sizes, rest, f"{role} micro-batch of {size}")
 
     def _is_symbolic(self, rows: int) -> bool:
         """Whether these rows are one number too many to compile each."""
@@ -190,7 +193,7 @@ class Schedule:
         seen.add(rows)
         return False
 
-    def _specs(self, rows: int, symbolic: bool, arguments: list, sizes: Sizes) -> list[Spec]:
+    def _specs(self, rows: int, symbolic: bool, arguments: list, sizes: Binding) -> list[Spec]:
         holders, start = self.owner.holders, self.starts[0]
         of_rows: Spec = Size(ROWS) if symbolic else Literal(int, rows)
         of_start = Array((), (), torch.int64, start.device)

@@ -6,7 +6,6 @@ symbolic. What draws random numbers, and what has sizes that depend on data, run
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,16 +13,17 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
+from ..binding import Binding, bind
+from ..cost import elements_of
 from ..loop import accumulate_loop
 from ..operands import comes_from_data
-from ..sizes import present
 from . import inductor_api, random
 from .forms import Form, bytes_at_once, chooser
 from .inductor_api import signature
 from .plain import Plain
 from .progress import Progress
 from .specialise import specialise
-from .specs import Sizes, bind_sizes, describe
+from .specs import describe
 from .trust import UNUSABLE, Trust
 
 aten, prims = torch.ops.aten, torch.ops.prims
@@ -61,7 +61,7 @@ class CompiledSegment(torch.nn.Module):
         if key not in self._known:
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
-            sizes = bind_sizes(self.holders, values)
+            sizes = bind(self.holders, values)
             form = self._find(values, sizes)
             self._known[key] = form, list(form.values(sizes).values())
         form, numbers = self._known[key]
@@ -75,7 +75,7 @@ class CompiledSegment(torch.nn.Module):
 
         return self.trust.checked(form, values, run)
 
-    def _find(self, values: Sequence[Any], sizes: Sizes) -> Form:
+    def _find(self, values: Sequence[Any], sizes: Binding) -> Form:
         specs = tuple(describe(h, v, sizes) for h, v in zip(self.holders, values, strict=True))
         known = self.forms.setdefault(specs, [])
         for form in known:
@@ -154,7 +154,7 @@ def is_worthwhile(members: Sequence[Node]) -> bool:
         return False
     if any(n.target in random.SLICES for n in work):
         return True  # Inductor's draws have no other implementation
-    large = [n for n in work if elements(n.meta.get("val")) >= LARGE]
+    large = [n for n in work if elements_of(n) >= LARGE]
     return len(large) >= 2 or len(work) >= MANY
 
 
@@ -167,12 +167,6 @@ def outputs_of(members: Sequence[Node]) -> list[Node]:
 def is_view(target: torch._ops.OpOverload) -> bool:
     """Whether an operator only makes another view of its operand."""
     return target.is_view or target in (aten.reshape.default, aten._unsafe_view.default)
-
-
-def elements(value: Any) -> int:
-    """About how many elements a value has."""
-    leaves = value if isinstance(value, (list, tuple)) else [value]
-    return sum(math.prod(present(s) for s in v.shape) for v in leaves if isinstance(v, torch.Tensor))
 
 
 def replace_by_call(program: GraphModule, members: Sequence[Node], name: str, wrap: Callable) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.fx import GraphModule
 
-from ..loop import run_reference
+from ..binding import bind
+from ..loop import LoopSpec, Split, run_reference
 from .arguments import check_body
-from .specs import bind_sizes
 
 
 class CheckedBody(torch.nn.Module):
@@ -20,12 +21,12 @@ class CheckedBody(torch.nn.Module):
         self.body, self.granule = body, granule
         self.seen: set[Any] = set()
 
-    def run(self, split, consts, xs, x_dims, carry, y_dims) -> list[torch.Tensor]:
+    def run(self, split: Split, consts: Sequence[Any], xs: Sequence[Any], spec: LoopSpec) -> list[torch.Tensor]:
         """The loop: see ``accumcompile.loop``."""
         if split not in self.seen:
             holders = self.body.graph.find_nodes(op="placeholder")[2:]
             rows = dict.fromkeys([split.rows, self.granule, split.tail or split.rows])
-            sizes = bind_sizes(holders, [*consts, *xs])
-            check_body(self.body, list(rows), split.batch, consts, xs, x_dims, sizes)
+            sizes = bind(holders, [*consts, *xs])
+            check_body(self.body, list(rows), split.batch, consts, xs, spec.xs, sizes)
             self.seen.add(split)
-        return run_reference(self.body, split, consts, xs, x_dims, carry, y_dims)
+        return run_reference(self.body, split, consts, xs, spec)

@@ -11,31 +11,15 @@ import sympy
 import torch
 from torch.fx import GraphModule
 
-from ..bindings import number
-from ..carry import Carry
-from ..loop import accumulate
+from ..binding import Binding, number, traced
+from ..loop import LoopSpec
 from ..memory import peak, steps_of
 from ..passes.fuse_accumulation import fuse_accumulation
-from ..sizes import expression, present
+from ..sizes import expression
 from . import inductor_api
 from .products import use_in_place_products
 from .specialise import Specialised, specialise
-from .specs import Factor, Sizes, Spec, symbolic_stride, value_of
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is the same for all forms of a loop: its carries, and the ys' dims."""
-
-    carry: tuple[Carry, ...]
-    y_dims: tuple[int, ...]
-
-    def merged(self, accumulators: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """What a micro-batch's outputs make of the accumulators, where there are any yet; then its pieces."""
-        count = len(self.carry)
-        carries = list(accumulators)
-        accumulate(self.carry, carries, list(outputs[:count]))
-        return carries + list(outputs[count:])
+from .specs import Factor, Spec, symbolic_stride
 
 
 @dataclass(frozen=True)
@@ -57,7 +41,7 @@ class Buffer:
     @classmethod
     def of(cls, piece: torch.Tensor, dim: int) -> Buffer:
         """For pieces like ``piece``, a fake tensor."""
-        strides = [present(s) for s in piece.stride()]
+        strides = [traced(s) for s in piece.stride()]
         order = tuple(sorted(range(piece.dim()), key=lambda d: (-strides[d], d != dim, d)))
         return cls(dim, order, tuple(map(expression, piece.shape)), piece.dtype, piece.device)
 
@@ -92,11 +76,11 @@ class Form:
     checked: bool = False  # against its graph
     copied: list[int] | None = None  # contributions that share memory with something
 
-    def values(self, sizes: Sizes) -> dict:
+    def values(self, sizes: Binding) -> dict:
         """The values of this form's own symbols."""
-        return {ours: value_of(theirs, sizes) for ours, theirs in self.symbols.items()}
+        return {ours: number(theirs, sizes) for ours, theirs in self.symbols.items()}
 
-    def serves(self, sizes: Sizes) -> bool:
+    def serves(self, sizes: Binding) -> bool:
         """Whether what was assumed about symbolic sizes holds."""
         return self.guard is None or self.guard(list(self.values(sizes).values()))
 
@@ -130,9 +114,9 @@ def sharing(parts: Sequence[torch.Tensor], arguments: Sequence[Any]) -> list[int
 
 def build(
     body: GraphModule,
-    plan: Plan,
+    loop: LoopSpec,
     specs: Sequence[Spec],
-    sizes: Sizes,
+    sizes: Binding,
     accumulators: Sequence[torch.Tensor] | None,
     buffers: Sequence[Buffer] | None,
     compiler: Callable[..., inductor_api.Boxed],
@@ -142,13 +126,13 @@ def build(
     need = bytes_at_once(done)
     outputs: Any = done.gm.graph.output_node().args[0]
     values = [n.meta["val"] for n in outputs]
-    parts, pieces = values[: len(plan.carry)], values[len(plan.carry) :]
-    made = [Buffer.of(p, d) for p, d in zip(pieces, plan.y_dims, strict=True)] if buffers is None else list(buffers)
+    parts, pieces = values[: len(loop.carry)], values[len(loop.carry) :]
+    made = [Buffer.of(p, y.dim) for p, y in zip(pieces, loop.ys, strict=True)] if buffers is None else list(buffers)
     slots = [slot(done, b, p) if b.direct else None for b, p in zip(made, pieces, strict=True)]
-    accs: list[Any] = [each.dtype for each in plan.carry]
+    accs: list[Any] = [each.dtype for each in loop.carry]
     if accumulators is not None:
         accs = [stand_in(done, real, part) for real, part in zip(accumulators, parts, strict=True)]
-    gm = fuse_accumulation(done.gm, [each.op for each in plan.carry], accs, slots)
+    gm = fuse_accumulation(done.gm, [each.op for each in loop.carry], accs, slots)
     use_in_place_products(gm)
     inputs = [n.meta["val"] for n in gm.graph.find_nodes(op="placeholder")]
     call = compiler(gm, inputs, done.trace)
@@ -157,7 +141,7 @@ def build(
 
 def bytes_at_once(done: Specialised) -> int:
     """The most bytes that a graph's values hold at once, for the sizes that it was specialised for."""
-    sizes = {ours: value_of(theirs, done.sizes) for ours, theirs in done.symbols.items()}
+    sizes = {ours: number(theirs, done.sizes) for ours, theirs in done.symbols.items()}
     nodes = [n for n in done.gm.graph.nodes if n.op == "call_function"]
     return peak(steps_of(nodes, done.gm.graph.output_node().all_input_nodes), sizes)
 

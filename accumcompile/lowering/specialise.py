@@ -16,9 +16,10 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from .. import errors, where
-from ..sizes import ROWS, present
+from ..binding import Binding, number, traced, value
+from ..sizes import ROWS
 from .inductor_api import Tracing
-from .specs import SCALED, Array, Dim, Factor, Literal, Size, Sizes, Spec, evaluate, value_of
+from .specs import SCALED, Array, Dim, Factor, Literal, Size, Spec
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Specialised:
     gm: GraphModule
     trace: Tracing
     fresh: dict[sympy.Expr, sympy.Expr]  # capture's expression -> ours
-    sizes: Sizes
+    sizes: Binding
     kept: list[int] = field(default_factory=list)
 
     @property
@@ -43,7 +44,7 @@ class Specialised:
     def size(self, dim: Dim) -> int | torch.SymInt:
         """A size of the captured graph as one of ours."""
         ours = dim.xreplace(self.fresh) if isinstance(dim, sympy.Expr) else dim
-        return self.trace.size(ours, evaluate(dim, self.sizes) or 0)
+        return self.trace.size(ours, value(dim, self.sizes) or 0)
 
     def fake(self, spec: Spec) -> Any:
         """A stand-in for an argument."""
@@ -57,10 +58,10 @@ class Specialised:
 
     def guard(self) -> Callable[[Sequence[int]], bool] | None:
         """A check of what was assumed about the symbols, given their values in the order of ``symbols``."""
-        return self.trace.guard({ours: value_of(theirs, self.sizes) for ours, theirs in self.symbols.items()})
+        return self.trace.guard({ours: number(theirs, self.sizes) for ours, theirs in self.symbols.items()})
 
 
-def specialise(graph: Graph, root: torch.nn.Module, specs: Sequence[Spec], sizes: Sizes) -> Specialised:
+def specialise(graph: Graph, root: torch.nn.Module, specs: Sequence[Spec], sizes: Binding) -> Specialised:
     """Copy ``graph`` for arguments like ``specs``, with a value in each node's metadata."""
     trace = Tracing()
     done = Specialised(GraphModule(root, Graph()), trace, _fresh_symbols(specs, sizes, trace), sizes)
@@ -81,7 +82,7 @@ def specialise(graph: Graph, root: torch.nn.Module, specs: Sequence[Spec], sizes
     return done
 
 
-def _fresh_symbols(specs: Sequence[Spec], sizes: Sizes, trace: Tracing) -> dict[sympy.Expr, sympy.Expr]:
+def _fresh_symbols(specs: Sequence[Spec], sizes: Binding, trace: Tracing) -> dict[sympy.Expr, sympy.Expr]:
     """Ours for every size in the specs: a symbol for each bare one, and for what bare ones do not yield."""
     dims = [d for s in specs if isinstance(s, Array) for d in (*s.shape, *s.stride)]
     dims += [s.expr for s in specs if isinstance(s, Size)]
@@ -90,7 +91,7 @@ def _fresh_symbols(specs: Sequence[Spec], sizes: Sizes, trace: Tracing) -> dict[
     fresh: dict[sympy.Expr, sympy.Expr] = {e: trace.symbol(sizes[e], str(e)) for e in bare}
     for i, expr in enumerate(exprs):
         if not expr.free_symbols <= fresh.keys():
-            fresh[expr] = trace.symbol(value_of(expr, sizes), f"expr{i}")
+            fresh[expr] = trace.symbol(number(expr, sizes), f"expr{i}")
     return fresh
 
 
@@ -143,8 +144,8 @@ class _Copy:
     def _check(self, node: Node, result: Any) -> None:
         expected = node.meta.get("local_shape")
         if expected is not None and isinstance(result, torch.Tensor):
-            numbers = [present(s) for s in result.shape]
-            check_shape(node, numbers, self.done.sizes)
+            found = [traced(s) for s in result.shape]
+            check_shape(node, found, self.done.sizes)
 
 
 def _is_zero_dim_factor(arg: Any) -> bool:
@@ -158,9 +159,9 @@ def _mutates(target: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
-def check_shape(node: Node, shape: Sequence[int], sizes: Sizes) -> None:
+def check_shape(node: Node, shape: Sequence[int], sizes: Binding) -> None:
     """Whether a node has the shape that its placement predicts; sizes that are not known are not compared."""
-    predicted = [evaluate(d, sizes) for d in node.meta["local_shape"]]
+    predicted = [value(d, sizes) for d in node.meta["local_shape"]]
     agree = len(predicted) == len(shape) and all(p in (None, n) for p, n in zip(predicted, shape, strict=True))
     if not agree:
         frame = where.user_frame(node.meta.get("stack_trace") or "")

@@ -7,7 +7,7 @@ mean that a compiled graph serves again; the numbers 0 and 1 are always written 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,7 +15,8 @@ import sympy
 import torch
 from torch.fx import Node
 
-from .. import errors
+from .. import binding, errors
+from ..binding import Binding, size_held
 from ..sizes import expression
 
 aten = torch.ops.aten
@@ -53,46 +54,16 @@ class Array:
 
 
 Spec: TypeAlias = Literal | Size | Factor | Array
-Sizes: TypeAlias = dict[sympy.Expr, int]
 
 
-def bind_sizes(holders: Sequence[Node], values: Sequence[Any]) -> Sizes:
-    """The present value of every symbolic size that the placeholders' full-batch metadata names."""
-    sizes: Sizes = {}
-    for holder, value in zip(holders, values, strict=True):
-        for expr, number in _sized(holder, value):
-            known = sizes.setdefault(expr, number)
-            errors.check(known == number, f"two values of size {expr}", f"{known} and {number}, at {holder}")
-    return sizes
-
-
-def _sized(holder: Node, value: Any) -> Iterator[tuple[sympy.Expr, int]]:
-    meta = holder.meta.get("val")
-    if isinstance(value, torch.Tensor):
-        if isinstance(meta, torch.Tensor) and meta.dim() == value.dim():
-            for dim, number in zip(meta.shape, value.shape, strict=True):
-                if isinstance(expr := expression(dim), sympy.Expr):
-                    yield expr, number
-    elif isinstance(value, int) and isinstance(expr := _scalar(holder), sympy.Expr):
-        yield expr, value
-
-
-def _scalar(holder: Node) -> Dim | None:
-    """The expression of a placeholder that holds a number; one without metadata is a symbol of its own."""
-    meta = holder.meta.get("val")
-    if meta is None:
-        return sympy.Symbol(f"_{holder.name}", integer=True)
-    return expression(meta) if isinstance(meta, (int, torch.SymInt, sympy.Expr)) else None
-
-
-def describe(holder: Node, value: Any, sizes: Sizes, shape: Sequence[Dim] | None = None) -> Spec:
+def describe(holder: Node, value: Any, sizes: Binding, shape: Sequence[Dim] | None = None) -> Spec:
     """The spec of an argument; ``shape`` is the expected one where it is not the metadata's own."""
     if isinstance(value, torch.Tensor):
         return describe_tensor(value, shape or _shape(holder, value), sizes)
     if isinstance(value, float) and _is_factor(holder):
         return Factor()
     if isinstance(value, int) and not isinstance(value, bool):
-        expr = small_folded(_scalar(holder), sizes)
+        expr = small_folded(size_held(holder), sizes)
         if isinstance(expr, sympy.Expr) and value not in (0, 1):
             return Size(expr)
     return Literal(type(value), value)
@@ -105,49 +76,23 @@ def _shape(holder: Node, value: torch.Tensor) -> Sequence[Dim]:
     return value.shape
 
 
-def describe_tensor(value: torch.Tensor, shape: Sequence[Dim], sizes: Sizes) -> Array:
+def describe_tensor(value: torch.Tensor, shape: Sequence[Dim], sizes: Binding) -> Array:
     """The spec of a tensor whose dims are ``shape``."""
     dims = tuple(small_folded(d, sizes) for d in shape)
-    numbers = [evaluate(d, sizes) for d in dims]
+    numbers = [binding.value(d, sizes) for d in dims]
     dims = tuple(n if known is None else d for d, known, n in zip(dims, numbers, value.shape, strict=True))
     wrong = [(str(d), n) for d, known, n in zip(shape, numbers, value.shape, strict=True) if known not in (None, n)]
     errors.check(not wrong, "an argument of a loop has another shape than was planned", str(wrong))
     return Array(dims, symbolic_stride(value, dims), value.dtype, value.device)
 
 
-def small_folded(dim: Dim | None, sizes: Sizes) -> Dim | None:
+def small_folded(dim: Dim | None, sizes: Binding) -> Dim | None:
     """``dim`` with sizes that are 0 or 1 now written as numbers: compilers treat those specially."""
     if not isinstance(dim, sympy.Expr):
         return dim
     folded = dim.xreplace({s: sympy.Integer(n) for s, n in sizes.items() if n in (0, 1)})
-    number = evaluate(folded, sizes)
+    number = binding.value(folded, sizes)
     return number if number in (0, 1) or not folded.free_symbols else folded
-
-
-def evaluate(dim: Dim, sizes: Mapping[Any, int]) -> int | None:
-    """The present value of a size; None if it is not known."""
-    if not isinstance(dim, sympy.Expr):
-        return int(dim)
-    if dim in sizes:
-        return sizes[dim]
-    value = dim.xreplace(dict(sizes))
-    return int(value) if value.is_number else _multiple(dim, sizes)
-
-
-def _multiple(dim: sympy.Expr, sizes: Mapping[Any, int]) -> int | None:
-    """The value of a multiple of a size of which only the whole is known: a stride of ``8 * (16 * (s // 2))``, say."""
-    for known, number in sizes.items():
-        ratio = (dim / known).xreplace(dict(sizes)) if number else sympy.nan
-        if ratio.is_Rational:
-            return int(ratio * number)
-    return None
-
-
-def value_of(expr: sympy.Expr, sizes: Sizes) -> int:
-    """The value of one of the captured graph's sizes."""
-    value = evaluate(expr, sizes)
-    errors.check(value is not None, f"the size {expr} is not known")
-    return value or 0
 
 
 def symbolic_stride(value: torch.Tensor, dims: Sequence[Dim]) -> tuple[Dim, ...]:

@@ -15,10 +15,11 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.fx.graph import CodeGen
 from torch.utils._pytree import tree_leaves
 
+from ..binding import traced
 from ..divisibility import divisible
 from ..operands import comes_from_data, input_sizes
 from ..placement import Size
-from ..sizes import Batch, expression, present
+from ..sizes import Batch, expression
 
 Tensors = Sequence[torch.Tensor]
 Choice = tuple[int | tuple[int, ...] | None, ...]  # for each tensor, its dimensions of batch size
@@ -83,7 +84,7 @@ def _flat(fn: Callable) -> Callable:
 def _tangent(fake: torch.Tensor) -> torch.Tensor:
     if any(comes_from_data(s) for s in fake.shape):
         raise ValueError("the size of a result depends on data")
-    shape = [present(s) for s in fake.shape]
+    shape = [traced(s) for s in fake.shape]
     return torch.randn(shape, dtype=fake.dtype)
 
 
@@ -103,5 +104,5 @@ def _batch(gm: GraphModule, tensors: Tensors) -> tuple[Batch | None, int]:
         for v in tree_leaves(n.meta.get("val"))
         for s in (v.shape if isinstance(v, torch.Tensor) else [v] if isinstance(v, torch.SymInt) else [])
     ]
-    traced = (s for s in input_sizes(gm) if s.node.expr in found)
-    return Batch.of(found, sizes, divisible(traced)), next(iter(found.values()))
+    of_batch = (s for s in input_sizes(gm) if s.node.expr in found)
+    return Batch.of(found, sizes, divisible(of_batch)), next(iter(found.values()))

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..operands import is_data_dependent, operands, shape_of
 from ..passes import PIPELINE, form_loops
-from ..placement import Placement, Size
+from ..placement import Placement, R, Size
 from ..propagate import propagate
 from ..propagation import Propagation
 from ..rules.rule import Alignment, Facts
@@ -56,7 +56,7 @@ class Outcome:
     """What a split run gave: each output's difference from the whole run's, and its placement."""
 
     known: Propagation
-    outputs: list[Any]
+    outputs: tuple[Any, ...]
     differences: list[float]
     placements: list[Placement]
     gathers: int
@@ -124,12 +124,9 @@ def scale_of(x: Any) -> float | None:
 def count_gathers(known: Propagation) -> int:
     """Operands that some node takes whole and that are not whole."""
     count = 0
-    for node, needs in known.needs.items():
-        for operand, need in zip(operands(node), needs, strict=False):
-            value = known.values.get(operand.node) if operand.node is not None else None
-            if value is None or len(value.placements) > 1 or value.placement == need.placement:
-                continue
-            count += str(value.placement) != "R" and str(need.placement) == "R"
+    for operand, need in (taken for placed in known for taken in placed.takes()):
+        if operand.node is not None and not (value := known[operand.node]).has_many:
+            count += value.placement != R and need.placement == R
     return count
 
 
