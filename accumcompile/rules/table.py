@@ -168,7 +168,7 @@ RULES: dict[torch._ops.OpOverload, Rule] = {
     aten.convolution.default: Rule("n _..., _..., _ -> n _...", linear=({0, 2}, {1, 2})),
     aten.convolution_backward.default: Rule("n _..., n _..., _... -> n _..., _..., _...", linear=({0},)),
     # indexing
-    aten.embedding.default: Rule("v d, ... -> ... d", linear=({0},), whole="v"),
+    aten.embedding.default: Rule("v d, ... -> ... d", linear=({0},), whole="v", picks=True),
     aten.gather.default: Rule(align=indexing.gather, linear=({0},), picks=True),
     aten.index.Tensor: LOOKUP,
     aten.index_select.default: Rule(align=indexing.index_select, linear=({0},), picks=True),
