@@ -164,13 +164,10 @@ def shape(value: Any) -> tuple[Size, ...] | None:
     return tuple(expression(s) for s in value.shape) if isinstance(value, torch.Tensor) else None
 
 
-def linear_differences(node: Node, args: tuple, kwargs: dict, jointly: bool = False) -> dict[frozenset[int], float]:
-    """How far the sum of the parts is from the whole, for each set of operands in which the rule is linear.
-
-    ``jointly`` adds the set of all.
-    """
+def linear_differences(node: Node, args: tuple, kwargs: dict) -> dict[frozenset[int], float]:
+    """How far the sum of the parts is from the whole, for each set of operands in which the rule is linear."""
     found, taken = alignment_of(node), operands(node)
-    groups = {*(found.linear if found else ()), *([frozenset(range(len(taken)))] if jointly else [])}
+    groups = set(found.linear) if found else set()
     return {
         group: _joint(node, args, kwargs, [taken[i].path for i in group if i < len(taken) and not taken[i].absent])
         for group in groups
