@@ -1,17 +1,15 @@
-"""What a user may ask for, validated once, and the holder that every part of a step reads it from."""
+"""What a user may ask for, validated once."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from . import errors, where
-from .capture.journal import Journal
-from .where import Frame
 
 LOWERINGS = ("inductor", "eager")
 CHECKED = ("first", "never", "always")
@@ -136,48 +134,3 @@ LATER: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("batch_norm", lambda v: v == "per_micro_batch", 'leave it at "exact"'),
     ("process_group", lambda v: v is not None, "wrap the model in DDP or FSDP2 as usual"),
 )
-
-
-@dataclass
-class Checks:
-    """What it has cost a step so far that compiled code is checked."""
-
-    graphs: int = 0
-    seconds: float = 0.0
-    bytes: int = 0  # the most that a graph held while it ran as it stands
-    skipped: int = 0  # graphs for whose check there was no memory
-
-    def said(self) -> Iterator[str]:
-        """What explain() says of it."""
-        if self.graphs:
-            yield (
-                f"compiled code of {self.graphs} graphs was compared with what it was made of, each when it first ran: "
-                f"{self.seconds:.2f} s, and at most {self.bytes / 2**20:.1f} MiB more"
-            )
-        if self.skipped:
-            yield f"{self.skipped} compiled graphs were not compared with what they were made of: no memory for it"
-
-
-@dataclass(eq=False)
-class Settings:
-    """One per decorated step or backend instance: mutable, and read at run time, so that a new ``steps``
-    compiles nothing anew in Dynamo."""
-
-    options: Options
-    name: str = "step"
-    frame: Frame | None = None  # where the step is defined
-    journal: Journal = field(default_factory=Journal)
-    checks: Checks = field(default_factory=Checks)
-    notes: list[str] = field(default_factory=list)  # what explain() adds about the capture
-    said: set[Any] = field(default_factory=set)  # warnings already given
-    lowering: Any = None  # the lowering's own state
-    state: dict[str, Any] = field(default_factory=dict)  # facts about the calls so far
-
-    def change(self, **options: Any) -> None:
-        """Replace options between calls; they are validated again."""
-        self.options = dataclasses.replace(self.options, **options)
-
-    def note(self, text: str) -> None:
-        """Add a line for explain(), once."""
-        if text not in self.notes:
-            self.notes.append(text)

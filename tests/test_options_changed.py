@@ -38,11 +38,11 @@ def test_inductors_options(compiled_with):
     small.assert_equal(ours, model, *small.data(12))
     first = len(compiled_with)
     assert first and not any(compiled_with)
-    ours.settings.change(inductor={"epilogue_fusion": False})
+    ours.session.change(inductor={"epilogue_fusion": False})
     model.zero_grad()
     small.assert_equal(ours, model, *small.data(12))
     assert compiled_with[first:] == [{"epilogue_fusion": False}] * first
-    ours.settings.options.inductor["epilogue_fusion"] = True  # the user's own dict, edited in place
+    ours.session.options.inductor["epilogue_fusion"] = True  # the user's own dict, edited in place
     model.zero_grad()
     small.assert_equal(ours, model, *small.data(12))
     assert compiled_with[2 * first :] == [{"epilogue_fusion": True}] * first
@@ -53,7 +53,7 @@ def test_the_lowering(compiled_with):
     ours, model = accumulate(steps=3, lowering="eager")(step), small.net()
     small.assert_equal(ours, model, *small.data(12))
     assert not compiled_with
-    ours.settings.change(lowering="inductor")
+    ours.session.change(lowering="inductor")
     model.zero_grad()
     small.assert_equal(ours, model, *small.data(12))
     assert compiled_with
@@ -70,7 +70,7 @@ def test_batch_dims():
     ours = accumulate(steps=3, lowering="eager")(total)
     x = torch.randn(6, 12, dtype=torch.float64, requires_grad=True)
     assert small.runs(ours, x) == [(6, 3)]
-    ours.settings.change(batch_dims={"x": 1})
+    ours.session.change(batch_dims={"x": 1})
     assert small.runs(ours, x) == [(12, 3)]
 
 
@@ -79,6 +79,6 @@ def test_how_many_micro_batches_captures_nothing_anew(changed):
     ours, model = accumulate(steps=3, lowering="eager")(step), small.net()
     ours(model, *small.data(12))
     before = frames()
-    ours.settings.change(**changed)
+    ours.session.change(**changed)
     ours(model, *small.data(12))
     assert frames() == before

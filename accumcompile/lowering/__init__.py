@@ -13,16 +13,16 @@ from torch.fx import GraphModule
 from ..loop import accumulate_loop
 
 
-def lower(program: GraphModule, settings: Any) -> GraphModule:
-    """The program that does what ``program`` does, as ``settings.options.lowering`` says."""
+def lower(program: GraphModule, session: Any) -> GraphModule:
+    """The program that does what ``program`` does, as ``session.options.lowering`` says."""
     granule = int(program.meta.get("granule", 1))
-    if settings.options.lowering == "eager":
+    if session.options.lowering == "eager":
         from .eager import CheckedBody
 
         return replace_bodies(program, lambda name, body: CheckedBody(body, granule))
     from .inductor import lower_with_inductor
 
-    return lower_with_inductor(program, settings, granule)
+    return lower_with_inductor(program, session, granule)
 
 
 def replace_bodies(program: GraphModule, replacement: Any) -> GraphModule:

@@ -12,8 +12,8 @@ from .bridges import compile_bridges
 from .progress import Progress
 
 
-def lower_with_inductor(program: GraphModule, settings: Any, granule: int) -> GraphModule:
+def lower_with_inductor(program: GraphModule, session: Any, granule: int) -> GraphModule:
     """Compile the program's loops when they first run."""
-    progress = Progress(settings.name)
-    replace_bodies(program, lambda name, body: CompiledBody(body, name, settings, progress, granule))
-    return compile_bridges(program, settings, progress)
+    progress = Progress(session.name)
+    replace_bodies(program, lambda name, body: CompiledBody(body, name, session, progress, granule))
+    return compile_bridges(program, session, progress)
