@@ -138,6 +138,13 @@ def test_a_call_that_compiled_is_reported(tmp_path):
     assert (tmp_path / "report.txt").read_text().startswith(headline)
 
 
+@pytest.mark.parametrize("named", [str, os.fsencode, lambda path: path], ids=["str", "bytes", "Path"])
+def test_a_folder_is_named_as_os_names_it(tmp_path, named):
+    session = Session(Options(steps=2, dump=named(tmp_path)))
+    assert session.dumper.directory == tmp_path
+    assert session.dumper is session.dumper
+
+
 def test_off_it_costs_nothing():
     def never():
         raise AssertionError

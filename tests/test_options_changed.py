@@ -74,6 +74,35 @@ def test_batch_dims():
     assert small.runs(ours, x) == [(12, 3)]
 
 
+def test_the_dump(tmp_path):
+    """Graphs go to the folder that is named now; another stays as it is, and is numbered on when it is named again."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    ours = accumulate(steps=3, lowering="eager", dump=str(old))(step)
+
+    def written(**changed) -> list[dict[str, bytes]]:
+        if changed:
+            ours.session.change(**changed)
+        small.assert_equal(ours, small.net(), *small.data(12))
+        return [{str(f.relative_to(d)): f.read_bytes() for f in d.rglob("*") if f.is_file()} for d in (old, new)]
+
+    (first, _) = written()
+    assert "report.txt" in first and "graph_1_fused/program.py" in first
+    assert written() == [first, {}], "the same folder: nothing is captured anew"
+    kept, moved = written(dump=new)
+    assert kept == first and moved.keys() == first.keys()
+    assert written(dump=None) == [first, moved]
+    again, kept = written(dump=str(old))
+    assert kept == moved and again.keys() == first.keys() | {n.replace("graph_1", "graph_2") for n in first}
+
+
+def test_an_options_own_dict_that_is_edited():
+    ours = accumulate(steps=3, lowering="eager", batch_dims={"x": [{"a": 0}, None]})(step)
+    before = ours.session.options.compiled_in
+    assert ours.session.options.compiled_in == before
+    ours.session.options.batch_dims["x"][0]["a"] = 1
+    assert ours.session.options.compiled_in != before
+
+
 @pytest.mark.parametrize("changed", [{"steps": 6}, {"steps": None, "micro_batch_size": 5}])
 def test_how_many_micro_batches_captures_nothing_anew(changed):
     ours, model = accumulate(steps=3, lowering="eager")(step), small.net()
