@@ -12,7 +12,6 @@ from . import facts
 from .capture.naming import Names
 from .divisibility import divisible
 from .kept import first_run, warn_of_kept
-from .lowering import lower
 from .operands import input_sizes, is_size, shape_of
 from .passes import PIPELINE, form_loops
 from .propagate import propagate
@@ -54,7 +53,7 @@ def compile_piece(
     dump.program(program, first, session)
     warn_of_kept(first, session)
     warn_of_unsplit(first, session)
-    return Runner(lower(program, session), gm, plan, report, session, owned_from)
+    return Runner(session.lowering.lower(program), gm, plan, report, session, owned_from)
 
 
 _NO_BATCH = Batch(sympy.Symbol("no_batch"))

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from . import errors, where
-
-LOWERINGS = ("inductor", "eager")
+from .lowering.registry import LOWERINGS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,8 @@ from .capture.journal import Journal, Run
 from .capture.safety import Calls
 from .dump import Dumper
 from .lowering.check_cost import CheckCost
+from .lowering.protocol import Lowering
+from .lowering.registry import LOWERINGS
 from .options import Options
 from .report import Report
 from .where import Frame
@@ -43,6 +45,7 @@ class Session:
     notes: list[str] = field(default_factory=list)
     warned: set[tuple[str, str | None]] = field(default_factory=set)
     _dumpers: dict[str | None, Dumper] = field(default_factory=dict)  # a folder's graphs are numbered on
+    _lowerings: dict[str, Lowering] = field(default_factory=dict)
 
     def change(self, **options: Any) -> None:
         """Replace options between calls; they are validated again."""
@@ -60,6 +63,14 @@ class Session:
         if folder not in self._dumpers:
             self._dumpers[folder] = Dumper(folder)
         return self._dumpers[folder]
+
+    @property
+    def lowering(self) -> Lowering:
+        """That which is asked for now."""
+        name = self.options.lowering
+        if name not in self._lowerings:
+            self._lowerings[name] = LOWERINGS[name](self)
+        return self._lowerings[name]
 
     def report(self, runs: Iterable[Run]) -> Report:
         """Of the runs of one call."""

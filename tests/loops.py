@@ -22,6 +22,11 @@ def session(**options: Any) -> Session:
     return Session(Options(**({"steps": 3} | options)), name="test")
 
 
+def lower(program: GraphModule, session: Session) -> GraphModule:
+    """The program, lowered as the session asks for."""
+    return session.lowering.lower(program)
+
+
 class Capture:
     """Stand-ins for a captured graph's values: sizes by name, such as "s" and "t"."""
 

@@ -6,11 +6,10 @@ import copy
 
 import pytest
 import torch
-from loops import Capture, aten, body_of, prims, program_of, session
+from loops import Capture, aten, body_of, lower, prims, program_of, session
 
 from accumcompile import errors
 from accumcompile.loop import Split
-from accumcompile.lowering import lower
 from accumcompile.lowering.arguments import Cut
 from accumcompile.lowering.specs import stride_pattern
 from accumcompile.sizes import ROWS

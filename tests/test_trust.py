@@ -9,12 +9,12 @@ import warnings
 import pytest
 import torch
 from expecttest import assert_expected_inline
-from loops import Capture, aten, body_of, program_of, session
+from loops import Capture, aten, body_of, lower, program_of, session
 from torch.fx import GraphModule, Interpreter
 
 from accumcompile import AccumulateError, AccumulateWarning, accumulate
 from accumcompile.loop import Split
-from accumcompile.lowering import inductor_api, lower
+from accumcompile.lowering import inductor_api
 from accumcompile.lowering.bridges import CompiledSegment
 from accumcompile.lowering.progress import Progress
 

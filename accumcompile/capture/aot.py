@@ -63,18 +63,18 @@ def capture(
 ) -> tuple[Callable, Roads]:
     """Compile by AOTAutograd, along the fused road where that is asked for and proven."""
 
-    names = naming.Names.of(gm)
+    names, lowering = naming.Names.of(gm), session.lowering
 
     def piece(graph: GraphModule, road: str, owned_from: int | None) -> Callable:
         ask_divided(graph.graph, batch.symbols)
         return compile_piece(graph, road, batch.symbols, session, names, owned_from)
 
     def new_roads() -> Roads:
-        compiled = session.options.lowering == "inductor"
-        return Roads(piece, compiled, fused, reached(gm), session.note, beside, changeable)
+        return Roads(piece, lowering.draws_by_seed, fused, reached(gm), session.note, beside, changeable)
 
     def trace(roads: Roads) -> Callable:
-        backend = aot_api.aot(roads.partition, roads.forward, roads.backward, roads.inference)
+        pieces = roads.partition, roads.forward, roads.backward, roads.inference
+        backend = aot_api.aot(*pieces, lowering.decompositions())
         with aot_api.layers_of_operators():
             return backend(gm, example_inputs)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.fx import GraphModule, Node
@@ -20,6 +20,9 @@ from .progress import Progress
 from .specs import Array, Literal, Size, Spec, describe, describe_tensor, stride_pattern
 from .trust import UNUSABLE, Trust, device_of
 
+if TYPE_CHECKING:
+    from ..session import Session
+
 STATIC_ROWS = 8  # micro-batch sizes compiled as numbers; further ones share a form with symbolic rows
 STATIC_TAILS = 1
 REMEMBERED = 256  # signatures of arguments
@@ -28,7 +31,7 @@ REMEMBERED = 256  # signatures of arguments
 class CompiledBody(torch.nn.Module):
     """The forms of one body, and how they run for arguments of each signature."""
 
-    def __init__(self, body: GraphModule, name: str, session: Any, progress: Progress, granule: int = 1):
+    def __init__(self, body: GraphModule, name: str, session: Session, progress: Progress, granule: int = 1):
         super().__init__()
         self.body, self.name, self.session, self.progress, self.granule = (
             body,
