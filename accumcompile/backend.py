@@ -10,63 +10,64 @@ from torch import fx
 
 from . import errors
 from .capture import breaks, dynamo, floats, frames, retrace, safety, symbolic, watch
-from .options import Options, Settings
+from .options import Options
+from .session import Session
 
 symbolic.register()
 
 # torch.compile hands over the same dict for every graph of a step, and keeps it alive as long as the step.
-_settings: dict[int, tuple[Mapping[str, Any], Settings]] = {}
+_sessions: dict[int, tuple[Mapping[str, Any], Session]] = {}
 
 
-def settings_of(options: Mapping[str, Any] | None) -> Settings:
-    """The one Settings of a ``torch.compile(..., options=options)``."""
+def session_of(options: Mapping[str, Any] | None) -> Session:
+    """The one Session of a ``torch.compile(..., options=options)``."""
     given = options if options is not None else {}
-    if id(given) not in _settings or _settings[id(given)][0] is not given:
-        _settings[id(given)] = given, Settings(Options.of(given))
-    return _settings[id(given)][1]
+    if id(given) not in _sessions or _sessions[id(given)][0] is not given:
+        _sessions[id(given)] = given, Session(Options.of(given))
+    return _sessions[id(given)][1]
 
 
 def accumcompile(
     gm: fx.GraphModule, example_inputs: list[torch.Tensor], *, options: Mapping[str, Any] | None = None
 ) -> Callable[..., Any]:
     """What ``torch.compile(step, backend="accumcompile", options={"steps": 8})`` finds by name."""
-    return compile_graph(gm, example_inputs, settings_of(options))
+    return compile_graph(gm, example_inputs, session_of(options))
 
 
-def backend_of(settings: Settings) -> Callable[..., Any]:
-    """The same backend bound to a decorated step's settings."""
+def backend_of(session: Session) -> Callable[..., Any]:
+    """The same backend bound to a decorated step's session."""
 
     @dynamo.ours
     def accumcompile(gm: fx.GraphModule, example_inputs: list[torch.Tensor]) -> Callable[..., Any]:
-        return compile_graph(gm, example_inputs, settings)
+        return compile_graph(gm, example_inputs, session)
 
     return accumcompile
 
 
-def compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], settings: Settings) -> Callable[..., Any]:
+def compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], session: Session) -> Callable[..., Any]:
     """Split a graph that holds the batch; a graph without one (clipping, an optimizer) runs as it is."""
     with retrace.last_trace(), breaks.bugs_named():
-        return _compile_graph(gm, example_inputs, settings)
+        return _compile_graph(gm, example_inputs, session)
 
 
-def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], settings: Settings) -> Callable[..., Any]:
+def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], session: Session) -> Callable[..., Any]:
     if frames.current_call() is None:
         retrace.retrace_if_floats_are_left()
-    batch = frames.find_batch(gm, settings)
+    batch = frames.find_batch(gm, session)
     if batch is not None or dynamo.differentiable_outputs(gm):
         watch.tell_of_graph()
-    settings.state["differentiates"] = settings.state.get("differentiates", False) or dynamo.differentiates(gm)
+    session.calls.differentiate |= dynamo.differentiates(gm)
     if batch is None:
         return safety.without_batch(gm.forward)
     _check_plain(gm)
     if not batch.symbols:
         return gm.forward
-    frames.warn_of_last_capture(settings)
+    frames.warn_of_last_capture(session)
     from .capture.aot import compile_graph as split  # late: it brings the compiler
 
     with retrace.numbers_of_tensors(), floats.tensors_stay_tensors(gm):
-        run = split(gm, example_inputs, batch, settings)
-    if not frames.is_still_symbolic(gm, settings):
+        run = split(gm, example_inputs, batch, session)
+    if not frames.is_still_symbolic(gm, session):
         return safety.without_batch(gm.forward)
     return safety.split(frames.remembering(dynamo.taking_plain(run, gm), gm, batch))
 

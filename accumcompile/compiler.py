@@ -11,14 +11,12 @@ from torch.fx import GraphModule, Node
 from . import facts
 from .capture.naming import Names
 from .divisibility import divisible
-from .dump import dumper_of
 from .kept import first_run, warn_of_kept
-from .lowering import lower
 from .operands import input_sizes, is_size, shape_of
-from .options import Settings
 from .passes import PIPELINE, form_loops
 from .propagate import propagate
 from .runner import Runner
+from .session import Session
 from .sizes import Batch, expression
 from .stages import schedule
 from .unsplit import warn_of_unsplit
@@ -28,7 +26,7 @@ def compile_piece(
     gm: GraphModule,
     road: str,
     symbols: Iterable[sympy.Symbol],
-    settings: Settings,
+    session: Session,
     names: Names,
     owned_from: int | None = None,
 ) -> Callable:
@@ -38,24 +36,24 @@ def compile_piece(
         gm: a functional ATen graph with fake values.
         road: how the graph came in, for the report.
         symbols: the batch's symbols. A graph in which none of them occurs has no loops.
-        settings: read at each call for the number of micro-batches.
+        session: read at each call for the number of micro-batches.
         names: what the user calls the graph's inputs and outputs, for the report.
         owned_from: outputs from this position on must own their memory; None: as it comes.
     """
     batch = batch_of(gm, symbols)
-    dump = dumper_of(settings).graph(road)
+    dump = session.dumper.graph(road)
     dump.write("captured", gm)
     for rewrite in PIPELINE:
         gm = dump.after(rewrite, gm, batch)
     known = propagate(gm.graph, batch)
     plan = schedule(gm.graph, known)
-    program = dump.after(form_loops, gm, plan, settings.options.accumulator_dtype)
+    program = dump.after(form_loops, gm, plan, session.options.accumulator_dtype)
     report = facts.plan_facts(road, gm.graph, plan, program, names)
-    first = first_run(report, gm, settings)
-    dump.program(program, first, settings)
-    warn_of_kept(first, settings)
-    warn_of_unsplit(first, settings)
-    return Runner(lower(program, settings), gm, plan, report, settings, owned_from)
+    first = first_run(report, gm, session)
+    dump.program(program, first, session)
+    warn_of_kept(first, session)
+    warn_of_unsplit(first, session)
+    return Runner(session.lowering.lower(program), gm, plan, report, session, owned_from)
 
 
 _NO_BATCH = Batch(sympy.Symbol("no_batch"))

@@ -14,7 +14,8 @@ from typing import Any
 from . import backend, dump, errors, where
 from .capture import batch as batches
 from .capture import dynamo, dynamo_hooks, frames, retrace, safety
-from .options import Options, Settings
+from .options import Options
+from .session import Session
 
 
 class AccumulatedStep:
@@ -23,29 +24,29 @@ class AccumulatedStep:
     def __init__(self, fn: Callable[..., Any], options: Options) -> None:
         functools.update_wrapper(self, fn)
         self.fn = fn
-        self.settings = Settings(options, name=where.named(getattr(fn, "__qualname__", type(fn).__name__)))
+        self.session = Session(options, name=where.named(getattr(fn, "__qualname__", type(fn).__name__)))
         self._signature = inspect.signature(fn)
         self._compiled_for = options.compiled_in
-        self.settings.frame = where.of_code(code) if (code := getattr(fn, "__code__", None)) else None
+        self.session.frame = where.of_code(code) if (code := getattr(fn, "__code__", None)) else None
 
     @dynamo.untraced
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the step on the whole batch, split."""
         named = batches.arguments(self._signature, args, kwargs)
-        batch = batches.find(named, self.settings.options.batch_dims, self.settings)
+        batch = batches.find(named, self.session.options.batch_dims, self.session)
         if batch.size == 1:  # one sample cannot be split, and Dynamo would make its size a constant
-            self.settings.note("a batch of one runs as it is")
+            self.session.note("a batch of one runs as it is")
             return self.fn(*args, **kwargs)
         mode = dynamo.dispatch_mode()
         if mode is not None:
             raise errors.error("AC022", where.here(), mode=mode)
         self._forget_other_options()
-        call = frames.Call(self.settings, batch.size, {id(leaf.tensor): leaf for leaf in batch.leaves}, named)
+        call = frames.Call(self.session, batch.size, {id(leaf.tensor): leaf for leaf in batch.leaves}, named)
         return self._run(call, batch, named, args, kwargs)
 
     def _forget_other_options(self) -> None:
         """What was captured under other options is captured anew: Dynamo knows a capture by its backend."""
-        now = self.settings.options.compiled_in
+        now = self.session.options.compiled_in
         if now != self._compiled_for:
             self._compiled_for = now
             for name in ("_backend", "_compiled", "_run_closure"):
@@ -53,7 +54,7 @@ class AccumulatedStep:
 
     @cached_property
     def _backend(self) -> Callable[..., Any]:
-        return backend.backend_of(self.settings)
+        return backend.backend_of(self.session)
 
     @cached_property
     def _compiled(self) -> Callable[..., Any]:
@@ -69,7 +70,7 @@ class AccumulatedStep:
             stack.enter_context(frames.during(call))
             stack.callback(retrace.end_left_retrace)
             stack.enter_context(dynamo.capture_settings())
-            stack.enter_context(dump.reported(self.settings))
+            stack.enter_context(dump.reported(self.session))
             stack.enter_context(dynamo.marked(batch.split))
             watch = stack.enter_context(dynamo_hooks.watching(call.on_recompile_limit, self._run_closure, call.batch))
             net = stack.enter_context(safety.net(call, watch, lambda: batches.modules(self.fn, named)))
@@ -84,30 +85,30 @@ class AccumulatedStep:
     def __reduce__(self) -> Any:
         """By name where the step goes by its function's, as functions are pickled; what was captured stays behind."""
         name = getattr(self.fn, "__qualname__", "")
-        return name if _named(self.fn, name) is self else (AccumulatedStep, (self.fn, self.settings.options))
+        return name if _named(self.fn, name) is self else (AccumulatedStep, (self.fn, self.session.options))
 
     def __repr__(self) -> str:
-        options = self.settings.options
+        options = self.session.options
         how = f"steps={options.steps}" if options.steps is not None else f"micro_batch_size={options.micro_batch_size}"
-        return f"<accumulated step {self.settings.name}, {how}>"
+        return f"<accumulated step {self.session.name}, {how}>"
 
     @property
     def steps(self) -> int | str | None:
         """The number of micro-batches asked for; setting it clears ``micro_batch_size``."""
-        return self.settings.options.steps
+        return self.session.options.steps
 
     @steps.setter
     def steps(self, value: int) -> None:
-        self.settings.change(steps=value, micro_batch_size=None)
+        self.session.change(steps=value, micro_batch_size=None)
 
     @property
     def micro_batch_size(self) -> int | None:
         """The samples of a micro-batch asked for; setting it clears ``steps``."""
-        return self.settings.options.micro_batch_size
+        return self.session.options.micro_batch_size
 
     @micro_batch_size.setter
     def micro_batch_size(self, value: int) -> None:
-        self.settings.change(micro_batch_size=value, steps=None)
+        self.session.change(micro_batch_size=value, steps=None)
 
     def explain(self, *args: Any, **kwargs: Any) -> Any:
         """Run the step as ``accumcompile.explain`` does: a report, and nothing has changed afterwards."""

@@ -18,15 +18,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.fx import GraphModule
 
 from accumcompile.capture.journal import Run
-from accumcompile.options import Settings
 from accumcompile.program_text import program_source, repro_source
 from accumcompile.report import Report
+
+if TYPE_CHECKING:
+    from accumcompile.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -85,26 +87,19 @@ class GraphDump:
         self.write(rewrite.__name__, made)
         return made
 
-    def program(self, gm: GraphModule, run: Run, settings: Settings) -> None:
+    def program(self, gm: GraphModule, run: Run, session: Session) -> None:
         """The program, whose first input is a `Split`, as a Python file, and a report of its first `run`."""
         self.dumper.put(f"{self.name}/program.py", lambda: program_source(gm, run.split, run.sizes))
         if self.dumper.wanted():
-            self.dumper.report(Report.of_call([run], settings), self.name)
+            self.dumper.report(session.report([run]), self.name)
 
 
-def dumper_of(settings: Settings) -> Dumper:
-    """The one dumper of a step."""
-    if "dumper" not in settings.state:
-        settings.state["dumper"] = Dumper(settings.options.dump)
-    return settings.state["dumper"]
-
-
-def write_repro(settings: Settings, name: str, graph: GraphModule, arguments: Sequence[Any]) -> str:
+def write_repro(session: Session, name: str, graph: GraphModule, arguments: Sequence[Any]) -> str:
     """Below `dump=`, a Python file that compares `graph` with what is compiled of it, and its `arguments`.
 
     Returns where to find it, in words.
     """
-    folder = dumper_of(settings).directory
+    folder = session.dumper.directory
     if folder is None:
         return "with dump= set, a file that shows it is written"
     file = folder / f"wrong_{safe(name)}.py"
@@ -115,17 +110,17 @@ def write_repro(settings: Settings, name: str, graph: GraphModule, arguments: Se
 
 
 @contextmanager
-def reported(settings: Settings) -> Iterator[None]:
+def reported(session: Session) -> Iterator[None]:
     """Around one call of a step: dump a report of it if it compiled something."""
-    dumper = dumper_of(settings)
+    dumper = session.dumper
     if not dumper.wanted():
         yield
         return
     before = dumper.graphs
-    with settings.journal.recording() as runs:
+    with session.journal.recording() as runs:
         yield
     if dumper.graphs != before:
-        dumper.report(Report.of_call(runs, settings))
+        dumper.report(session.report(runs))
 
 
 def trace(name: str, text: Callable[[], str]) -> None:

@@ -9,13 +9,10 @@ from __future__ import annotations
 import textwrap
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 from . import where
 from .where import Frame
-
-if TYPE_CHECKING:
-    from .options import Settings
 
 try:  # checked in torch 2.11 to 2.15: Dynamo lets exceptions of this class through as they are
     from torch._dynamo.exc import ShortenTraceback as _Passes
@@ -252,13 +249,23 @@ def error(code: str, frame: Frame | None = None, **facts: Any) -> AccumulateErro
     return kind(render(code, frame, **facts), code, frame)
 
 
-def warn(code: str, settings: Settings, frame: Frame | None = None, **facts: Any) -> None:
+class Warned(Protocol):
+    """Who is warned: a session."""
+
+    warned: set[tuple[str, str | None]]  # of what, and at which line
+
+    @property
+    def strict(self) -> bool:
+        """Whether warnings are errors."""
+
+
+def warn(code: str, session: Warned, frame: Frame | None = None, **facts: Any) -> None:
     """Say it once for each step and line, or raise it where the step is strict."""
-    if settings.options.strict:
+    if session.strict:
         raise error(code, frame, **facts)
-    key = code, frame and frame.where
-    if key not in settings.said:
-        settings.said.add(key)
+    key = code, frame.where if frame else None
+    if key not in session.warned:
+        session.warned.add(key)
         warnings.warn(AccumulateWarning(render(code, frame, **facts), code, frame), stacklevel=where.depth_of_user())
 
 

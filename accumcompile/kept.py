@@ -12,20 +12,20 @@ from . import errors
 from .capture.journal import Run
 from .loop import Split
 from .operands import input_sizes
-from .options import Settings
 from .plan import Plan
 from .report import Graph
 from .report_text import KEPT_FIX, human
+from .session import Session
 
 MUCH = 10  # a tenth of the peak
 LEAST = 16 << 20  # bytes: below that, nobody runs out of memory because of them
 
 
-def first_run(plan: Plan, gm: GraphModule, settings: Settings) -> Run:
+def first_run(plan: Plan, gm: GraphModule, session: Session) -> Run:
     """The run for which a graph is compiled, with the sizes that its inputs have now."""
     sizes = dict(_hints(gm))
     batch = sizes.get(plan.batch, 1)  # a piece without the batch has no such symbol
-    return Run(plan, sizes, Split(batch, settings.options.rows(batch, plan.granule)))
+    return Run(plan, sizes, Split(batch, session.options.rows(batch, plan.granule)))
 
 
 def _hints(gm: GraphModule) -> Iterator[tuple[sympy.Symbol, int]]:
@@ -43,7 +43,7 @@ def at_most(run: Run) -> Run:
     return replace(run, sizes={**run.sizes, **dict.fromkeys(unknown, max(run.sizes.values(), default=1))})
 
 
-def warn_of_kept(run: Run, settings: Settings) -> None:
+def warn_of_kept(run: Run, session: Session) -> None:
     """Say so if a training graph's outputs for the full batch are large, and more than a tenth of its peak.
 
     The outputs of other graphs are what those are for: a teacher's predictions, a model without its loss.
@@ -57,4 +57,4 @@ def warn_of_kept(run: Run, settings: Settings) -> None:
         largest = max(run.plan.kept, key=lambda value: value.bytes(run.sizes))
         names = ", ".join(dict.fromkeys(value.name for value in graph.kept))
         facts = {"bytes": human(held), "peak": human(graph.estimated_bytes), "fix": KEPT_FIX}
-        errors.warn("AC033", settings, largest.frame, names=names, **facts)
+        errors.warn("AC033", session, largest.frame, names=names, **facts)

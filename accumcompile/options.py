@@ -1,23 +1,64 @@
-"""What a user may ask for, validated once, and the holder that every part of a step reads it from."""
+"""What a user may ask for, validated once. An option is a field, which carries its own check."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from . import errors, where
-from .capture.journal import Journal
-from .where import Frame
+from .lowering.registry import LOWERINGS
 
-LOWERINGS = ("inductor", "eager")
-CHECKED = ("first", "never", "always")
-CHECKPOINTS = ("none",)
-BATCH_NORMS = ("exact", "per_micro_batch")
-ACCUMULATOR_DTYPES = (None, torch.float32, torch.float64)
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What an option's field carries.
+
+    accepts: whether a value is one that the option can have.
+    wanted: such values in words.
+    is_later: whether a value belongs to later work.
+    instead: what to write until then.
+    compiled_in: whether a captured step is made for the value, and captured anew where that changes.
+    """
+
+    accepts: Callable[[Any], bool] = lambda value: True
+    wanted: str | Callable[[], str] = ""
+    is_later: Callable[[Any], bool] = lambda value: False
+    instead: str = ""
+    compiled_in: bool = False
+
+
+def option(default: Any, **spec: Any) -> Any:
+    """A field of ``Options``; the keywords are those of ``Spec``."""
+    return dataclasses.field(default=default, metadata={"spec": Spec(**spec)})
+
+
+def choice(default: str, names: Collection[str], **spec: Any) -> Any:
+    """An option that is one of ``names``."""
+
+    def wanted() -> str:
+        return " or ".join(f'"{name}"' for name in names)
+
+    return option(default, accepts=lambda value: value in tuple(names), wanted=wanted, **spec)
+
+
+def is_given(value: object) -> bool:
+    """Whether there is a value at all."""
+    return value is not None
+
+
+def is_positive(value: object) -> bool:
+    """Whether ``value`` is an int above zero (True is no int here)."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def is_folder(value: object) -> bool:
+    """Whether ``value`` names a folder."""
+    return isinstance(value, (str, bytes)) or hasattr(value, "__fspath__")
 
 
 @dataclass(frozen=True)
@@ -40,52 +81,80 @@ class Options:
     memory_budget, checkpoint, batch_norm, process_group: not available yet beyond their defaults.
     """
 
-    steps: int | str | None = None
-    micro_batch_size: int | None = None
-    batch_dims: Any = None
-    memory_budget: int | str | None = None
-    checkpoint: str = "none"
-    accumulator_dtype: torch.dtype | None = None
-    batch_norm: str = "exact"
-    process_group: Any = None
-    strict: bool = False
-    lowering: str = "inductor"
-    inductor: Mapping[str, Any] | None = None
-    check: str = "first"
-    dump: str | None = None
+    steps: int | str | None = option(
+        None,
+        accepts=lambda v: v is None or v == "auto" or is_positive(v),
+        wanted="a positive int",
+        is_later=lambda v: v == "auto",
+        instead="give a number of micro-batches, such as steps=8",
+    )
+    micro_batch_size: int | None = option(None, accepts=lambda v: v is None or is_positive(v), wanted="a positive int")
+    batch_dims: Any = option(None, compiled_in=True)
+    memory_budget: int | str | None = option(
+        None,
+        accepts=lambda v: v is None or is_positive(v) or isinstance(v, str),
+        wanted='bytes, or a text such as "20GiB"',
+        is_later=is_given,
+        instead="choose steps or micro_batch_size by hand",
+    )
+    checkpoint: str = option(
+        "none",
+        accepts=lambda v: isinstance(v, str),
+        wanted='"none"',
+        is_later=lambda v: v != "none",
+        instead="use torch.utils.checkpoint in the model; it is honoured",
+    )
+    accumulator_dtype: torch.dtype | None = option(
+        None,
+        accepts=lambda v: v in (None, torch.float32, torch.float64),
+        wanted="None, torch.float32 or torch.float64",
+        compiled_in=True,
+    )
+    batch_norm: str = choice(
+        "exact",
+        ("exact", "per_micro_batch"),
+        is_later=lambda v: v == "per_micro_batch",
+        instead='leave it at "exact"',
+    )
+    process_group: Any = option(None, is_later=is_given, instead="wrap the model in DDP or FSDP2 as usual")
+    strict: bool = option(False, accepts=lambda v: isinstance(v, bool), wanted="True or False", compiled_in=True)
+    lowering: str = choice("inductor", LOWERINGS, compiled_in=True)
+    inductor: Mapping[str, Any] | None = option(
+        None,
+        accepts=lambda v: v is None or isinstance(v, Mapping),
+        wanted="None or a dict of Inductor's options",
+        compiled_in=True,
+    )
+    check: str = choice("first", ("first", "never", "always"))
+    dump: str | None = option(
+        None, accepts=lambda v: v is None or is_folder(v), wanted="None or a folder", compiled_in=True
+    )
 
     def __post_init__(self) -> None:
-        for name, accepts, wanted in CHECKS:
+        for name, spec in _specs().items():
             value = getattr(self, name)
-            if not accepts(value):
+            if not spec.accepts(value):
+                wanted = spec.wanted() if callable(spec.wanted) else spec.wanted
                 raise errors.error("AC001", where.here(), option=name, value=repr(value), wanted=wanted)
-        for name, is_later, instead in LATER:
+        for name, spec in _specs().items():
             value = getattr(self, name)
-            if is_later(value):
-                raise errors.error("AC002", where.here(), option=name, value=repr(value), instead=instead)
+            if spec.is_later(value):
+                raise errors.error("AC002", where.here(), option=name, value=repr(value), instead=spec.instead)
         if (self.steps is None) == (self.micro_batch_size is None):
             raise errors.error("AC004" if self.steps is not None else "AC005", where.here())
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Options:
         """Options from keywords; a name that is none of ours is an error that lists ours."""
-        names = [f.name for f in dataclasses.fields(cls)]
         for name in options:
-            if name not in names:
-                raise errors.error("AC006", where.here(), option=name, names=", ".join(names))
+            if name not in _specs():
+                raise errors.error("AC006", where.here(), option=name, names=", ".join(_specs()))
         return cls(**options)
 
     @property
     def compiled_in(self) -> tuple[Any, ...]:
         """What a captured step was compiled for: where that changes, it is captured anew."""
-        return (
-            self.lowering,
-            dict(self.inductor or {}),
-            self.batch_dims,
-            self.accumulator_dtype,
-            self.strict,
-            self.dump,
-        )
+        return tuple(_held(getattr(self, name)) for name, spec in _specs().items() if spec.compiled_in)
 
     def rows(self, batch: int, granule: int = 1) -> int:
         """The samples of a micro-batch: a multiple of ``granule``, and at most the batch."""
@@ -96,88 +165,14 @@ class Options:
         return min(-(-rows // granule) * granule, batch)
 
 
-def is_positive(value: object) -> bool:
-    """Whether ``value`` is an int above zero (True is no int here)."""
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+@functools.cache
+def _specs() -> dict[str, Spec]:
+    """What each option's field carries, by the option's name."""
+    return {field.name: field.metadata["spec"] for field in dataclasses.fields(Options)}
 
 
-def _one_of(*values: object) -> Callable[[object], bool]:
-    return lambda value: any(value is v or value == v for v in values)
-
-
-# (option, what it accepts, the words for it), checked in this order.
-CHECKS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("steps", lambda v: v is None or v == "auto" or is_positive(v), "a positive int"),
-    ("micro_batch_size", lambda v: v is None or is_positive(v), "a positive int"),
-    (
-        "memory_budget",
-        lambda v: v is None or is_positive(v) or isinstance(v, str),
-        'bytes, or a text such as "20GiB"',
-    ),
-    ("checkpoint", lambda v: isinstance(v, str), '"none"'),
-    ("accumulator_dtype", _one_of(*ACCUMULATOR_DTYPES), "None, torch.float32 or torch.float64"),
-    ("batch_norm", _one_of(*BATCH_NORMS), " or ".join(f'"{b}"' for b in BATCH_NORMS)),
-    ("strict", lambda v: isinstance(v, bool), "True or False"),
-    ("lowering", _one_of(*LOWERINGS), " or ".join(f'"{x}"' for x in LOWERINGS)),
-    ("check", _one_of(*CHECKED), " or ".join(f'"{x}"' for x in CHECKED)),
-    ("inductor", lambda v: v is None or isinstance(v, Mapping), "None or a dict of Inductor's options"),
-    (
-        "dump",
-        lambda v: v is None or isinstance(v, (str, bytes)) or hasattr(v, "__fspath__"),
-        "None or a folder",
-    ),
-)
-
-# (option, whether a value belongs to later work, what to write instead).
-LATER: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("steps", lambda v: v == "auto", "give a number of micro-batches, such as steps=8"),
-    ("memory_budget", lambda v: v is not None, "choose steps or micro_batch_size by hand"),
-    ("checkpoint", lambda v: v not in CHECKPOINTS, "use torch.utils.checkpoint in the model; it is honoured"),
-    ("batch_norm", lambda v: v == "per_micro_batch", 'leave it at "exact"'),
-    ("process_group", lambda v: v is not None, "wrap the model in DDP or FSDP2 as usual"),
-)
-
-
-@dataclass
-class Checks:
-    """What it has cost a step so far that compiled code is checked."""
-
-    graphs: int = 0
-    seconds: float = 0.0
-    bytes: int = 0  # the most that a graph held while it ran as it stands
-    skipped: int = 0  # graphs for whose check there was no memory
-
-    def said(self) -> Iterator[str]:
-        """What explain() says of it."""
-        if self.graphs:
-            yield (
-                f"compiled code of {self.graphs} graphs was compared with what it was made of, each when it first ran: "
-                f"{self.seconds:.2f} s, and at most {self.bytes / 2**20:.1f} MiB more"
-            )
-        if self.skipped:
-            yield f"{self.skipped} compiled graphs were not compared with what they were made of: no memory for it"
-
-
-@dataclass(eq=False)
-class Settings:
-    """One per decorated step or backend instance: mutable, and read at run time, so that a new ``steps``
-    compiles nothing anew in Dynamo."""
-
-    options: Options
-    name: str = "step"
-    frame: Frame | None = None  # where the step is defined
-    journal: Journal = field(default_factory=Journal)
-    checks: Checks = field(default_factory=Checks)
-    notes: list[str] = field(default_factory=list)  # what explain() adds about the capture
-    said: set[Any] = field(default_factory=set)  # warnings already given
-    lowering: Any = None  # the lowering's own state
-    state: dict[str, Any] = field(default_factory=dict)  # facts about the calls so far
-
-    def change(self, **options: Any) -> None:
-        """Replace options between calls; they are validated again."""
-        self.options = dataclasses.replace(self.options, **options)
-
-    def note(self, text: str) -> None:
-        """Add a line for explain(), once."""
-        if text not in self.notes:
-            self.notes.append(text)
+def _held(value: Any) -> Any:
+    """A value whose owner may change it in place, as it is now."""
+    if isinstance(value, Mapping):
+        return {key: _held(item) for key, item in value.items()}
+    return [_held(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from accumcompile.binding import Binding, is_known, value
 from accumcompile.capture.journal import Run
 from accumcompile.memory import all_known, peak
-from accumcompile.options import Settings
 from accumcompile.plan import BarrierFact, LoopFact, ValueFact
 
 
@@ -176,18 +175,6 @@ class Report:
             calls.setdefault((id(run.plan), run.split, tuple(run.sizes.items())), []).append(run)
         graphs = tuple(Graph.of(same[0], len(same)) for same in calls.values())
         return cls(name, steps, micro_batch_size, graphs, tuple(notes))
-
-    @classmethod
-    def of_call(cls, runs: Iterable[Run], settings: Settings) -> Report:
-        """The runs of one call of a step."""
-        steps = settings.options.steps
-        return cls.of(
-            runs,
-            name=settings.name,
-            steps=steps if isinstance(steps, int) else None,
-            micro_batch_size=settings.options.micro_batch_size,
-            notes=[*settings.notes, *settings.checks.said()],
-        )
 
     @property
     def loops(self) -> tuple[Loop, ...]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from . import errors
 from .capture.journal import Run
 from .kept import LEAST, at_most
-from .options import Settings
 from .report import Graph
 from .report_text import human
+from .session import Session
 
 TRAINING = ("fused", "backward")
 
 
-def warn_of_unsplit(run: Run, settings: Settings) -> None:
+def warn_of_unsplit(run: Run, session: Session) -> None:
     """Say so if a training graph runs on the full batch in large part, and needs most of its memory for that."""
     if run.plan.road not in TRAINING or not run.plan.whole:
         return
@@ -21,7 +21,7 @@ def warn_of_unsplit(run: Run, settings: Settings) -> None:
         return
     if graph.estimated_bytes > graph.full_batch_bytes * _most(len(run.split)):
         facts = {"peak": human(graph.estimated_bytes), "full": human(graph.full_batch_bytes)}
-        errors.warn("AC035", settings, (run.plan.turning_whole or run.plan.whole[0]).frame, **facts)
+        errors.warn("AC035", session, (run.plan.turning_whole or run.plan.whole[0]).frame, **facts)
 
 
 def _most(micro_batches: int) -> float:

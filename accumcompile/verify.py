@@ -53,9 +53,9 @@ class VerifyReport:
 def explain(step: Any, *args: Any, **kwargs: Any) -> Report:
     """Run the step once, restore everything that it changed, and report how it was split."""
     step, args = _unbound(step, args)
-    with Snapshot.of(step.fn, args, kwargs), step.settings.journal.recording() as runs:
+    with Snapshot.of(step.fn, args, kwargs), step.session.journal.recording() as runs:
         step(*args, **kwargs)
-    return Report.of_call(runs, step.settings)
+    return step.session.report(runs)
 
 
 def verify(step: Any, *args: Any, **kwargs: Any) -> VerifyReport:
@@ -67,7 +67,7 @@ def verify(step: Any, *args: Any, **kwargs: Any) -> VerifyReport:
     step, args = _unbound(step, args)
     with Snapshot.of(step.fn, args, kwargs) as snapshot:
         runs = _Runs(step, args, kwargs, snapshot)
-        with step.settings.journal.recording() as journal:
+        with step.session.journal.recording() as journal:
             accumulated = runs.run(step)
         with _in_one_micro_batch(step):
             full = runs.run(step)
@@ -80,7 +80,7 @@ def _unbound(step: Any, args: tuple) -> tuple[Any, tuple]:
     """A decorated method as the step and its arguments, `self` among them."""
     if hasattr(step, "__func__") and hasattr(step, "__self__"):
         step, args = step.__func__, (step.__self__, *args)
-    if not hasattr(step, "settings"):
+    if not hasattr(step, "session"):
         raise errors.error("AC007", where.here(), step=where.named(getattr(step, "__qualname__", repr(step))))
     return step, args
 
@@ -88,12 +88,12 @@ def _unbound(step: Any, args: tuple) -> tuple[Any, tuple]:
 @contextmanager
 def _in_one_micro_batch(step: Any):
     """The full batch under the same lowering."""
-    before = step.settings.options
-    step.settings.change(steps=1, micro_batch_size=None)
+    before = step.session.options
+    step.session.change(steps=1, micro_batch_size=None)
     try:
         yield
     finally:
-        step.settings.options = before
+        step.session.options = before
 
 
 class _Runs:
@@ -164,4 +164,4 @@ def _judged(step, accumulated, full, eager, reference, notes, splits: list[Split
         allowed = f"a difference of at most {tolerance:.0e}"
     batch = "; ".join(dict.fromkeys(f"{s.batch} samples as {len(s)} of at most {s.rows}" for s in splits))
     notes = (*notes, *comparison.notes)
-    return VerifyReport(step.settings.name, tuple(rows), passed, allowed, batch or "nothing was split", notes)
+    return VerifyReport(step.session.name, tuple(rows), passed, allowed, batch or "nothing was split", notes)

@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from accumcompile import accumulate
-from accumcompile.backend import settings_of
+from accumcompile.backend import session_of
 from accumcompile.capture.journal import Run
-from accumcompile.options import Settings
+from accumcompile.session import Session
 from accumcompile.testing import gradients, max_rel_diff, rel_diff, state
 
 TOLERANCE = 1e-10
@@ -26,7 +26,7 @@ class Ran:
     """A step in micro-batches, the state it worked on, and every run of a graph of ours so far."""
 
     step: Callable[..., Any]
-    settings: Settings
+    session: Session
     given: tuple[Any, ...]
     runs: list[Run]
 
@@ -48,16 +48,16 @@ class Ran:
         return barriers + [fact.code for plan in plans for fact in plan.whole]
 
 
-def decorated(step: Callable[..., Any], **options: Any) -> tuple[Any, Settings]:
+def decorated(step: Callable[..., Any], **options: Any) -> tuple[Any, Session]:
     """The step in micro-batches, by the decorator."""
     ours = accumulate(**{"steps": 3, "lowering": "eager"} | options)(step)
-    return ours, ours.settings
+    return ours, ours.session
 
 
-def by_name(step: Callable[..., Any], **options: Any) -> tuple[Any, Settings]:
+def by_name(step: Callable[..., Any], **options: Any) -> tuple[Any, Session]:
     """The step in micro-batches, as a backend that torch.compile finds by name."""
     given = {"steps": 3, "lowering": "eager"} | options
-    return torch.compile(step, backend="accumcompile", options=given), settings_of(given)
+    return torch.compile(step, backend="accumcompile", options=given), session_of(given)
 
 
 def same(
@@ -65,7 +65,7 @@ def same(
     *given: Any,
     sizes: tuple[int, ...] = (12, 7),
     data: Callable[..., tuple] = small.data,
-    by: Callable[..., tuple[Any, Settings]] = decorated,
+    by: Callable[..., tuple[Any, Session]] = decorated,
     **options: Any,
 ) -> Ran:
     """``step(*given, *batch)``, once for each of ``sizes``: all that can be seen equals the full batch's.
@@ -73,13 +73,13 @@ def same(
     ``given`` are models and optimizers; the plain step works on copies of them.
     """
     reference = copy.deepcopy(given)
-    ours, settings = by(step, **options)
-    with settings.journal.recording() as runs:
+    ours, session = by(step, **options)
+    with session.journal.recording() as runs:
         for seed, size in enumerate(sizes):
             expected = step(*reference, *data(size, seed))
             actual = ours(*given, *data(size, seed))
             assert_same((expected, reference), (actual, given))
-    return Ran(ours, settings, given, runs)
+    return Ran(ours, session, given, runs)
 
 
 def assert_same(expected: Any, actual: Any) -> None:

@@ -11,14 +11,20 @@ from torch.fx import Graph, GraphModule, symbolic_trace
 from accumcompile.carry import Carry
 from accumcompile.loop import LoopSpec, ProgramCode, X, Y, accumulate_loop
 from accumcompile.lowering.inductor_api import Tracing
-from accumcompile.options import Options, Settings
+from accumcompile.options import Options
+from accumcompile.session import Session
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
 
-def settings(**options: Any) -> Settings:
-    """Settings for tests; how a batch is split comes with each call of a program."""
-    return Settings(Options(**({"steps": 3} | options)), name="test")
+def session(**options: Any) -> Session:
+    """A session for tests; how a batch is split comes with each call of a program."""
+    return Session(Options(**({"steps": 3} | options)), name="test")
+
+
+def lower(program: GraphModule, session: Session) -> GraphModule:
+    """The program, lowered as the session asks for."""
+    return session.lowering.lower(program)
 
 
 class Capture:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from accumcompile import AccumulateError, AccumulateWarning, accumulate
-from accumcompile.options import Settings
+from accumcompile.session import Session
 
 
 class Net(nn.Module):
@@ -92,9 +92,9 @@ def assert_equal(step: Any, model: nn.Module, *args: Any) -> None:
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-10, atol=1e-10)
 
 
-def runs(step: Any, *args: Any, settings: Settings | None = None) -> list[tuple[int, int]]:
-    """(batch, micro-batches) of every graph of ours that a call runs; ``settings`` where ``step`` is not decorated."""
-    with (settings or step.settings).journal.recording() as recorded:
+def runs(step: Any, *args: Any, session: Session | None = None) -> list[tuple[int, int]]:
+    """(batch, micro-batches) of every graph of ours that a call runs; ``session`` where ``step`` is not decorated."""
+    with (session or step.session).journal.recording() as recorded:
         step(*args)
     return [(run.split.batch, len(run.split)) for run in recorded]
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from catalogue.compare import beyond, differences, run
 from catalogue.row import Case, call, seeded, sgd
-from loops import aten, body_of, prims, program_of, settings
+from loops import aten, body_of, lower, prims, program_of, session
 from torch import nn
 
 from accumcompile import accumulate
 from accumcompile.errors import AccumulateWarning
 from accumcompile.loop import Split
-from accumcompile.lowering import access_order, lower
+from accumcompile.lowering import access_order
 from accumcompile.lowering.bridges import CompiledSegment
 from accumcompile.lowering.progress import Progress
 
@@ -64,14 +64,14 @@ def test_a_body_reads_what_it_has_scattered(body, dtype):
     expected = body(N, 0, *arguments)
     sums = ["sum"] * len(expected)
     program = program_of(body_of(body, *arguments), 0, [0] * len(arguments), sums, dtype=dtype)
-    compiled = lower(program, settings(inductor=AS_IT_STANDS))
+    compiled = lower(program, session(inductor=AS_IT_STANDS))
     torch.testing.assert_close(compiled(Split(N, N), *arguments), list(expected))
 
 
 @pytest.mark.parametrize("body", BODIES)
 def test_a_bridge_reads_what_it_has_scattered(body):
     arguments = arguments_of(body, torch.float64)
-    segment = CompiledSegment(body_of(body, *arguments), "bridge", settings(inductor=AS_IT_STANDS), Progress("test"))
+    segment = CompiledSegment(body_of(body, *arguments), "bridge", session(inductor=AS_IT_STANDS), Progress("test"))
     torch.testing.assert_close(tuple(segment(N, 0, *arguments)), body(N, 0, *arguments))
 
 
@@ -90,7 +90,7 @@ def test_code_that_exchanges_a_read_and_a_write_is_never_run():
     arguments = arguments_of(broadcast_and_scatter, torch.float64)
     options = AS_IT_STANDS | {"_post_fusion_custom_pass": MutationsLast()}
     segment = CompiledSegment(
-        body_of(broadcast_and_scatter, *arguments), "bridge", settings(inductor=options), Progress("test")
+        body_of(broadcast_and_scatter, *arguments), "bridge", session(inductor=options), Progress("test")
     )
     with pytest.warns(AccumulateWarning, match="exchanged a read and a write"):
         found = segment(N, 0, *arguments)

@@ -112,7 +112,7 @@ def test_a_two_pass_backward_that_is_interrupted(monkeypatch):
 
 def test_explaining_changes_nothing_that_can_be_captured():
     """``explain`` before the first call: nothing changes, no mark is left, and the step then runs as ever."""
-    ours, settings = decorated(small.plain)
+    ours, session = decorated(small.plain)
     model, reference = small.net(), small.net()
     x, y = small.data(12)
     with unchanged(model):
@@ -120,7 +120,7 @@ def test_explaining_changes_nothing_that_can_be_captured():
     assert [graph.road for graph in report.graphs] == ["fused"]
     assert not any(name.startswith("_dynamo") for t in (x, y) for name in vars(t))
     small.plain(reference, x, y)
-    with settings.journal.recording() as runs:
+    with session.journal.recording() as runs:
         ours(model, x, y)
     assert [run.plan.road for run in runs] == ["fused"]
     assert max_rel_diff(gradients(reference), gradients(model)) < 1e-10

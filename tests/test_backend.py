@@ -16,8 +16,8 @@ pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
 def compiled(step, **options):
     """The compiled step, and how its graphs are split in a call."""
-    run, settings = by_name(step, **{"steps": 4} | options)
-    return run, lambda *args: small.runs(run, *args, settings=settings)
+    run, session = by_name(step, **{"steps": 4} | options)
+    return run, lambda *args: small.runs(run, *args, session=session)
 
 
 def test_found_by_name_without_an_import():

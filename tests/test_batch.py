@@ -70,7 +70,7 @@ def test_a_batch_encoding():
 def found(*args, **options):
     step = small.eager(lambda model, a, b=None, c=None: None, **options)
     named = batches.arguments(step._signature, (None, *args), {})
-    batch = batches.find(named, step.settings.options.batch_dims, step.settings)
+    batch = batches.find(named, step.session.options.batch_dims, step.session)
     return batch.size, {leaf.name: leaf.dim for leaf in batch.leaves}
 
 
@@ -149,7 +149,7 @@ accumcompile AC013: the batch is empty: x has size 0 along dim 0
       step(*args)
   fix   skip the step for an empty batch""",
     )
-    step.settings.change(batch_dims=None)
+    step.session.change(batch_dims=None)
     assert_expected_inline(
         said(model, 1, 2),
         """\
@@ -159,7 +159,7 @@ accumcompile AC011: no batch input found
   why   no argument of plain holds a tensor with a batch dimension (a module's tensors are no batch)
   fix   pass the batch as an argument of the step""",
     )
-    step.settings.change(batch_dims={"inputs": 0})
+    step.session.change(batch_dims={"inputs": 0})
     assert_expected_inline(
         said(model, x, y),
         """\
@@ -262,7 +262,7 @@ def neighbours(model, x, y):
 def test_a_last_batch_no_larger_than_a_micro_batch_runs_whole(by):
     ran = capturing.same(neighbours, small.net(), sizes=(12, 13, 2, 12, 2), by=by, strict=True)
     assert [run.split.batch for run in ran.runs] == [12, 13, 12]
-    assert ran.settings.notes == [
+    assert ran.session.notes == [
         "a batch of 2, no larger than a micro-batch before, ran whole: its size became a constant"
     ]
 
@@ -286,7 +286,7 @@ def test_a_square_mask_and_class_weights_are_no_batch():
     for batch in (8, 3, 12, 8, 3):
         model.zero_grad()
         small.assert_equal(step, model, *small.data(batch), mask, weight)
-    assert [small.text(n) for n in step.settings.notes] == [
+    assert [small.text(n) for n in step.session.notes] == [
         "mask: dim 0 is no batch, its size 8 became a constant at test_batch.py:N"
     ]
 
@@ -300,7 +300,7 @@ def test_an_input_that_differs_at_a_later_call_is_a_batch_no_more():
     for batch in (9, 12, 9):
         model.zero_grad()
         small.assert_equal(step, model, *small.data(batch), table)
-    assert step.settings.notes == ["table: dim 0 is no batch, its size 9 differed from the batch's 12"]
+    assert step.session.notes == ["table: dim 0 is no batch, its size 9 differed from the batch's 12"]
 
 
 def test_several_symbols_are_one_batch():

@@ -19,9 +19,9 @@ def test_ten_steps_are_captured_once(by, make):
     model = small.net()
     optimizer = make(model.parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
-    ours, settings = by(small.update)
+    ours, session = by(small.update)
     seen = []
-    with settings.journal.recording() as runs:
+    with session.journal.recording() as runs:
         for seed in range(10):
             ours(model, optimizer, *small.data(12, seed), scheduler)
             seen.append(frames())
@@ -78,10 +78,10 @@ def closure():
 @WAYS
 def test_where_the_model_comes_from(step, by):
     """A global, an attribute of self, a closure: the batch is what the step is called with."""
-    ours, settings = by(step)
+    ours, session = by(step)
     reference = small.net()
     for size in (12, 7):
         expected = small.plain(reference, *small.data(size))
-        with settings.journal.recording() as runs:
+        with session.journal.recording() as runs:
             torch.testing.assert_close(ours(*small.data(size)), expected)
         assert [(run.plan.road, run.split.batch) for run in runs] == [("fused", size)]

@@ -56,7 +56,7 @@ def test_the_dtype_may_be_changed_between_calls(lowering):
     w, x = of_ones(258)
     x[0], x[-1] = 2.0**24, -(2.0**24)
     for dtype, expected in ((SINGLE, 0), (DOUBLE, 256), (None, 0)):
-        ours.settings.change(accumulator_dtype=dtype)
+        ours.session.change(accumulator_dtype=dtype)
         assert ours(w, x).item() == expected
 
 

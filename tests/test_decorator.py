@@ -159,7 +159,7 @@ def test_sequence_lengths_cause_at_most_two_captures():
         return loss.detach()
 
     step, model = small.eager(step), small.net()
-    with step.settings.journal.recording() as recorded:
+    with step.session.journal.recording() as recorded:
         for length in range(3, 13):
             step(model, torch.ones(12, length, 4, dtype=torch.float64), torch.ones(12, 3, dtype=torch.float64))
     assert len(recorded) == 10 and len({id(run.plan) for run in recorded}) <= 2

@@ -4,7 +4,7 @@ import operator
 
 import pytest
 import torch
-from loops import Capture, settings
+from loops import Capture, session
 from torch.fx import Graph, GraphModule
 
 from accumcompile.capture.naming import Names
@@ -39,7 +39,7 @@ class Chain:
         symbols = [self.capture.symbols["s"]]
         names = Names({}, {}, [])
         gm = GraphModule(torch.nn.Module(), self.graph)
-        return compile_piece(gm, "inference", symbols, settings(lowering="eager"), names)([x])[0]
+        return compile_piece(gm, "inference", symbols, session(lowering="eager"), names)([x])[0]
 
 
 def layers(chain, value):

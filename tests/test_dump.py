@@ -16,12 +16,13 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from accumcompile import accumulate
 from accumcompile.capture.journal import Run
 from accumcompile.carry import Carry
-from accumcompile.dump import Dumper, dumper_of, reported
+from accumcompile.dump import Dumper, reported
 from accumcompile.loop import LoopSpec, ProgramCode, Split, X, Y, accumulate_loop
-from accumcompile.options import Options, Settings
+from accumcompile.options import Options
 from accumcompile.plan import Plan
 from accumcompile.program_text import program_source
 from accumcompile.report import Report
+from accumcompile.session import Session
 
 aten = torch.ops.aten
 PLAN = Plan("fused", sympy.Symbol("s0"), 1, (), ())
@@ -75,8 +76,8 @@ def namespace(source):
 
 def test_the_program_runs_as_a_file(tmp_path):
     gm = sum_of_products()
-    settings = Settings(Options(steps=2), name="train_step")
-    Dumper(tmp_path).graph("fused").program(gm, Run(PLAN, {}, Split(6, 4)), settings)
+    session = Session(Options(steps=2), name="train_step")
+    Dumper(tmp_path).graph("fused").program(gm, Run(PLAN, {}, Split(6, 4)), session)
     done = run_file(tmp_path / "graph_1_fused" / "program.py")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
@@ -126,15 +127,22 @@ def test_the_report_as_text_and_json(tmp_path):
 
 
 def test_a_call_that_compiled_is_reported(tmp_path):
-    settings = Settings(Options(steps=2, dump=str(tmp_path)), name="train_step")
-    with reported(settings):
+    session = Session(Options(steps=2, dump=str(tmp_path)), name="train_step")
+    with reported(session):
         pass
     assert not (tmp_path / "report.txt").exists()
-    with reported(settings):
-        dumper_of(settings).graph("fused").write("captured", "text")
-        settings.journal.ran(PLAN, {PLAN.batch: 4}, Split(4, 2))
+    with reported(session):
+        session.dumper.graph("fused").write("captured", "text")
+        session.journal.ran(PLAN, {PLAN.batch: 4}, Split(4, 2))
     headline = "train_step: steps=2 asked for; a batch of 4 ran whole: nothing could be split"
     assert (tmp_path / "report.txt").read_text().startswith(headline)
+
+
+@pytest.mark.parametrize("named", [str, os.fsencode, lambda path: path], ids=["str", "bytes", "Path"])
+def test_a_folder_is_named_as_os_names_it(tmp_path, named):
+    session = Session(Options(steps=2, dump=named(tmp_path)))
+    assert session.dumper.directory == tmp_path
+    assert session.dumper is session.dumper
 
 
 def test_off_it_costs_nothing():
@@ -183,7 +191,7 @@ def test_a_step_dumps_what_was_made_of_it(tmp_path):
 
 
 TRACED = """
-from accumcompile.dump import Dumper, dumper_of, reported
+from accumcompile.dump import Dumper
 Dumper().graph("fused").write("captured", "the text")
 """
 

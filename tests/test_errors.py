@@ -10,7 +10,7 @@ from expecttest import assert_expected_inline
 from torch.nn import functional as F
 
 from accumcompile import AccumulateError, AccumulateWarning, BuildError, Options, errors, where
-from accumcompile.options import Settings
+from accumcompile.session import Session
 
 FRAME = where.Frame("model.py", 23, "Net.forward", "d = torch.cdist(z, z)")
 
@@ -59,17 +59,17 @@ def test_a_bug_of_ours_has_a_class_of_its_own():
 
 
 def test_warnings_are_said_once_for_each_line_and_raised_when_strict():
-    settings = Settings(Options(steps=2))
+    session = Session(Options(steps=2))
     other = where.Frame("model.py", 24, "Net.forward", "")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for frame in (FRAME, FRAME, other):
-            errors.warn("AC031", settings, frame, step="train_step")
+            errors.warn("AC031", session, frame, step="train_step")
     assert [str(w.message).splitlines()[1] for w in caught] == [f"  {f.where} in Net.forward" for f in (FRAME, other)]
     assert {w.category for w in caught} == {AccumulateWarning}
     assert {w.filename for w in caught} == {__file__}
     with pytest.raises(AccumulateError, match="AC031"):
-        errors.warn("AC031", Settings(Options(steps=2, strict=True)), FRAME, step="train_step")
+        errors.warn("AC031", Session(Options(steps=2, strict=True)), FRAME, step="train_step")
 
 
 def fixed(model, x, y):

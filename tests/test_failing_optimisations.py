@@ -51,7 +51,7 @@ def test_a_random_permutation_of_the_batch(step):
     ran = capturing.same(seeded(step), small.net(), sizes=(12, 13))
     assert ran.roads == ["fused"] * 2
     assert all(len(run.split) == 3 for run in ran.runs)
-    assert [note.startswith(LOST) for note in ran.settings.notes] == [True], "said once"
+    assert [note.startswith(LOST) for note in ran.session.notes] == [True], "said once"
 
 
 @pytest.mark.inductor
@@ -77,7 +77,7 @@ def test_any_pass_may_fail(name):
     with config.patch({name: broken}):
         ran = capturing.same(small.plain, small.net(), sizes=(12, 13))
     assert ran.roads == ["fused"] * 2
-    assert ran.settings.notes == [LOST + "no such pattern"]
+    assert ran.session.notes == [LOST + "no such pattern"]
 
 
 def test_the_graph_itself_stays_as_it_is(monkeypatch):
@@ -90,4 +90,4 @@ def test_the_graph_itself_stays_as_it_is(monkeypatch):
 
     monkeypatch.setattr(joint_graph, "canonicalize_aten_ir_passes", half)
     ran = capturing.same(small.plain, small.net())
-    assert ran.settings.notes == [LOST + "half-way"]
+    assert ran.session.notes == [LOST + "half-way"]

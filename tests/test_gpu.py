@@ -185,7 +185,7 @@ def test_attention_is_as_exact_as_the_full_batch(backend, dtype, masked, lowerin
     truth = [t.double() for t in attended(attend, exact, (rounded.double(), *lengths), MATH)]
     own = errors(truth, attended(attend, model, (rounded, *lengths), backend))
     step = accumulate(steps=STEPS, lowering=lowering)(attend)
-    with step.settings.journal.recording() as runs:
+    with step.session.journal.recording() as runs:
         ours = errors(truth, attended(step, model, (rounded, *lengths), backend))
     assert all(o <= max(2 * f, torch.finfo(dtype).eps) for o, f in zip(ours, own, strict=True)), (ours, own)
     assert not [b for run in runs for b in run.plan.barriers if b.kind == "gather"]

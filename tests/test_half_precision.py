@@ -37,7 +37,7 @@ def too_far(row, dtype, lowering="eager", steps=STEPS):
         pytest.skip(str(reason))
     case = row.build(dtype=dtype)
     step = accumulate(steps=steps, lowering=lowering, **case.options)(case.step)
-    with step.settings.journal.recording() as runs:
+    with step.session.journal.recording() as runs:
         exact, accumulated = run_twice(case, step, size)
     case.restore()
     step.steps = 1

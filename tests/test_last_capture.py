@@ -36,12 +36,12 @@ def codes(run, *args):
 
 
 def test_the_last_permitted_capture_warns():
-    run, settings = by_name(named)
+    run, session = by_name(named)
     model = small.net()
     said = [codes(run, model, *small.data(12), "a" * n) for n in range(1, LIMIT + 1)]
     assert said == [[]] * (LIMIT - 1) + [["AC034"]]
-    assert small.runs(run, model, *small.data(12), "a", settings=settings) == [(12, 3)]
-    assert small.runs(run, model, *small.data(12), "one more", settings=settings) == [], "what the warning is about"
+    assert small.runs(run, model, *small.data(12), "a", session=session) == [(12, 3)]
+    assert small.runs(run, model, *small.data(12), "one more", session=session) == [], "what the warning is about"
 
 
 def test_the_warning_names_the_function_and_what_changed():

@@ -6,11 +6,10 @@ import copy
 
 import pytest
 import torch
-from loops import Capture, aten, body_of, prims, program_of, settings
+from loops import Capture, aten, body_of, lower, prims, program_of, session
 
 from accumcompile import errors
 from accumcompile.loop import Split
-from accumcompile.lowering import lower
 from accumcompile.lowering.arguments import Cut
 from accumcompile.lowering.specs import stride_pattern
 from accumcompile.sizes import ROWS
@@ -31,7 +30,7 @@ def mean_step():
 
 
 def both(program, **options):
-    return lower(copy.deepcopy(program), settings(lowering="eager")), lower(program, settings(**options))
+    return lower(copy.deepcopy(program), session(lowering="eager")), lower(program, session(**options))
 
 
 def check_equal(reference, compiled, *arguments, tolerance=1e-5):
@@ -152,7 +151,7 @@ def test_half_precision_sums_are_kept_in_float32(lowering):
     body = body_of(body, capture.tensor("s", 4, dtype=torch.bfloat16))
     program = program_of(body, 0, [0], ["sum", "max"], dtype=torch.bfloat16)
     x = torch.full((4096, 4), 1.0, dtype=torch.bfloat16)
-    total, most = lower(program, settings(lowering=lowering))(Split(4096, 1), x)
+    total, most = lower(program, session(lowering=lowering))(Split(4096, 1), x)
     assert total.dtype == most.dtype == torch.bfloat16
     assert total.tolist() == [4096.0] * 4  # one by one in bfloat16, the sum stops at 256
 
@@ -185,7 +184,7 @@ def test_moments_and_minimum():
     body = body_of(body, capture.tensor("s", 3, dtype=torch.float64))
     program = program_of(body, 0, [0], ["moments", "min"], dtype=torch.float64)
     x = torch.randn(13, 3, dtype=torch.float64)
-    (count, mean, m2), least = lower(program, settings())(Split(13, 4), x)
+    (count, mean, m2), least = lower(program, session())(Split(13, 4), x)
     assert count.tolist() == [13.0] * 3
     torch.testing.assert_close(mean, x.mean(0))
     torch.testing.assert_close(m2 / count, x.var(0, correction=0))
@@ -250,7 +249,7 @@ def test_a_wrong_prediction_is_a_bug_of_ours(lowering):
     product = next(n for n in program.loop_0.graph.nodes if n.target is aten.mm.default)
     product.meta["local_shape"] = (ROWS + 1, 16)
     with pytest.raises(errors.BuildError, match=r"AC901.*\(4, 16\)"):
-        lower(program, settings(lowering=lowering))(Split(12, 4), torch.randn(8, 16), 12, torch.randn(12, 8))
+        lower(program, session(lowering=lowering))(Split(12, 4), torch.randn(8, 16), 12, torch.randn(12, 8))
 
 
 def test_a_body_that_mutates_is_a_bug_of_ours():
@@ -259,7 +258,7 @@ def test_a_body_that_mutates_is_a_bug_of_ours():
 
     program = program_of(body_of(body, Capture(s=12).tensor("s", 4)), 0, [0], ["sum"])
     with pytest.raises(errors.BuildError, match="in place"):
-        lower(program, settings())(Split(12, 4), torch.randn(12, 4))
+        lower(program, session())(Split(12, 4), torch.randn(12, 4))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Options: what is accepted, and what a rejection says."""
 
+import re
+
 import pytest
 import small
 import torch
@@ -54,6 +56,11 @@ def test_later_work_says_so(options):
     with pytest.raises(AccumulateError, match="is not available yet") as caught:
         Options.of(options)
     assert caught.value.code == "AC002"
+
+
+def test_every_option_is_explained():
+    for name in Options.__dataclass_fields__:
+        assert re.search(rf"^    (.*, )?{name}[,:]", Options.__doc__, re.MULTILINE), name
 
 
 def test_accepted():

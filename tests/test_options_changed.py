@@ -38,11 +38,11 @@ def test_inductors_options(compiled_with):
     small.assert_equal(ours, model, *small.data(12))
     first = len(compiled_with)
     assert first and not any(compiled_with)
-    ours.settings.change(inductor={"epilogue_fusion": False})
+    ours.session.change(inductor={"epilogue_fusion": False})
     model.zero_grad()
     small.assert_equal(ours, model, *small.data(12))
     assert compiled_with[first:] == [{"epilogue_fusion": False}] * first
-    ours.settings.options.inductor["epilogue_fusion"] = True  # the user's own dict, edited in place
+    ours.session.options.inductor["epilogue_fusion"] = True  # the user's own dict, edited in place
     model.zero_grad()
     small.assert_equal(ours, model, *small.data(12))
     assert compiled_with[2 * first :] == [{"epilogue_fusion": True}] * first
@@ -53,7 +53,7 @@ def test_the_lowering(compiled_with):
     ours, model = accumulate(steps=3, lowering="eager")(step), small.net()
     small.assert_equal(ours, model, *small.data(12))
     assert not compiled_with
-    ours.settings.change(lowering="inductor")
+    ours.session.change(lowering="inductor")
     model.zero_grad()
     small.assert_equal(ours, model, *small.data(12))
     assert compiled_with
@@ -70,8 +70,37 @@ def test_batch_dims():
     ours = accumulate(steps=3, lowering="eager")(total)
     x = torch.randn(6, 12, dtype=torch.float64, requires_grad=True)
     assert small.runs(ours, x) == [(6, 3)]
-    ours.settings.change(batch_dims={"x": 1})
+    ours.session.change(batch_dims={"x": 1})
     assert small.runs(ours, x) == [(12, 3)]
+
+
+def test_the_dump(tmp_path):
+    """Graphs go to the folder that is named now; another stays as it is, and is numbered on when it is named again."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    ours = accumulate(steps=3, lowering="eager", dump=str(old))(step)
+
+    def written(**changed) -> list[dict[str, bytes]]:
+        if changed:
+            ours.session.change(**changed)
+        small.assert_equal(ours, small.net(), *small.data(12))
+        return [{str(f.relative_to(d)): f.read_bytes() for f in d.rglob("*") if f.is_file()} for d in (old, new)]
+
+    (first, _) = written()
+    assert "report.txt" in first and "graph_1_fused/program.py" in first
+    assert written() == [first, {}], "the same folder: nothing is captured anew"
+    kept, moved = written(dump=new)
+    assert kept == first and moved.keys() == first.keys()
+    assert written(dump=None) == [first, moved]
+    again, kept = written(dump=str(old))
+    assert kept == moved and again.keys() == first.keys() | {n.replace("graph_1", "graph_2") for n in first}
+
+
+def test_an_options_own_dict_that_is_edited():
+    ours = accumulate(steps=3, lowering="eager", batch_dims={"x": [{"a": 0}, None]})(step)
+    before = ours.session.options.compiled_in
+    assert ours.session.options.compiled_in == before
+    ours.session.options.batch_dims["x"][0]["a"] = 1
+    assert ours.session.options.compiled_in != before
 
 
 @pytest.mark.parametrize("changed", [{"steps": 6}, {"steps": None, "micro_batch_size": 5}])
@@ -79,6 +108,6 @@ def test_how_many_micro_batches_captures_nothing_anew(changed):
     ours, model = accumulate(steps=3, lowering="eager")(step), small.net()
     ours(model, *small.data(12))
     before = frames()
-    ours.settings.change(**changed)
+    ours.session.change(**changed)
     ours(model, *small.data(12))
     assert frames() == before

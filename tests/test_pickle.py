@@ -12,6 +12,8 @@ import torch
 from capturing import assert_same
 
 from accumcompile import accumulate
+from accumcompile.capture.batch import Candidates
+from accumcompile.capture.safety import Calls
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
@@ -55,8 +57,8 @@ def test_a_step_by_another_name_has_its_function_and_options(again):
     other_name(small.net(), *small.data(12))
     made = again(other_name)
     assert made is not other_name
-    assert (made.fn, made.settings.options) == (small.plain, other_name.settings.options)
-    assert not made.settings.state
+    assert (made.fn, made.session.options) == (small.plain, other_name.session.options)
+    assert (made.session.calls, made.session.candidates) == (Calls(), Candidates())
     assert small.runs(made, small.net(), *small.data(12)) == [(12, 3)]
 
 

@@ -39,11 +39,11 @@ def test_autocast():
         loss.backward()
         return loss.detach()
 
-    ours, settings = decorated(step)
+    ours, session = decorated(step)
     model, plain = small.net().float(), small.net().float()
     for size in (64, 49):
         reference = exact(model, *batch(size))
-        with settings.journal.recording() as runs:
+        with session.journal.recording() as runs:
             ours(model, *batch(size))
         step(plain, *batch(size))
         error, full = (max_rel_diff(reference, gradients(m)) for m in (model, plain))
@@ -104,13 +104,13 @@ def scaled(model, scaler, optimizer, x, y):
 
 def test_a_gradient_scaler_keeps_float16_from_underflowing():
     """The scaler's 65536 is applied outside of the graph, and must be there when float16 is computed."""
-    ours, settings = decorated(scaled)
+    ours, session = decorated(scaled)
     model, scaler = Tiny(), torch.amp.GradScaler("cpu")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     x, y = small.data(48)
     double = copy.deepcopy(model).double()
     (double(x) - y.unsqueeze(1)).square().mean().backward()
-    with settings.journal.recording() as runs:
+    with session.journal.recording() as runs:
         ours(model, scaler, optimizer, x.float(), y)
     assert [run.plan.road for run in runs] == ["forward", "backward"]
     assert max_rel_diff(gradients(double), gradients(model)) < 0.01

@@ -102,9 +102,9 @@ def test_the_backward_is_another_operator(ops):
 
 
 def test_a_step_of_torch_compile_is_captured_anew(ops):
-    step, settings = by_name(train, steps=4)
+    step, session = by_name(train, steps=4)
     model, x, y = Net(ops.gated), f(11, 3, 6), f(11, 3, 1)
-    with settings.journal.recording() as runs:
+    with session.journal.recording() as runs:
         before = step(model, x, y)
         register_rule(ops.gated, FORWARD)
         register_rule(ops.gated_backward, BACKWARD)

@@ -72,7 +72,7 @@ def test_a_step_within_a_step_need_not_call_backward():
         return loss.detach()
 
     decorated = small.eager(step, strict=True)
-    with loss_of_batch.settings.journal.recording() as recorded:
+    with loss_of_batch.session.journal.recording() as recorded:
         decorated(small.net(), *small.data(12))
     assert [(run.split.batch, len(run.split)) for run in recorded] == [(12, 4)]
 

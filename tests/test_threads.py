@@ -79,7 +79,7 @@ def test_a_captured_step_runs_while_another_compiles():
 
 def test_a_step_within_a_step():
     """The inner step is a step of its own, with its own count; the outer one is split around it."""
-    inner, settings = decorated(small.update, steps=2)
+    inner, session = decorated(small.update, steps=2)
 
     def outer(step, model, teacher, optimizer, x, y):
         step(teacher, optimizer, x, y)
@@ -96,7 +96,7 @@ def test_a_step_within_a_step():
     for seed in range(3):
         batch = small.data(12, seed)
         expected = outer(small.update, models[0], models[1], optimizers[0], *batch)
-        with settings.journal.recording() as within, around.journal.recording() as whole:
+        with session.journal.recording() as within, around.journal.recording() as whole:
             actual = ours(inner, models[2], models[3], optimizers[1], *batch)
         assert_same((expected, models[:2]), (actual, models[2:]))
         assert {len(run.split) for run in within} == {2} and {len(run.split) for run in whole} == {3}

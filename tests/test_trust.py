@@ -9,12 +9,12 @@ import warnings
 import pytest
 import torch
 from expecttest import assert_expected_inline
-from loops import Capture, aten, body_of, program_of, settings
+from loops import Capture, aten, body_of, lower, program_of, session
 from torch.fx import GraphModule, Interpreter
 
 from accumcompile import AccumulateError, AccumulateWarning, accumulate
 from accumcompile.loop import Split
-from accumcompile.lowering import inductor_api, lower
+from accumcompile.lowering import inductor_api
 from accumcompile.lowering.bridges import CompiledSegment
 from accumcompile.lowering.progress import Progress
 
@@ -55,8 +55,8 @@ def body(rows, start, w, x):
 
 
 def program(**options):
-    """(the program, its settings): a sum, a maximum and a y."""
-    given, capture = settings(**options), Capture(s=12)
+    """(the program, its session): a sum, a maximum and a y."""
+    given, capture = session(**options), Capture(s=12)
     graph = body_of(body, capture.tensor(8, 16), capture.tensor("s", 8))
     return lower(program_of(graph, 1, [0], ["sum", "max"], [0]), given), given
 
@@ -79,18 +79,18 @@ def test_each_form_is_checked_once(compiler):
     run, given = program()
     for _ in range(3):
         assert_right(run(ACROSS, W, X))
-    assert given.checks.graphs == 3 and given.checks.seconds > 0 and given.checks.bytes > 0
+    assert given.check_cost.graphs == 3 and given.check_cost.seconds > 0 and given.check_cost.bytes > 0
     assert compiler.runs == 9
 
 
 def test_always_and_never(compiler):
     run, given = program(check="always")
     run(ACROSS, W, X), run(ACROSS, W, X)
-    assert given.checks.graphs == 6
+    assert given.check_cost.graphs == 6
     given.change(check="never")
     compiler.wrong = aten.tanh.default
     assert not torch.allclose(run(ACROSS, W, X)[2], expected()[2], rtol=1e-5)
-    assert given.checks.graphs == 6
+    assert given.check_cost.graphs == 6
 
 
 @pytest.mark.parametrize("wrong", [aten.tanh.default, aten.sum.dim_IntList, aten.add.Tensor, aten.exp.default])
@@ -142,9 +142,9 @@ def test_where_there_is_no_memory_for_a_check_that_is_said(compiler, monkeypatch
     monkeypatch.setattr("accumcompile.lowering.trust.available", lambda device: 64)
     run, given = program()
     assert_right(run(ACROSS, W, X))
-    assert given.checks.graphs == 0 and given.checks.skipped == 3
+    assert given.check_cost.graphs == 0 and given.check_cost.skipped == 3
     assert "test: loop_0 is not checked against its graph: no memory for it" in caplog.text
-    assert list(given.checks.said()) == [
+    assert list(given.check_cost.said()) == [
         "3 compiled graphs were not compared with what they were made of: no memory for it"
     ]
 
@@ -169,10 +169,10 @@ accumcompile AC051: a part of the step could not be compiled
 
 def test_bridges_are_checked_too(compiler):
     graph = GraphModule(torch.nn.Module(), body_of(body, None, None).graph)
-    segment = CompiledSegment(graph, "bridge_0", given := settings(), Progress("test"))
+    segment = CompiledSegment(graph, "bridge_0", given := session(), Progress("test"))
     assert_right(segment(12, torch.tensor(0), W, X))
-    assert given.checks.graphs == 1
-    wrong = CompiledSegment(graph, "bridge_1", settings(), Progress("test"))
+    assert given.check_cost.graphs == 1
+    wrong = CompiledSegment(graph, "bridge_1", session(), Progress("test"))
     compiler.wrong = aten.tanh.default
     with pytest.warns(AccumulateWarning, match="AC050"):
         assert_right(wrong(12, torch.tensor(0), W, X))
@@ -191,6 +191,6 @@ def test_a_step_that_draws_is_checked_and_right():
 
     decorated = accumulate(steps=3, strict=True)(step)
     decorated(model, torch.randn(12, 8))
-    assert decorated.settings.checks.graphs >= 2
+    assert decorated.session.check_cost.graphs >= 2
     (note,) = (note for note in decorated.explain(model, torch.randn(12, 8)).notes if "was compared" in note)
     assert note.startswith("compiled code of ")

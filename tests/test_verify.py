@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from accumcompile.errors import AccumulateError
 from accumcompile.loop import Split
-from accumcompile.options import Options, Settings
+from accumcompile.options import Options
 from accumcompile.plan import Plan
+from accumcompile.session import Session
 from accumcompile.testing import gradients, max_rel_diff, rel_diff, rel_diffs, state
 from accumcompile.verify import explain, verify
 
@@ -23,12 +24,12 @@ class ByHand:
 
     def __init__(self, fn, weight, steps=3):
         self.fn, self.weight = fn, weight
-        self.settings = Settings(Options(steps=steps), name=fn.__name__)
+        self.session = Session(Options(steps=steps), name=fn.__name__)
 
     def __call__(self, model, optimizer, x, y):
-        rows = self.settings.options.rows(len(x))
+        rows = self.session.options.rows(len(x))
         split = Split(len(x), rows)
-        self.settings.journal.ran(PLAN, {B: len(x)}, split)
+        self.session.journal.ran(PLAN, {B: len(x)}, split)
         if len(split) == 1:
             return self.fn(model, optimizer, x, y)
         optimizer.zero_grad()

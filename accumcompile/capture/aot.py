@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from ..compiler import compile_piece
 from ..operands import ancestors, outputs
-from ..options import Settings
+from ..session import Session
 from . import aot_api, dynamo, naming, untraceable
 from .assigned import assigning, made_outputs
 from .divided import ask_divided
@@ -23,19 +23,19 @@ from .saved import Changeable
 from .undefined import reached, undefined_stays
 
 
-def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, settings: Settings) -> Callable:
+def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, session: Session) -> Callable:
     """Compile one graph of a step, whose batch is named by ``batch.symbols``."""
     naming.name_nodes(gm)
     respell(gm)
     gm, assigned = made_outputs(gm)
-    return assigning(_compiled(gm, example_inputs, batch, settings), assigned)
+    return assigning(_compiled(gm, example_inputs, batch, session), assigned)
 
 
-def _compiled(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, settings: Settings) -> Callable:
+def _compiled(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, session: Session) -> Callable:
     changeable = Changeable.of(example_inputs)
 
     def captured(gm: GraphModule, inputs: Sequence[Any], **how: Any) -> tuple[Callable, Roads]:
-        return capture(gm, inputs, batch, settings, changeable, **how)
+        return capture(gm, inputs, batch, session, changeable, **how)
 
     sink = scalar_sink(gm)
     if sink is None:
@@ -56,25 +56,25 @@ def capture(
     gm: GraphModule,
     example_inputs: Sequence[Any],
     batch: BatchSymbols,
-    settings: Settings,
+    session: Session,
     changeable: Changeable,
     fused: bool = False,
     beside: Sequence[int] = (),
 ) -> tuple[Callable, Roads]:
     """Compile by AOTAutograd, along the fused road where that is asked for and proven."""
 
-    names = naming.Names.of(gm)
+    names, lowering = naming.Names.of(gm), session.lowering
 
     def piece(graph: GraphModule, road: str, owned_from: int | None) -> Callable:
         ask_divided(graph.graph, batch.symbols)
-        return compile_piece(graph, road, batch.symbols, settings, names, owned_from)
+        return compile_piece(graph, road, batch.symbols, session, names, owned_from)
 
     def new_roads() -> Roads:
-        compiled = settings.options.lowering == "inductor"
-        return Roads(piece, compiled, fused, reached(gm), settings.note, beside, changeable)
+        return Roads(piece, lowering.draws_by_seed, fused, reached(gm), session.note, beside, changeable)
 
     def trace(roads: Roads) -> Callable:
-        backend = aot_api.aot(roads.partition, roads.forward, roads.backward, roads.inference)
+        pieces = roads.partition, roads.forward, roads.backward, roads.inference
+        backend = aot_api.aot(*pieces, lowering.decompositions())
         with aot_api.layers_of_operators():
             return backend(gm, example_inputs)
 

@@ -5,7 +5,7 @@ Checked on torch 2.11, 2.13 and 2.15.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,6 @@ from torch._functorch._aot_autograd.descriptors import (
 )
 from torch._functorch.partitioners import _extract_fwd_bwd_modules
 from torch._guards import TracingContext, tracing
-from torch._inductor.decomposition import select_decomp_table
 from torch.fx import GraphModule, Node
 
 from . import floats
@@ -44,14 +43,20 @@ def layers_of_operators() -> Iterator[None]:
         decompositions.select_one_layer_lstm_function = before
 
 
-def aot(partition: Callable, forward: Compile, backward: Compile, inference: Compile) -> Callable:
+def aot(
+    partition: Callable,
+    forward: Compile,
+    backward: Compile,
+    inference: Compile,
+    decompositions: Mapping[Any, Callable],
+) -> Callable:
     """A Dynamo backend that hands us the joint graph, then the pieces that ``partition`` makes of it."""
     return aot_autograd(
         partition_fn=partition,
         fw_compiler=forward,
         bw_compiler=backward,
         inference_compiler=inference,
-        decompositions=select_decomp_table(),
+        decompositions=decompositions,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import torch
 from .. import errors, where
 
 if TYPE_CHECKING:
-    from ..options import Settings
+    from ..session import Session
 
 # What an argument may hold besides tensors; none of these holds a part of the batch.
 NOT_DATA = (
@@ -54,6 +54,18 @@ class Batch:
     def split(self) -> list[tuple[torch.Tensor, int]]:
         """The tensors that carry the batch, and along which dim."""
         return [(leaf.tensor, leaf.dim) for leaf in self.leaves if leaf.dim is not None]
+
+
+@dataclass
+class Candidates:
+    """The arguments of a step, by name, whose dim 0 was taken for the batch's where nothing was declared.
+
+    taken: in some call so far.
+    refused: no batch from now on, for the size was another, or became a constant.
+    """
+
+    taken: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
 
 
 _INFER = object()  # the batch_dims of what was left undeclared
@@ -151,17 +163,17 @@ def declared(batch_dims: Any, named: Mapping[str, Any]) -> dict[str, Any]:
     raise _misfit("the step", why=why, fix="give one entry for each argument, or a dict by name")
 
 
-def find(named: Mapping[str, Any], batch_dims: Any, settings: Settings) -> Batch:
+def find(named: Mapping[str, Any], batch_dims: Any, session: Session) -> Batch:
     """The batch among the arguments: declared, else dim 0 of the first tensor that is data, and of all as large."""
     dims = declared(batch_dims, named)
     found = [leaf for name, value in named.items() for leaf in tensors(name, value, dims[name])]
     sure = [Leaf(n, t, d % t.dim(), declared=True) for n, t, d in found if isinstance(d, int)]
     open_ = [(n, t) for n, t, d in found if d is _INFER and t.dim() > 0 and t.layout is torch.strided]
     if not sure and not open_:
-        raise errors.error("AC011", where.here(), step=settings.name)
+        raise errors.error("AC011", where.here(), step=session.name)
     first, leading = _leading(open_) if not sure else (None, None)
     size = _size(sure) if leading is None else leading.shape[0]
-    inferred = [Leaf(n, t, _inferred(n, t, size, first, settings), leading=n == first) for n, t in open_]
+    inferred = [Leaf(n, t, _inferred(n, t, size, first, session), leading=n == first) for n, t in open_]
     leaves: dict[int, Leaf] = {}
     for leaf in [*sure, *inferred, *(Leaf(n, t) for n, t, _ in found)]:
         leaves.setdefault(id(leaf.tensor), leaf)
@@ -174,16 +186,15 @@ def _leading(found: Sequence[tuple[str, torch.Tensor]]) -> tuple[str, torch.Tens
     return next((each for each in found if not each[1].requires_grad), found[0])
 
 
-def _inferred(name: str, tensor: torch.Tensor, size: int, first: str | None, settings: Settings) -> int | None:
+def _inferred(name: str, tensor: torch.Tensor, size: int, first: str | None, session: Session) -> int | None:
     """Dim 0 where it has been as large as the batch in every call so far, else None from now on."""
-    no_batch = settings.state.setdefault("no_batch", set())
-    candidates = settings.state.setdefault("candidates", set())
-    if name == first or (tensor.shape[0] == size and name not in no_batch):
-        candidates.add(name)
+    known = session.candidates
+    if name == first or (tensor.shape[0] == size and name not in known.refused):
+        known.taken.add(name)
         return 0
-    if name in candidates and name not in no_batch:
-        settings.note(f"{name}: dim 0 is no batch, its size {tensor.shape[0]} differed from the batch's {size}")
-    no_batch.add(name)
+    if name in known.taken and name not in known.refused:
+        session.note(f"{name}: dim 0 is no batch, its size {tensor.shape[0]} differed from the batch's {size}")
+    known.refused.add(name)
     return None
 
 

@@ -44,5 +44,5 @@ def _rows(func: Any, in_dims: Any, randomness: str, args: tuple) -> int | None:
     size, *_ = _process_batched_inputs(in_dims, args, func)
     if size != call.batch:
         return None
-    call.settings.state["differentiates"] = True  # perhaps; and nothing else will show it
-    return call.settings.options.rows(size)
+    call.session.calls.differentiate = True  # perhaps; and nothing else will show it
+    return call.session.options.rows(size)

@@ -27,7 +27,7 @@ from .reasons import recompilation
 from .watch import RecompileLimit
 
 if TYPE_CHECKING:
-    from ..options import Settings
+    from ..session import Session
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class BatchSymbols:
 class Call:
     """A decorated call that is under way: what frames compiled during it know of its batch."""
 
-    settings: Settings
+    session: Session
     batch: int
     leaves: dict[int, Leaf] = field(default_factory=dict)  # by id of the tensor
     arguments: Mapping[str, Any] = field(default_factory=dict)  # the step's, by name
@@ -64,8 +64,8 @@ class Call:
         facts = {"limit": hit.times, "config": hit.config, "reason": recompilation(hit.reason)}
         if not where.is_resumed(hit.code):
             raise errors.error("AC023", where.of_code(hit.code), **facts)
-        self.settings.state["dropped"] = True
-        errors.warn("AC037", self.settings, where.of_code(hit.code), **facts)
+        self.session.calls.dropped = True
+        errors.warn("AC037", self.session, where.of_code(hit.code), **facts)
 
     def carries_batch(self, value: Any) -> bool:
         """Whether a variable of a frame holds a tensor that carries the batch."""
@@ -74,12 +74,12 @@ class Call:
         return any((leaf is not None and leaf.dim is not None) or t in _carried for t, leaf in leaves)
 
 
-def warn_of_last_capture(settings: Settings) -> None:
+def warn_of_last_capture(session: Session) -> None:
     """Outside a decorated call nothing is heard of Dynamo's limit when it is hit: say so one capture before."""
     hit = last_capture() if current_call() is None else None
     if hit is not None:
         facts = {"step": where.named(hit.code.co_name), "limit": hit.times, "config": hit.config}
-        errors.warn("AC034", settings, where.of_code(hit.code), reason=recompilation(hit.reason), **facts)
+        errors.warn("AC034", session, where.of_code(hit.code), reason=recompilation(hit.reason), **facts)
 
 
 _call: ContextVar[Call | None] = ContextVar("accumcompile_call", default=None)
@@ -163,7 +163,7 @@ class Carrier:
         return isinstance(self.size, torch.SymInt) and not self.size.node.expr.is_number
 
 
-def find_batch(gm: fx.GraphModule, settings: Settings) -> BatchSymbols | None:
+def find_batch(gm: fx.GraphModule, session: Session) -> BatchSymbols | None:
     """The batch's symbols in a graph, or None for a graph that has no batch, or one so small that it may run whole.
 
     May ask Dynamo to trace anew.
@@ -174,11 +174,11 @@ def find_batch(gm: fx.GraphModule, settings: Settings) -> BatchSymbols | None:
     constant = [c for c in carriers if not c.symbolic]
     if constant and (not symbolic or any(c.kind in PRIMARY for c in constant)):
         retrace.retrace([(c.input.value, c.dim) for c in constant])
-        if _is_small(constant, settings):
+        if _is_small(constant, session):
             return None
         _break_at_transforms(gm)
     for carrier in constant:
-        _became_constant(carrier, gm, settings, alone=not symbolic)
+        _became_constant(carrier, gm, session, alone=not symbolic)
     if symbolic:
         return _unified(symbolic)
     return BatchSymbols(frozenset()) if any(c.kind != INFERRED for c in constant) else None
@@ -190,30 +190,30 @@ def _break_at_transforms(gm: fx.GraphModule) -> None:
         retrace.retrace_with_break(line, "torch.func makes a constant of the batch size")
 
 
-def is_still_symbolic(gm: fx.GraphModule, settings: Settings) -> bool:
+def is_still_symbolic(gm: fx.GraphModule, session: Session) -> bool:
     """Called when a graph has been compiled: tracing it again may have made the batch size a constant.
 
     False where that does not matter, for the batch is small.
     """
     carriers = [c for c in _carriers(dynamo.inputs(gm)) if isinstance(c.size, torch.SymInt)]
     constant = [c for c in carriers if not c.symbolic]
-    if constant and _is_small(constant, settings):
+    if constant and _is_small(constant, session):
         return False
     if constant:
         _break_at_transforms(gm)
     for carrier in constant:
-        _became_constant(carrier, gm, settings, alone=len(constant) == len(carriers))
+        _became_constant(carrier, gm, session, alone=len(constant) == len(carriers))
     return True
 
 
-def _is_small(constant: list[Carrier], settings: Settings) -> bool:
+def _is_small(constant: list[Carrier], session: Session) -> bool:
     """Whether the batch is no larger than a micro-batch that has run: the last of an epoch, of two samples perhaps,
     from which PyTorch makes a constant where a size of it is 1."""
     call = current_call()
     size = call.batch if call is not None else max(c.hint for c in constant)
-    if size > settings.journal.most_rows:
+    if size > session.journal.most_rows:
         return False
-    settings.note(f"a batch of {size}, no larger than a micro-batch before, ran whole: its size became a constant")
+    session.note(f"a batch of {size}, no larger than a micro-batch before, ran whole: its size became a constant")
     return True
 
 
@@ -270,7 +270,7 @@ def _batch_of(size: sympy.Expr, own: set[sympy.Symbol]) -> set[sympy.Symbol]:
     return size.free_symbols if len(size.free_symbols) == 1 else size.free_symbols & own
 
 
-def _became_constant(carrier: Carrier, gm: fx.GraphModule, settings: Settings, alone: bool) -> None:
+def _became_constant(carrier: Carrier, gm: fx.GraphModule, session: Session, alone: bool) -> None:
     """User code fixed the batch size of an input: an error if it was declared, or no other is left.
 
     A frame whose inputs come out of our own graphs runs whole then, such as a loss on lists of one object a sample:
@@ -288,10 +288,10 @@ def _became_constant(carrier: Carrier, gm: fx.GraphModule, settings: Settings, a
             if call is not None and (lists := call.lists()):
                 raise errors.error("AC040", line, lists=lists, **facts)
             raise errors.error("AC015", line, **facts)
-        errors.warn("AC016", settings, line, **facts)
+        errors.warn("AC016", session, line, **facts)
     at = f" at {line.where}" if line else ""
-    settings.note(f"{carrier.name}: dim {carrier.dim} is no batch, its size {carrier.hint} became a constant{at}")
-    settings.state.setdefault("no_batch", set()).add(carrier.name)
+    session.note(f"{carrier.name}: dim {carrier.dim} is no batch, its size {carrier.hint} became a constant{at}")
+    session.candidates.refused.add(carrier.name)
 
 
 def _trains(gm: fx.GraphModule) -> bool:

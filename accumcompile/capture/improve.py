@@ -20,15 +20,15 @@ from .reasons import first_sentence
 Pass = Callable[[GraphModule], object]
 
 
-def improve(gm: GraphModule, compiled: bool, note: Callable[[str], None]) -> GraphModule:
+def improve(gm: GraphModule, draws_by_seed: bool, note: Callable[[str], None]) -> GraphModule:
     """Inductor's joint-graph passes, which do not run on the bodies later.
 
     Args:
         gm: a graph of AOTAutograd's, which stays as it is.
-        compiled: also rewrite random numbers to be functions of a seed, which only Inductor can run.
+        draws_by_seed: also rewrite random numbers to be functions of a seed.
         note: told which pass the graph went on without.
     """
-    with V.set_fake_mode(detect_fake_mode()), config.patch(fallback_random=not compiled):
+    with V.set_fake_mode(detect_fake_mode()), config.patch(fallback_random=not draws_by_seed):
         try:
             return _after(joint_graph.joint_graph_passes, gm)
         except Exception:

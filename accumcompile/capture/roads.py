@@ -33,9 +33,9 @@ aten = torch.ops.aten
 Compile = Callable[[GraphModule, str, int | None], Callable]
 
 
-def normal(gm: GraphModule, compiled: bool, note: Callable[[str], None]) -> GraphModule:
+def normal(gm: GraphModule, draws_by_seed: bool, note: Callable[[str], None]) -> GraphModule:
     """A captured graph in the spelling that rules know, each value computed once."""
-    return deduplicate(canonical(improve(gm, compiled, note)))
+    return deduplicate(canonical(improve(gm, draws_by_seed, note)))
 
 
 class Roads:
@@ -44,14 +44,14 @@ class Roads:
     def __init__(
         self,
         compile_piece: Compile,
-        compiled: bool,
+        draws_by_seed: bool,
         wants_fused: bool,
         reach: Sequence[set[int]],
         note: Callable[[str], None],
         beside: Sequence[int] = (),
         changeable: Changeable = NOTHING,
     ):
-        self.compile_piece, self.compiled, self.wants_fused = compile_piece, compiled, wants_fused
+        self.compile_piece, self.draws_by_seed, self.wants_fused = compile_piece, draws_by_seed, wants_fused
         self.reach = reach  # for each output, positions of the inputs that autograd comes to from it
         self.note = note  # says something about the capture
         self.beside = beside  # positions of the outputs beside the loss that stay differentiable
@@ -71,7 +71,7 @@ class Roads:
         """AOTAutograd's ``partition_fn``."""
         self.traced = True
         self.read = read_backwards(joint)
-        joint = normal(joint, self.compiled, self.note)
+        joint = normal(joint, self.draws_by_seed, self.note)
         self.tangents = len(aot_api.tangents(joint))
         self.mutated = aot_api.mutated_inputs(joint)
         self.reads = inputs_behind(joint, self.beside) if self.beside else []
@@ -100,7 +100,7 @@ class Roads:
     def inference(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
         """AOTAutograd's ``inference_compiler``."""
         self.traced = True
-        return self.compile_piece(normal(gm, self.compiled, self.note), "inference", None)
+        return self.compile_piece(normal(gm, self.draws_by_seed, self.note), "inference", None)
 
 
 def inputs_behind(joint: GraphModule, positions: Sequence[int]) -> list[int]:

@@ -118,6 +118,20 @@ def _is_scalar(node: Any, index: int) -> bool:
 # At each backward of a call
 
 
+@dataclass
+class Calls:
+    """What is known of a step's calls so far.
+
+    frames: how many Dynamo had looked at when the last of them returned, which was right; None: none has.
+    dropped: whether Dynamo has dropped a function: from then on that runs as it is, and nothing tells of it.
+    differentiate: whether graphs of theirs hold derivatives of their own, which no backward shows.
+    """
+
+    frames: int | None = None
+    dropped: bool = False
+    differentiate: bool = False
+
+
 @dataclass(eq=False)
 class Net:
     """The safety net of one call."""
@@ -141,21 +155,21 @@ class Net:
     @property
     def must_look(self) -> bool:
         """Whether anything may have changed since a call in which all was well."""
-        state = self.call.settings.state
-        seen = self.watch.captured_anew or state.get("clean") != self.watch.frames_before
-        return seen or self.watch.idle or "dropped" in state
+        before = self.call.session.calls
+        seen = self.watch.captured_anew or before.frames != self.watch.frames_before
+        return seen or self.watch.idle or before.dropped
 
     def judge(self, found: Reached) -> None:
         """Say what ran on the full batch."""
         full = [p for p in found.full.values() if self.counts(p)]
         if not full and not found.handed_over:
             return
-        line, settings = where.here(), self.call.settings
-        facts = explained(self.watch.reasons(), settings.name.rpartition(".")[2]) | {"batch": str(self.call.batch)}
+        line, session = where.here(), self.call.session
+        facts = explained(self.watch.reasons(), session.name.rpartition(".")[2]) | {"batch": str(self.call.batch)}
         if not full:
-            errors.warn("AC030", settings, line, **facts)
+            errors.warn("AC030", session, line, **facts)
         elif found.ours:
-            errors.warn("AC021", settings, line, parameters=self.names(full), **facts)
+            errors.warn("AC021", session, line, parameters=self.names(full), **facts)
         else:
             raise errors.error("AC020", line, **facts)
 
@@ -172,19 +186,19 @@ class Net:
 
     def finish(self) -> None:
         """Called when the step has returned: remember that all was well, or that functions were dropped."""
-        settings = self.call.settings
+        session = self.call.session
         if self.must_look:
             self.warn_of_compiled_modules()
             if self.is_forward_only:
-                errors.warn("AC031", settings, settings.frame, step=settings.name)
+                errors.warn("AC031", session, session.frame, step=session.name)
         if self.watch.dropped:
-            settings.state["dropped"] = True
-        settings.state["clean"] = watch.frames_seen()
+            session.calls.dropped = True
+        session.calls.frames = watch.frames_seen()
 
     @property
     def is_forward_only(self) -> bool:
         """Whether nothing was differentiated, here or by a step that this one is a part of."""
-        differentiated = self.backwards or self.call.settings.state.get("differentiates")
+        differentiated = self.backwards or self.call.session.calls.differentiate
         return torch.is_grad_enabled() and not differentiated and not self.nested
 
     def warn_of_compiled_modules(self) -> None:
@@ -192,7 +206,7 @@ class Net:
         for name, module in self.modules().items():
             for path, child in module.named_modules(prefix=name):
                 if isinstance(child, torch._dynamo.OptimizedModule) or child._compiled_call_impl is not None:
-                    errors.warn("AC032", self.call.settings, where.here(), model=path)
+                    errors.warn("AC032", self.call.session, where.here(), model=path)
                     break
 
 

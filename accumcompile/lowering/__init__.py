@@ -1,31 +1,18 @@
-"""From a program that runs as it stands to one that runs fast.
-
-``lower`` replaces the bodies of a program's loops: by checked ones (``eager``), or by compiled ones
-(``inductor``).
+"""From a program that runs as it stands to one that runs fast: what that is asked for is in ``protocol``, the classes
+that answer in ``registry``.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
+import torch
 from torch.fx import GraphModule
 
 from ..loop import accumulate_loop
 
 
-def lower(program: GraphModule, settings: Any) -> GraphModule:
-    """The program that does what ``program`` does, as ``settings.options.lowering`` says."""
-    granule = int(program.meta.get("granule", 1))
-    if settings.options.lowering == "eager":
-        from .eager import CheckedBody
-
-        return replace_bodies(program, lambda name, body: CheckedBody(body, granule))
-    from .inductor import lower_with_inductor
-
-    return lower_with_inductor(program, settings, granule)
-
-
-def replace_bodies(program: GraphModule, replacement: Any) -> GraphModule:
+def replace_bodies(program: GraphModule, replacement: Callable[[str, GraphModule], torch.nn.Module]) -> GraphModule:
     """Put ``replacement(name, body)`` in the place of each loop's body."""
     for call in program.graph.find_nodes(op="call_function", target=accumulate_loop):
         name = call.args[0].target

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.fx import GraphModule, Node
@@ -20,6 +20,9 @@ from .progress import Progress
 from .specs import Array, Literal, Size, Spec, describe, describe_tensor, stride_pattern
 from .trust import UNUSABLE, Trust, device_of
 
+if TYPE_CHECKING:
+    from ..session import Session
+
 STATIC_ROWS = 8  # micro-batch sizes compiled as numbers; further ones share a form with symbolic rows
 STATIC_TAILS = 1
 REMEMBERED = 256  # signatures of arguments
@@ -28,19 +31,19 @@ REMEMBERED = 256  # signatures of arguments
 class CompiledBody(torch.nn.Module):
     """The forms of one body, and how they run for arguments of each signature."""
 
-    def __init__(self, body: GraphModule, name: str, settings: Any, progress: Progress, granule: int = 1):
+    def __init__(self, body: GraphModule, name: str, session: Session, progress: Progress, granule: int = 1):
         super().__init__()
-        self.body, self.name, self.settings, self.progress, self.granule = (
+        self.body, self.name, self.session, self.progress, self.granule = (
             body,
             name,
-            settings,
+            session,
             progress,
             granule,
         )
         self.holders: list[Node] = list(body.graph.find_nodes(op="placeholder"))
         self.forms: dict[Any, list[Form]] = {}
         self.rows_seen: dict[str, set[int]] = {"rows": set(), "tail": set()}
-        self.trust = Trust(body, name, settings)
+        self.trust = Trust(body, name, session)
         self._schedules: dict[Any, Schedule] = {}
         self._last: Schedule | None = None
 
@@ -85,7 +88,7 @@ class CompiledBody(torch.nn.Module):
 
     def compile_graph(self, gm: GraphModule, inputs: Sequence[Any], trace: inductor_api.Tracing) -> inductor_api.Boxed:
         """Inductor, with the user's options."""
-        return inductor_api.compile_graph(gm, inputs, trace, dict(self.settings.options.inductor or {}))
+        return inductor_api.compile_graph(gm, inputs, trace, dict(self.session.options.inductor or {}))
 
     @property
     def compiled(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.fx import Graph, GraphModule, Node
@@ -26,6 +26,9 @@ from .specialise import specialise
 from .specs import describe
 from .trust import UNUSABLE, Trust
 
+if TYPE_CHECKING:
+    from ..session import Session
+
 aten, prims = torch.ops.aten, torch.ops.prims
 
 # A compiled call costs 10 microseconds and its compilation seconds; an operator run as it stands costs 2 to
@@ -38,11 +41,11 @@ MANY = 16  # small operators that are worth a compilation
 class CompiledSegment(torch.nn.Module):
     """A segment, compiled when it first runs, and again for arguments of another kind."""
 
-    def __init__(self, body: GraphModule, name: str, settings: Any, progress: Progress):
+    def __init__(self, body: GraphModule, name: str, session: Session, progress: Progress):
         super().__init__()
-        self.body, self.name, self.settings, self.progress = body, name, settings, progress
+        self.body, self.name, self.session, self.progress = body, name, session, progress
         self.holders = list(body.graph.find_nodes(op="placeholder"))
-        self.trust = Trust(body, name, settings)
+        self.trust = Trust(body, name, session)
         self.forms: dict[Any, list[Form]] = {}
         self._known: dict[Any, tuple[Form, list[int]]] = {}
 
@@ -85,19 +88,19 @@ class CompiledSegment(torch.nn.Module):
         with self.trust.compiling(values), self.progress.compiling(what):
             done = specialise(self.body.graph, self.body, specs, sizes)
             inputs = [n.meta["val"] for n in done.gm.graph.find_nodes(op="placeholder")]
-            options = dict(self.settings.options.inductor or {})
+            options = dict(self.session.options.inductor or {})
             need = bytes_at_once(done)
             call = inductor_api.compile_graph(done.gm, inputs, done.trace, options)
             known.append(Form(call, chooser(done.kept, specs), done.symbols, done.guard(), [], need))
         return known[-1]
 
 
-def compile_bridges(program: GraphModule, settings: Any, progress: Progress) -> GraphModule:
+def compile_bridges(program: GraphModule, session: Session, progress: Progress) -> GraphModule:
     """Replace each segment that is worth it by one call."""
     seeds_as_compiled(program.graph)
     for i, members in enumerate([s for s in segments(program.graph) if is_worthwhile(s)]):
         name = f"bridge_{i}"
-        replace_by_call(program, members, name, lambda gm, name=name: CompiledSegment(gm, name, settings, progress))
+        replace_by_call(program, members, name, lambda gm, name=name: CompiledSegment(gm, name, session, progress))
     program.graph.lint()
     program.recompile()
     return program

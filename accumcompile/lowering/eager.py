@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.fx import GraphModule
 
 from ..binding import bind
 from ..loop import LoopSpec, Split, run_reference
+from . import inductor_api, replace_bodies
 from .arguments import check_body
+
+if TYPE_CHECKING:
+    from ..session import Session
+
+
+class EagerLowering:
+    """Runs a program as it stands."""
+
+    draws_by_seed = False  # inductor_random, run without Inductor, ignores its seed
+
+    def __init__(self, session: Session):
+        pass
+
+    def decompositions(self) -> Mapping[Any, Callable]:
+        """Inductor's: what is split is the same under either lowering."""
+        return inductor_api.decompositions()
+
+    def lower(self, program: GraphModule) -> GraphModule:
+        """``program``, its bodies replaced by what checks them."""
+        granule = int(program.meta.get("granule", 1))
+        return replace_bodies(program, lambda _, body: CheckedBody(body, granule))
 
 
 class CheckedBody(torch.nn.Module):

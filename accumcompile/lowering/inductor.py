@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from torch.fx import GraphModule
 
-from . import replace_bodies
-from .body import CompiledBody
-from .bridges import compile_bridges
+from . import inductor_api, replace_bodies
 from .progress import Progress
 
+if TYPE_CHECKING:
+    from ..session import Session
 
-def lower_with_inductor(program: GraphModule, settings: Any, granule: int) -> GraphModule:
-    """Compile the program's loops when they first run."""
-    progress = Progress(settings.name)
-    replace_bodies(program, lambda name, body: CompiledBody(body, name, settings, progress, granule))
-    return compile_bridges(program, settings, progress)
+
+class InductorLowering:
+    """Compiles a program's loops when they first run."""
+
+    draws_by_seed = True
+
+    def __init__(self, session: Session):
+        self.session = session
+
+    def decompositions(self) -> Mapping[Any, Callable]:
+        """Inductor's."""
+        return inductor_api.decompositions()
+
+    def lower(self, program: GraphModule) -> GraphModule:
+        """``program``, its bodies and bridges replaced by what compiles them."""
+        from .body import CompiledBody  # late: they bring Inductor
+        from .bridges import compile_bridges
+
+        session, progress = self.session, Progress(self.session.name)
+        granule = int(program.meta.get("granule", 1))
+        replace_bodies(program, lambda name, body: CompiledBody(body, name, session, progress, granule))
+        return compile_bridges(program, session, progress)

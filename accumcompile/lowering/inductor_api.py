@@ -91,6 +91,13 @@ def compile_graph(gm: torch.fx.GraphModule, inputs: Sequence[Any], trace: Tracin
     return getattr(compiled, "current_callable", None) or compiled
 
 
+def decompositions() -> Mapping[Any, Callable]:
+    """What Inductor wants operators written as."""
+    from torch._inductor.decomposition import select_decomp_table
+
+    return select_decomp_table()
+
+
 def defaults(inputs: Sequence[Any]) -> dict[str, Any]:
     """Our settings of Inductor, which the user's own override.
 

@@ -22,7 +22,7 @@ from .available import available
 from .check import Expected, WrongCodeError
 
 if TYPE_CHECKING:
-    from ..options import Settings
+    from ..session import Session
     from .forms import Form
 
 log = logging.getLogger("accumcompile")
@@ -34,13 +34,13 @@ class Trust:
     ``graph`` is what it was made of, ``name`` what the program calls it.
     """
 
-    def __init__(self, graph: GraphModule, name: str, settings: Settings):
-        self.graph, self.name, self.settings = graph, name, settings
+    def __init__(self, graph: GraphModule, name: str, session: Session):
+        self.graph, self.name, self.session = graph, name, session
         self.lost = False
 
     def is_due(self, form: Form) -> bool:
         """Whether a form of the code is to be checked now."""
-        wanted = self.settings.options.check
+        wanted = self.session.options.check
         return wanted == "always" or (wanted == "first" and not form.checked)
 
     def checked(
@@ -73,25 +73,25 @@ class Trust:
 
     def _expected(self, need: int, arguments: Sequence[Any], meaning: Callable[[list], list]) -> Expected | None:
         """What the graph gives; None where there is no memory to find out."""
-        checks = self.settings.checks
+        cost = self.session.check_cost
         try:
             if need <= available(device_of(arguments)):
                 with self._timed():
                     expected = Expected(self.graph, arguments, meaning)
-                checks.graphs += 1
-                checks.bytes = max(checks.bytes, expected.bytes)
+                cost.graphs += 1
+                cost.bytes = max(cost.bytes, expected.bytes)
                 return expected
         except (torch.OutOfMemoryError, MemoryError):
             pass
-        checks.skipped += 1
-        log.warning("%s: %s is not checked against its graph: no memory for it", self.settings.name, self.name)
+        cost.skipped += 1
+        log.warning("%s: %s is not checked against its graph: no memory for it", self.session.name, self.name)
         return None
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
         begun = time.perf_counter()
         yield
-        self.settings.checks.seconds += time.perf_counter() - begun
+        self.session.check_cost.seconds += time.perf_counter() - begun
 
     @contextmanager
     def compiling(self, arguments: Sequence[Any]) -> Iterator[None]:
@@ -106,9 +106,9 @@ class Trust:
     def lose(self, why: WrongCodeError | NoCodeError) -> None:
         """There is no code, or it is wrong: say so. From now on the graph runs as it stands."""
         self.lost = True
-        repro = write_repro(self.settings, self.name, self.graph, why.arguments)
+        repro = write_repro(self.session, self.name, self.graph, why.arguments)
         if isinstance(why, NoCodeError):
-            errors.warn("AC051", self.settings, self._line(0), what=self.name, reason=str(why), repro=repro)
+            errors.warn("AC051", self.session, self._line(0), what=self.name, reason=str(why), repro=repro)
             return
         found, (outputs,) = why.found, self.graph.graph.output_node().args
         facts = {
@@ -116,7 +116,7 @@ class Trust:
             "differs": f"{found.relative(found.differs):.1e}",
             "explained": f"{found.relative(found.explained):.1e}",
         }
-        errors.warn("AC050", self.settings, self._line(why.position), repro=repro, **facts)
+        errors.warn("AC050", self.session, self._line(why.position), repro=repro, **facts)
 
     def _line(self, position: int) -> where.Frame | None:
         """The user's line that a result of the graph, or one after it, comes from."""
