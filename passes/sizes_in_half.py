@@ -26,12 +26,13 @@ from accumcompile.carry import WIDER
 from accumcompile.operands import is_size, is_tensor
 from accumcompile.rules.table import rule_of
 
+from .manager import Context
 from .rewriting import Emit, rewrite
 
 cast = torch.ops.prims.convert_element_type.default
 
 
-def sizes_in_half(gm: GraphModule, batch: object = None) -> GraphModule:
+def sizes_in_half(gm: GraphModule, context: Context) -> GraphModule:
     """Rewrite every pointwise operator that meets half precision with a symbolic number."""
     meeting = {node.target for node in gm.graph.nodes if _meets_a_size(node)}
     return rewrite(gm, dict.fromkeys(meeting, _widened))
