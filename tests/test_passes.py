@@ -1,0 +1,305 @@
+"""Every pass, before and after. ``EXPECTTEST_ACCEPT=1 pytest tests/test_passes.py`` writes what it finds."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from expecttest import assert_expected_inline
+from loops import body_of
+
+from accumcompile.capture.improve import Captured, improve
+from accumcompile.lowering.products import in_place_products
+from accumcompile.lowering.specialise import specialise
+from accumcompile.lowering.specs import Array, Literal
+from accumcompile.oracle.capture import capture
+from accumcompile.passes.arange_lookups import arange_lookups
+from accumcompile.passes.batch_lookups import batch_lookups
+from accumcompile.passes.batch_statistics import batch_statistics
+from accumcompile.passes.canonical import canonical
+from accumcompile.passes.deduplicate import deduplicate
+from accumcompile.passes.form_loops import form_loops
+from accumcompile.passes.fuse_accumulation import Accumulation, fuse_accumulation
+from accumcompile.passes.manager import Context, Planned, run
+from accumcompile.passes.sizes_in_half import sizes_in_half
+from accumcompile.propagate import propagate
+from accumcompile.stages import schedule
+
+aten = torch.ops.aten
+
+
+def code(gm):
+    """A graph as Python, without what frees values and says where they live."""
+    lines = [re.sub(r"; .* = None$|;  .*= None", "", line) for line in gm.graph.python_code("self").src.splitlines()]
+    lines = [re.sub(r"torch\.ops\.|accumcompile_loop_", "", line) for line in lines]
+    lines = [
+        re.sub(r", (layout|pin_memory|requires_grad) = [\w.]+|, device = device\(.*?\)", "", line) for line in lines
+    ]
+    lines = [re.sub(r" (LoopSpec\(|carry=)", r"\n        \1", line) for line in lines]
+    return "\n".join(line.rstrip() for line in lines if line.strip()).strip()
+
+
+def around(rewrite, fn, *tensors, context=None, before=()):
+    """The code of ``fn``, whose tensors have the batch first, and what a pass makes of it."""
+    captured = capture(fn, tensors, (0,) * len(tensors))
+    context = context or Context(captured.batch)
+    gm = run(before, captured.gm, context)
+    return f"{code(gm)}\n---\n{code(rewrite(gm, context))}"
+
+
+def test_improve():
+    assert_expected_inline(
+        around(improve, lambda x: (x * 1 + 0).exp(), torch.randn(6, 4), context=Captured()),
+        """\
+def forward(self, arg0_1):
+    mul = aten.mul.Tensor(arg0_1, 1)
+    add = aten.add.Tensor(mul, 0)
+    exp = aten.exp.default(add)
+    clone = aten.clone.default(exp)
+    return [clone]
+---
+def forward(self, arg0_1):
+    mul = aten.mul.Tensor(arg0_1, 1)
+    add = aten.add.Tensor(mul, 0)
+    exp = aten.exp.default(add)
+    return [exp]""",
+    )
+
+
+def test_canonical():
+    assert_expected_inline(
+        around(canonical, lambda x: x.split(2, 1)[0].unsqueeze(0), torch.randn(6, 4)),
+        """\
+def forward(self, arg0_1):
+    split = aten.split.Tensor(arg0_1, 2, 1)
+    getitem = split[0]
+    unsqueeze = aten.unsqueeze.default(getitem, 0)
+    clone = aten.clone.default(unsqueeze)
+    return [clone]
+---
+def forward(self, arg0_1):
+    slice_tensor = aten.slice.Tensor(arg0_1, 1, 0, 2)
+    sym_size_int = aten.sym_size.int(slice_tensor, 0)
+    view_default = aten.view.default(slice_tensor, [1, sym_size_int, 2])
+    clone = aten.clone.default(view_default)
+    return [clone]""",
+    )
+
+
+def test_deduplicate():
+    assert_expected_inline(
+        around(deduplicate, lambda x: x.sum(0) * x.sum(0), torch.randn(6, 4)),
+        """\
+def forward(self, arg0_1):
+    sum_1 = aten.sum.dim_IntList(arg0_1, [0])
+    sum_2 = aten.sum.dim_IntList(arg0_1, [0])
+    mul = aten.mul.Tensor(sum_1, sum_2)
+    clone = aten.clone.default(mul)
+    return [clone]
+---
+def forward(self, arg0_1):
+    sum_1 = aten.sum.dim_IntList(arg0_1, [0])
+    mul = aten.mul.Tensor(sum_1, sum_1)
+    clone = aten.clone.default(mul)
+    return [clone]""",
+    )
+
+
+def test_sizes_in_half():
+    half = torch.randn(6, 4, dtype=torch.float16)
+    assert_expected_inline(
+        around(sizes_in_half, lambda x: x / x.shape[0], half),
+        """\
+def forward(self, arg0_1):
+    sym_size_int = aten.sym_size.int(arg0_1, 0)
+    div = aten.div.Tensor(arg0_1, sym_size_int)
+    clone = aten.clone.default(div)
+    return [clone]
+---
+def forward(self, arg0_1):
+    sym_size_int = aten.sym_size.int(arg0_1, 0)
+    convert_element_type_default = prims.convert_element_type.default(arg0_1, torch.float32)
+    div_tensor = aten.div.Tensor(convert_element_type_default, sym_size_int)
+    convert_element_type_default_1 = prims.convert_element_type.default(div_tensor, torch.float16)
+    clone = aten.clone.default(convert_element_type_default_1)
+    return [clone]""",
+    )
+
+
+def test_arange_lookups():
+    def pick(x, i):
+        return x[torch.arange(x.shape[0]), i]
+
+    index = torch.randint(4, (6,))
+    assert_expected_inline(
+        around(arange_lookups, pick, torch.randn(6, 4), index, before=[canonical]),
+        """\
+def forward(self, arg0_1, arg1_1):
+    sym_size_int = aten.sym_size.int(arg0_1, 0)
+    sub = sym_size_int - 0
+    add = sub + 1
+    sub_1 = add - 1
+    floordiv = sub_1 // 1
+    iota = prims.iota.default(floordiv, start = 0, step = 1, dtype = torch.int64)
+    index = aten.index.Tensor(arg0_1, [iota, arg1_1])
+    clone = aten.clone.default(index)
+    return [clone]
+---
+def forward(self, arg0_1, arg1_1):
+    sym_size_int_1 = aten.sym_size.int(arg0_1, 0)
+    permute_default = aten.permute.default(arg0_1, [0, 1])
+    view_default = aten.view.default(permute_default, [sym_size_int_1, 4])
+    convert_element_type_default = prims.convert_element_type.default(arg1_1, torch.int64)
+    lt_scalar = aten.lt.Scalar(convert_element_type_default, 0)
+    add_tensor = aten.add.Tensor(convert_element_type_default, 4)
+    where_self = aten.where.self(lt_scalar, add_tensor, convert_element_type_default)
+    sym_size_int_4 = aten.sym_size.int(arg1_1, 0)
+    expand_default = aten.expand.default(where_self, [sym_size_int_4])
+    sym_size_int_5 = aten.sym_size.int(expand_default, 0)
+    permute_default_1 = aten.permute.default(expand_default, [0])
+    view_default_1 = aten.view.default(permute_default_1, [sym_size_int_5, 1])
+    gather_default = aten.gather.default(view_default, 1, view_default_1)
+    sym_size_int_8 = aten.sym_size.int(arg1_1, 0)
+    view_default_2 = aten.view.default(gather_default, [sym_size_int_8])
+    permute_default_2 = aten.permute.default(view_default_2, [0])
+    clone = aten.clone.default(permute_default_2)
+    return [clone]""",
+    )
+
+
+def test_batch_lookups():
+    assert_expected_inline(
+        around(batch_lookups, lambda x: x.exp()[0], torch.randn(6, 4), before=[canonical]),
+        """\
+def forward(self, arg0_1):
+    exp = aten.exp.default(arg0_1)
+    select = aten.select.int(exp, 0, 0)
+    clone = aten.clone.default(select)
+    return [clone]
+---
+def forward(self, arg0_1):
+    exp = aten.exp.default(arg0_1)
+    sym_size_int_1 = aten.sym_size.int(exp, 0)
+    iota_default = prims.iota.default(sym_size_int_1, start = 0, step = 1, dtype = torch.int64)
+    view_default = aten.view.default(iota_default, [sym_size_int_1, 1])
+    eq_scalar = aten.eq.Scalar(view_default, 0)
+    full_default = aten.full.default([], 0, dtype = torch.float32)
+    where_self = aten.where.self(eq_scalar, exp, full_default)
+    sum_dim_int_list = aten.sum.dim_IntList(where_self, [0], False, dtype = torch.float32)
+    clone = aten.clone.default(sum_dim_int_list)
+    return [clone]""",
+    )
+
+
+def test_batch_statistics():
+    assert_expected_inline(
+        around(batch_statistics, lambda x: x.mean(0), torch.randn(6, 4)),
+        """\
+def forward(self, arg0_1):
+    mean = aten.mean.dim(arg0_1, [0])
+    clone = aten.clone.default(mean)
+    return [clone]
+---
+def forward(self, arg0_1):
+    sum_dim_int_list = aten.sum.dim_IntList(arg0_1, [0], False)
+    sym_size_int = aten.sym_size.int(arg0_1, 0)
+    div_tensor = aten.div.Tensor(sum_dim_int_list, sym_size_int)
+    clone = aten.clone.default(div_tensor)
+    return [clone]""",
+    )
+
+
+def program_of(fn, *tensors):
+    captured = capture(fn, tensors, (0,) + (None,) * (len(tensors) - 1))
+    gm = run([canonical], captured.gm, Context(captured.batch))
+    program = form_loops(gm, Planned(schedule(gm.graph, propagate(gm.graph, captured.batch))))
+    bodies = [f"{name}:\n{code(body)}" for name, body in program.named_children()]
+    return "\n---\n".join([code(gm), code(program), *bodies])
+
+
+def test_form_loops():
+    assert_expected_inline(
+        program_of(lambda x, w: (x @ w).exp().sum(), torch.randn(6, 4), torch.randn(4, 3)),
+        """\
+def forward(self, arg0_1, arg1_1):
+    mm = aten.mm.default(arg0_1, arg1_1)
+    exp = aten.exp.default(mm)
+    sum_1 = aten.sum.default(exp)
+    clone = aten.clone.default(sum_1)
+    return [clone]
+---
+def forward(self, split, arg0_1, arg1_1):
+    loop_0 = self.loop_0
+    accumulate_loop = accumulate_loop(loop_0, split, [arg1_1], [arg0_1],
+        LoopSpec(consts=('arg1_1',), xs=(X(dim=0, source='arg0_1', placement='S(0)'),),
+        carry=(Carry(op='sum', dtype=torch.float32, result=torch.float32, source='sum_1'),), ys=()))
+    getitem = accumulate_loop[0]
+    clone_default = aten.clone.default(getitem)
+    return [clone_default]
+---
+loop_0:
+def forward(self, rows, start, arg1_1, arg0_1):
+    mm_default = aten.mm.default(arg0_1, arg1_1)
+    exp_default = aten.exp.default(mm_default)
+    sum_default = aten.sum.default(exp_default)
+    return (sum_default,)""",
+    )
+
+
+def body(rows, start, x, y):
+    return aten.mm.default(aten.permute.default(x, [1, 0]), y), aten.tanh.default(x)
+
+
+def specialised():
+    fake = Array((4, 4), (4, 1), torch.float32, torch.device("cpu"))
+    start = Array((), (), torch.int64, torch.device("cpu"))
+    gm = body_of(body, None, None)
+    done = specialise(gm.graph, gm, [Literal(int, 4), start, fake, fake], {})
+    values = [n.meta["val"] for n in done.gm.graph.output_node().args[0]]
+    with done.trace.mode:
+        return done.gm, Accumulation(["sum"], [torch.empty_like(values[0])], [torch.empty_like(values[1])])
+
+
+def test_fuse_accumulation():
+    gm, context = specialised()
+    assert_expected_inline(
+        f"{code(gm)}\n---\n{code(fuse_accumulation(gm, context))}",
+        """\
+def forward(self, x, y):
+    permute_default = aten.permute.default(x, [1, 0])
+    mm_default = aten.mm.default(permute_default, y)
+    tanh_default = aten.tanh.default(x)
+    return (mm_default, tanh_default)
+---
+def forward(self, acc0, out0, x, y):
+    permute_default = aten.permute.default(x, [1, 0])
+    addmm__default = aten.addmm_.default(acc0, permute_default, y)
+    tanh_default = aten.tanh.default(x)
+    copy__default = aten.copy_.default(out0, tanh_default)
+    return ()""",
+    )
+
+
+def test_in_place_products():
+    gm, context = specialised()
+    gm = fuse_accumulation(gm, context)
+    assert_expected_inline(
+        code(in_place_products(gm, context)),
+        """\
+def forward(self, acc0, out0, x, y):
+    permute_default = aten.permute.default(x, [1, 0])
+    addmm__default = accumcompile.addmm_.default(acc0, permute_default, y)
+    tanh_default = aten.tanh.default(x)
+    copy__default = aten.copy_.default(out0, tanh_default)
+    return ()""",
+    )
+
+
+def test_no_pass_changes_the_graph_that_it_is_given():
+    captured = capture(lambda x: (x.squeeze() / x.shape[0]).mean(0)[0], (torch.randn(6, 4),), (0,))
+    gm, context = captured.gm, Captured(captured.batch)
+    for rewrite in (improve, canonical, sizes_in_half, arange_lookups, batch_lookups, batch_statistics, deduplicate):
+        before = code(gm)
+        after = rewrite(gm, context)
+        assert code(gm) == before and after is not gm
+        gm = after
