@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from .capture.naming import Names, of_module
 from .cost import elements_of
+from .names import Names, of_module
 from .operands import is_size
 from .placement import Replicate
 from .rules.table import rule_of

@@ -158,3 +158,20 @@ class Comparison:
 def _left_out(name: str, mask: torch.Tensor) -> str:
     count = f"{int(mask.sum())} of {mask.numel()} elements"
     return f"{name}: {count} left out: their gradient is zero up to rounding, which the optimizer amplifies"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a comparison."""
+
+    name: str
+    rows: tuple[Row, ...]
+    passed: bool
+    allowed: str  # what "passed" means here, in words
+    split: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def max_rel_diff(self) -> float:
+        """The largest difference between the accumulated step and the full batch."""
+        return max((row.rel_diff for row in self.rows), default=0.0)

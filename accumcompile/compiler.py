@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import sympy
 import torch
 from torch.fx import GraphModule, Node
 
 from . import facts
-from .capture.naming import Names
 from .divisibility import divisible
 from .dump import History
 from .kept import first_run, warn_of_kept
+from .names import Names
 from .operands import input_sizes, is_size, shape_of
 from .passes import GRAPH_PASSES, PROGRAM_PASSES, spec
 from .passes.manager import Context, Planned, run
@@ -61,7 +62,8 @@ def compile_piece(
     dump.program(program, first, session)
     warn_of_kept(first, session)
     warn_of_unsplit(first, session)
-    return Runner(session.lowering.lower(program), gm, plan, report, session, owned_from)
+    ran = partial(session.journal.ran, report)
+    return Runner(session.lowering.lower(program), gm, plan, session.rows, ran, owned_from)
 
 
 def batch_of(gm: GraphModule, symbols: Iterable[sympy.Symbol]) -> Batch:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.fx import GraphModule
 
-from accumcompile.capture.journal import Run
+from accumcompile.journal import Run
 from accumcompile.program_text import program_source, repro_source
 from accumcompile.report import Report
 

@@ -12,10 +12,10 @@ from torch.fx import Graph, GraphModule, Node
 
 from . import causes
 from .called import Called, described
-from .capture.naming import Names, is_users
 from .carry import Carry
 from .loop import LoopSpec, accumulate_loop
 from .memory import Step, is_alias, owner, steps_of
+from .names import Names, is_users
 from .operands import is_size, is_tensor, shape_of
 from .placement import Shard
 from .plan import LoopFact, Plan, ValueFact

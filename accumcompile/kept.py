@@ -9,7 +9,7 @@ import sympy
 from torch.fx import GraphModule
 
 from . import errors
-from .capture.journal import Run
+from .journal import Run
 from .loop import Split
 from .operands import input_sizes
 from .plan import Plan

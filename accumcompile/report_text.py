@@ -5,15 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from accumcompile.report import Barrier, Graph, Loop, Report, Value
+from accumcompile.entries import Barrier, Entries, Graph, Loop, Value
 
 WIDTH = 100  # of a report as a string
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -56,7 +54,7 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
-def render_report(report: Report) -> RenderableType:
+def render_report(report: Entries) -> RenderableType:
     """The whole report, its headline first."""
     parts: list[RenderableType] = [Text(_headline(report), style="bold")]
     if not report.graphs:
@@ -81,7 +79,7 @@ def render_report(report: Report) -> RenderableType:
     return Group(*parts)
 
 
-def _headline(report: Report) -> str:
+def _headline(report: Entries) -> str:
     """What was asked for, and what was really run."""
     asked = f"steps={report.steps}" if report.steps is not None else f"micro_batch_size={report.asked_size}"
     if report.steps is None and report.asked_size is None:
@@ -89,7 +87,7 @@ def _headline(report: Report) -> str:
     return "; ".join([f"{report.name}: {asked} asked for", *_runs(report)])
 
 
-def _runs(report: Report) -> Iterator[str]:
+def _runs(report: Entries) -> Iterator[str]:
     """How each batch ran."""
     split = dict.fromkeys((graph.batch, graph.micro_batches) for graph in report.graphs if graph.loops)
     for batch in dict.fromkeys(graph.batch for graph in report.graphs):
@@ -97,7 +95,7 @@ def _runs(report: Report) -> Iterator[str]:
         yield from (f"a batch of {batch} ran {way}" for way in ways or ["whole: nothing could be split"])
 
 
-def _peaks(report: Report) -> str:
+def _peaks(report: Entries) -> str:
     """The estimated peak, and the full batch's."""
     mine, full = human(report.estimated_bytes), human(report.full_batch_bytes)
     without = "" if report.known else f" (both without {UNKNOWN})"
@@ -113,7 +111,7 @@ def described(sizes: Sequence[int]) -> str:
     return f"{len(sizes)} micro-batches: " + " and ".join(f"{count} of {size}" for size, count in runs)
 
 
-def _asked_rows(report: Report, batch: int) -> int:
+def _asked_rows(report: Entries, batch: int) -> int:
     """The samples of a micro-batch that the user asked for."""
     return min(report.asked_size or batch, batch) if report.steps is None else -(-batch // report.steps)
 

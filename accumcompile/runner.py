@@ -14,10 +14,8 @@ from torch.fx import GraphModule, Node
 from .binding import number, symbol_reads
 from .loop import Split
 from .operands import is_data_dependent
-from .plan import Plan
 from .rules.table import is_impure
 from .schedule import Schedule
-from .session import Session
 from .sizes import expression
 
 
@@ -29,12 +27,14 @@ class Runner:
         program: Callable,
         gm: GraphModule,
         plan: Schedule,
-        report: Plan,
-        session: Session,
+        rows: Callable[[int, int], int],
+        ran: Callable[[dict, Split], None],
         owned_from: int | None = None,
     ):
         self._boxed_call = True  # on the instance: Dynamo's wrappers copy no more than that
-        self.program, self.report, self.session = program, report, session
+        self.program = program
+        self.rows = rows  # the samples of a micro-batch, of a batch and its granule
+        self.ran = ran  # told at each call of the sizes and the split
         known = plan.propagation
         self.symbol, self.granule = known.batch.symbol, known.granule
         self.reads = symbol_reads(gm.graph.find_nodes(op="placeholder"))
@@ -45,8 +45,8 @@ class Runner:
     def __call__(self, arguments: list) -> list:
         sizes = {symbol: read(arguments) for symbol, read in self.reads}
         batch = sizes.get(self.symbol, 1)
-        split = Split(batch, self.session.options.rows(batch, self.granule))
-        self.session.journal.ran(self.report, sizes, split)
+        split = Split(batch, self.rows(batch, self.granule))
+        self.ran(sizes, split)
         given = list(arguments)
         arguments.clear()
         with self.draws.kept_on_success():

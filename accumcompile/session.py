@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .capture.batch import Candidates
-from .capture.journal import Journal, Run
 from .capture.safety import Calls
 from .dump import Dumper
+from .journal import Journal, Run
 from .lowering.check_cost import CheckCost
 from .lowering.protocol import Lowering
 from .lowering.registry import LOWERINGS
@@ -50,6 +50,10 @@ class Session:
     def change(self, **options: Any) -> None:
         """Replace options between calls; they are validated again."""
         self.options = dataclasses.replace(self.options, **options)
+
+    def rows(self, batch: int, granule: int) -> int:
+        """The samples of a micro-batch, as the options are now."""
+        return self.options.rows(batch, granule)
 
     @property
     def strict(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import errors
-from .capture.journal import Run
+from .journal import Run
 from .kept import LEAST, at_most
 from .report import Graph
 from .report_text import human

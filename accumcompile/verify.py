@@ -9,44 +9,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from accumcompile import errors, where
-from accumcompile.compare import EXACT, FLOORS, TOLERANCES, Comparison, Row, compare, of_precision
+from accumcompile.compare import EXACT, FLOORS, TOLERANCES, Comparison, Verdict, compare, of_precision
 from accumcompile.float64 import NoReferenceError, in_float64
 from accumcompile.loop import Split
 from accumcompile.record import Record, record
 from accumcompile.report import Report
+from accumcompile.report_text import plain
 from accumcompile.snapshot import Snapshot
+from accumcompile.verify_text import render_verification
 
 
-@dataclass(frozen=True)
-class VerifyReport:
+class VerifyReport(Verdict):
     """What `verify` found. `str()` of it is a table of the largest difference in each group of values."""
 
-    name: str
-    rows: tuple[Row, ...]
-    passed: bool
-    allowed: str  # what "passed" means here, in words
-    split: str
-    notes: tuple[str, ...] = ()
-
-    @property
-    def max_rel_diff(self) -> float:
-        """The largest difference between the accumulated step and the full batch."""
-        return max((row.rel_diff for row in self.rows), default=0.0)
-
     def __rich__(self):
-        from accumcompile.verify_text import render_verification
-
         return render_verification(self)
 
     def __str__(self) -> str:
-        from accumcompile.report_text import plain
-
         return plain(self.__rich__())
 
 

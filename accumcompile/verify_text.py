@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from accumcompile.compare import Row, Verdict
 from accumcompile.report_text import counted, indented
-
-if TYPE_CHECKING:
-    from accumcompile.compare import Row
-    from accumcompile.verify import VerifyReport
 
 TITLES = {
     "loss": "loss",
@@ -27,7 +23,7 @@ TITLES = {
 NAMED = 5  # values that failed and are named
 
 
-def render_verification(report: VerifyReport) -> RenderableType:
+def render_verification(report: Verdict) -> RenderableType:
     """The verdict, the largest difference of each group, what failed, notes."""
     verdict, style = ("passed", "bold green") if report.passed else ("FAILED", "bold red")
     rows = report.rows

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from accumcompile import accumulate
 from accumcompile.backend import session_of
-from accumcompile.capture.journal import Run
+from accumcompile.journal import Run
 from accumcompile.session import Session
 from accumcompile.testing import gradients, max_rel_diff, rel_diff, state
 

@@ -7,8 +7,8 @@ import torch
 from loops import Capture, session
 from torch.fx import Graph, GraphModule
 
-from accumcompile.capture.naming import Names
 from accumcompile.compiler import compile_piece
+from accumcompile.names import Names
 
 aten, prims = torch.ops.aten, torch.ops.prims
 DEPTH = 3000

@@ -14,9 +14,9 @@ from torch.fx import Graph, GraphModule
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from accumcompile import accumulate
-from accumcompile.capture.journal import Run
 from accumcompile.carry import Carry
 from accumcompile.dump import Dumper, reported
+from accumcompile.journal import Run
 from accumcompile.loop import LoopSpec, ProgramCode, Split, X, Y, accumulate_loop
 from accumcompile.options import Options
 from accumcompile.passes.manager import run

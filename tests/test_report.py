@@ -7,7 +7,7 @@ import small
 import sympy
 import torch
 
-from accumcompile.capture.journal import Journal, Run
+from accumcompile.journal import Journal, Run
 from accumcompile.loop import Split
 from accumcompile.memory import Made, Step
 from accumcompile.plan import BarrierFact, LoopFact, Plan, ValueFact

@@ -10,6 +10,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from ..compiler import compile_piece
+from ..names import CALLED, Names, called
 from ..operands import ancestors, outputs
 from ..passes import NORMALISATION
 from ..passes.manager import run
@@ -66,7 +67,7 @@ def capture(
 ) -> tuple[Callable, Roads]:
     """Compile by AOTAutograd, along the fused road where that is asked for and proven."""
 
-    names, lowering = naming.Names.of(gm), session.lowering
+    names, lowering = Names.of(gm), session.lowering
 
     def new_roads() -> Roads:
         history = session.dumper.history()
@@ -113,7 +114,7 @@ def detached(gm: GraphModule, chosen: list[Node]) -> GraphModule:
             return node
         with gm.graph.inserting_before(output):
             new = gm.graph.call_method("detach", (node,))
-        new.meta |= {"example_value": node.meta["example_value"].detach(), naming.CALLED: naming.called(node)}
+        new.meta |= {"example_value": node.meta["example_value"].detach(), CALLED: called(node)}
         return new
 
     output.args = torch.fx.map_arg(output.args, cut)

@@ -8,7 +8,7 @@ import torch
 from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
-from .random import SLICES, whole_args
+from ..draws import SLICES, whole_args
 
 
 class Plain(Interpreter):

@@ -8,6 +8,7 @@ from functools import partial, reduce
 import torch
 
 from ..carry import WIDER
+from ..draws import slice_op
 from ..errors import check
 from ..operands import shape_of
 from ..placement import R
@@ -89,8 +90,6 @@ def wide_sum(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.N
 
 def random(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
     """The micro-batch's part of the full batch's draw."""
-    from ..lowering.random import slice_op
-
     offset = body.offset(node)
     if offset is None:
         return body.call(node.target, args, kwargs)

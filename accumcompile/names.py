@@ -1,0 +1,106 @@
+"""What the values of a graph are called: as the user's program calls them.
+
+Dynamo says where an input comes from (``L['model']._modules['0']._parameters['weight']``); AOTAutograd describes what
+it makes of inputs and outputs (``GradAOTOutput(grad_of=PlainAOTInput(idx=0))``).
+Checked in torch 2.11, 2.13 and 2.15.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.fx import GraphModule, Node
+
+CALLED = "called"  # in the meta of a node of Dynamo's graph: what the user calls it
+
+_SPELLINGS = (
+    (re.compile(r"\b[LG]\['([^']+)'\]"), r"\1"),  # a local or global variable
+    (re.compile(r"\._(?:modules|parameters|buffers)\['([^']+)'\]"), r".\1"),
+    (re.compile(r"\.size\(\)\[(\d+)\]"), r".shape[\1]"),
+)
+
+
+def of_source(expression: str) -> str:
+    """A source as the user writes it: ``model.0.weight``, ``batch['input_ids']``, ``x.shape[0]``."""
+    for pattern, spelling in _SPELLINGS:
+        expression = pattern.sub(spelling, expression)
+    return expression
+
+
+def called(node: Any) -> str:
+    """What the user calls a node of Dynamo's graph: as it is assigned, or the module whose value it is."""
+    if not isinstance(node, Node):
+        return ""
+    module = of_module(node.meta) if node.op != "placeholder" else ""
+    return node.meta.get(CALLED) or (f"{module}'s output" if module else node.name)
+
+
+def of_module(meta: Mapping[str, Any]) -> str:
+    """The innermost module in whose ``forward`` a node stands."""
+    stack = meta.get("nn_module_stack")
+    return of_source(list(stack.values())[-1][0]) if stack else ""
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of the values of one graph from Dynamo."""
+
+    inputs: Sequence[str] = ()
+    outputs: Sequence[str] = ()
+    values: Mapping[str, str] = field(default_factory=dict)  # by the name of Dynamo's node
+
+    @classmethod
+    def of(cls, gm: GraphModule) -> Names:
+        """The names in a graph whose nodes have been named."""
+        given, results = gm.graph.find_nodes(op="placeholder"), gm.graph.output_node().args[0]
+        values = {node.name: called(node) for node in gm.graph.nodes}
+        return cls([called(n) for n in given], [called(o) for o in results], values)
+
+    def of_described(self, description: Any) -> str:
+        """What AOTAutograd's description of an input or output means; "" where that is nothing to a user.
+
+        A tuple describes a value that is several things.
+        """
+        if isinstance(description, tuple):
+            return " and ".join(dict.fromkeys(filter(None, map(self.of_described, description))))
+        words = _DESCRIPTIONS.get(type(description).__name__)
+        return words(self, description) if words else ""
+
+
+def is_users(description: Any) -> bool:
+    """Whether an output is one that the user's code sees."""
+    several = description if isinstance(description, tuple) else (description,)
+    return any(type(each).__name__ in ("PlainAOTOutput", "IntermediateBaseAOTOutput") for each in several)
+
+
+def _at(names: Sequence[str], index: int) -> str:
+    return names[index] if index < len(names) else ""
+
+
+def _about(text: str, field: str) -> Callable[[Names, Any], str]:
+    """The words for something that belongs to another input or output."""
+
+    def words(names: Names, description: Any) -> str:
+        other = names.of_described(getattr(description, field))
+        return text.format(other=other, **vars(description)) if other else ""
+
+    return words
+
+
+_DESCRIPTIONS: dict[str, Callable[[Names, Any], str]] = {
+    "PlainAOTInput": lambda names, d: _at(names.inputs, d.idx),
+    "ParamAOTInput": lambda names, d: d.target,
+    "BufferAOTInput": lambda names, d: d.target,
+    "SubclassGetAttrAOTInput": _about("{other}.{attr}", "base"),
+    "SubclassSizeAOTInput": _about("{other}.shape[{idx}]", "base"),
+    "ViewBaseAOTInput": _about("{other}", "base_of"),
+    "SyntheticBaseAOTInput": _about("{other}", "base_of"),
+    "TangentAOTInput": _about("gradient of {other}", "output"),
+    "PlainAOTOutput": lambda names, d: _at(names.outputs, d.idx),
+    "InputMutationAOTOutput": _about("new {other}", "mutated_input"),
+    "IntermediateBaseAOTOutput": _about("{other}", "base_of"),
+    "GradAOTOutput": _about("grad of {other}", "grad_of"),
+}
