@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,8 @@ import torch
 from capturing import assert_same, decorated, frames
 from torch._dynamo import convert_frame, symbolic_convert
 from torch.nn import functional as F
+
+import accumcompile
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
@@ -111,6 +115,12 @@ def test_threads_with_a_step_within_a_step():
         return inner(model, optimizer, x, y)
 
     in_threads([lambda seed=i: trained(decorated(outer)[0], seed) for i in range(2)])
+
+
+def test_one_module_owns_what_is_so_in_a_thread():
+    sources = list(Path(accumcompile.__file__).parent.rglob("*.py"))
+    owners = [p.name for p in sources if re.search(r"threading\.local|ContextVar", p.read_text(encoding="utf-8"))]
+    assert owners == ["ambient.py"]
 
 
 @pytest.mark.inductor

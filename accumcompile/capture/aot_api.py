@@ -5,8 +5,8 @@ Checked on torch 2.11, 2.13 and 2.15.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -23,24 +23,19 @@ from torch._functorch.partitioners import _extract_fwd_bwd_modules
 from torch._guards import TracingContext, tracing
 from torch.fx import GraphModule, Node
 
-from . import floats
+from . import floats, replaced
 
 Compile = Callable[[GraphModule, Sequence[Any]], Callable]
 
 
-@contextmanager
-def layers_of_operators() -> Iterator[None]:
+def layers_of_operators() -> AbstractContextManager[None]:
     """Within the block, an LSTM is traced as the operators of its cells.
 
     In float32 on a CPU torch would take oneDNN's whole layer for it, asked for as in inference: it does not split, and
     its backward misses what only training keeps.
     """
-    before = decompositions.select_one_layer_lstm_function
-    decompositions.select_one_layer_lstm_function = lambda *_: decompositions.one_layer_lstm
-    try:
-        yield
-    finally:
-        decompositions.select_one_layer_lstm_function = before
+    by_cells = decompositions.one_layer_lstm
+    return replaced.held(decompositions, "select_one_layer_lstm_function", lambda *_: by_cells)
 
 
 def aot(
