@@ -25,9 +25,9 @@ def run_small_at_once(plan: Schedule) -> Schedule:
 
 def _is_exact(loop: Loop) -> bool:
     """Whether every value that the loop yields is the same, to the last bit, whatever the micro-batches."""
-    return not loop.saved and all(n in loop.roots or _is_elementwise(n) for n in loop.nodes)
+    return not loop.saved and all(n in loop.roots or _computes_exactly(n) for n in loop.nodes)
 
 
-def _is_elementwise(node: Node) -> bool:
+def _computes_exactly(node: Node) -> bool:
     rule = rule_of(node.target)
-    return rule is not None and rule.elementwise
+    return rule is not None and rule.exact

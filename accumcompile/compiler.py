@@ -11,13 +11,15 @@ from torch.fx import GraphModule, Node
 from . import facts
 from .capture.naming import Names
 from .divisibility import divisible
+from .dump import History
 from .kept import first_run, warn_of_kept
 from .operands import input_sizes, is_size, shape_of
-from .passes import PIPELINE, form_loops
+from .passes import GRAPH_PASSES, PROGRAM_PASSES
+from .passes.manager import Context, Planned, run
 from .propagate import propagate
 from .runner import Runner
 from .session import Session
-from .sizes import Batch, expression
+from .sizes import NO_BATCH, Batch, expression
 from .stages import schedule
 from .unsplit import warn_of_unsplit
 
@@ -29,6 +31,7 @@ def compile_piece(
     session: Session,
     names: Names,
     owned_from: int | None = None,
+    history: History | None = None,
 ) -> Callable:
     """A boxed callable that computes what ``gm`` computes, micro-batch by micro-batch.
 
@@ -39,15 +42,17 @@ def compile_piece(
         session: read at each call for the number of micro-batches.
         names: what the user calls the graph's inputs and outputs, for the report.
         owned_from: outputs from this position on must own their memory; None: as it comes.
+        history: what was made of the graph before, for the dump.
     """
     batch = batch_of(gm, symbols)
     dump = session.dumper.graph(road)
-    dump.write("captured", gm)
-    for rewrite in PIPELINE:
-        gm = dump.after(rewrite, gm, batch)
-    known = propagate(gm.graph, batch)
-    plan = schedule(gm.graph, known)
-    program = dump.after(form_loops, gm, plan, session.options.accumulator_dtype)
+    if history is not None:
+        history.into(dump)
+    dump.observe(road, gm, 0.0)
+    gm = run(GRAPH_PASSES, gm, Context(batch), [dump.observe])
+    plan = schedule(gm.graph, propagate(gm.graph, batch))
+    planned = Planned(plan, session.options.accumulator_dtype)
+    program = run(PROGRAM_PASSES, gm, planned, [dump.observe])
     report = facts.plan_facts(road, gm.graph, plan, program, names)
     first = first_run(report, gm, session)
     dump.program(program, first, session)
@@ -56,16 +61,13 @@ def compile_piece(
     return Runner(session.lowering.lower(program), gm, plan, report, session, owned_from)
 
 
-_NO_BATCH = Batch(sympy.Symbol("no_batch"))
-
-
 def batch_of(gm: GraphModule, symbols: Iterable[sympy.Symbol]) -> Batch:
     """The batch of a graph, as far as it occurs in a size of an input."""
     sizes = [s for n in gm.graph.nodes for s in _sizes(n)]
     bound = {s for n in gm.graph.find_nodes(op="placeholder") for size in _sizes(n) for s in _symbols(size)}
     present = bound & set(symbols)
     traced = (s for s in input_sizes(gm) if s.node.expr in present)
-    return Batch.of(present, sizes, divisible(traced)) if present else _NO_BATCH
+    return Batch.of(present, sizes, divisible(traced)) if present else NO_BATCH
 
 
 def _sizes(node: Node) -> list:

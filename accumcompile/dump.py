@@ -1,6 +1,6 @@
 """What the compiler did, as files: each graph after every pass, the final program, the report.
 
-    <dump>/<graph>/00_captured.txt, 01_<pass>.txt, ...   readable code
+    <dump>/<graph>/00_captured.txt, 01_<pass>.txt, ...   readable code; a backward begins where the forward parted
     <dump>/<graph>/program.py                            the final program; `python program.py` runs it
     <dump>/<graph>/report.txt, report.json               what explain() says of this graph
     <dump>/report.txt, report.json                       what explain() says of the call that compiled
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -45,6 +44,10 @@ class Dumper:
         self.graphs += 1
         return GraphDump(self, f"graph_{self.graphs}_{safe(road)}")
 
+    def history(self) -> History:
+        """For the passes that run before a graph has a name."""
+        return History(self.wanted())
+
     def report(self, report: Report, graph: str = "") -> None:
         """The report as text and as JSON."""
         folder = f"{graph}/" if graph else ""
@@ -67,25 +70,41 @@ class Dumper:
         trace(name, text)
 
 
+class History:
+    """What passes made of a graph before it was known which pieces it becomes; the first of them gets it."""
+
+    def __init__(self, wanted: bool) -> None:
+        self.wanted = wanted
+        self.steps: list[tuple[str, GraphModule, float]] = []
+
+    def observe(self, step: str, gm: GraphModule, seconds: float) -> None:
+        """Remember it, if anybody reads it."""
+        if self.wanted:
+            self.steps.append((step, gm, seconds))
+
+    def into(self, dump: GraphDump) -> None:
+        """Write it all, and forget it."""
+        for step in self.steps:
+            dump.observe(*step)
+        self.steps.clear()
+
+
 class GraphDump:
     """The texts of one graph, numbered."""
 
     def __init__(self, dumper: Dumper, name: str) -> None:
         self.dumper, self.name, self.written = dumper, name, 0
 
+    def observe(self, step: str, gm: GraphModule, seconds: float) -> None:
+        """What a pass made of the graph, and how long that took."""
+        log.info("%s: %s took %.3f s", self.name, step, seconds)
+        self.write(step, gm)
+
     def write(self, step: str, content: str | GraphModule) -> None:
         """The next text: what the graph was after `step`."""
         name = f"{self.name}/{self.written:02}_{safe(step)}.txt"
         self.written += 1
         self.dumper.put(name, lambda: readable(content))
-
-    def after(self, rewrite: Callable[..., GraphModule], gm: GraphModule, *given: Any) -> GraphModule:
-        """Run a pass: what it makes of `gm` is written, and how long it took is logged."""
-        begun = time.perf_counter()
-        made = rewrite(gm, *given)
-        log.info("%s: %s took %.3f s", self.name, rewrite.__name__, time.perf_counter() - begun)
-        self.write(rewrite.__name__, made)
-        return made
 
     def program(self, gm: GraphModule, run: Run, session: Session) -> None:
         """The program, whose first input is a `Split`, as a Python file, and a report of its first `run`."""

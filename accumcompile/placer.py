@@ -168,7 +168,7 @@ class Placer:
             for dims in alignment.results
         )
         made = all(v is None or v.made or isinstance(v.placement, Replicate) for v in self.values)
-        whole = self._whole_stage() if rule.moves or rule.elementwise or made else None
+        whole = self._whole_stage() if (rule.is_cheap and rule.exact) or made else None
         reason = rule.dims or str(self.node.target)
         facts: dict[str, Any] = {"whole_stage": whole, "zero": self._is_zero(rule), "made": made, "reason": reason}
         return self._placed(placements, needs, **facts)

@@ -4,7 +4,7 @@ Saving everything is the full batch's memory; computing everything again is quad
 costs time is computed again in one loop at most: the one to which most bytes would have to be saved instead. An
 embedding is saved rather than its tower run again for the loss; for its backward the tower is run again rather than
 its activations saved. Every other loop loads the smallest cut, in bytes, between what was computed before and what it
-yields. Elementwise operators may run again in any loop. Nothing does whose rounding must not differ.
+yields. Cheap operators may run again in any loop. Nothing does whose rounding must not differ.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _whole_after(known: Propagation, roots: Iterable[Node]) -> set[Node]:
 
 def _is_cheap(node: Node) -> bool:
     rule = rule_of(node.target)
-    return is_alias(node) or (rule is not None and rule.elementwise)
+    return is_alias(node) or (rule is not None and rule.is_cheap)
 
 
 def _smallest_cut(

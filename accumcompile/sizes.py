@@ -169,6 +169,9 @@ class Batch:
         return (*sizes[:dim], self.local(sizes[dim], placement.outer), *sizes[dim + 1 :])
 
 
+NO_BATCH = Batch(sympy.Symbol("no_batch", integer=True, positive=True))  # of a graph in which none occurs
+
+
 def _counted(ratio: sympy.Expr) -> tuple[sympy.Expr, int]:
     """Rows that one sample owns, as whole rows of a whole number of samples."""
     rows, samples = sympy.fraction(sympy.together(sympy.cancel(ratio)))

@@ -1,4 +1,4 @@
-"""The passes, graph to graph, one file each."""
+"""The passes, graph to graph, one file each, and the order in which they run."""
 
 from .arange_lookups import arange_lookups
 from .batch_lookups import batch_lookups
@@ -8,15 +8,6 @@ from .deduplicate import deduplicate
 from .form_loops import form_loops
 from .sizes_in_half import sizes_in_half
 
-PIPELINE = [canonical, sizes_in_half, arange_lookups, batch_lookups, batch_statistics, deduplicate]
-
-__all__ = [
-    "PIPELINE",
-    "arange_lookups",
-    "batch_lookups",
-    "batch_statistics",
-    "canonical",
-    "deduplicate",
-    "form_loops",
-    "sizes_in_half",
-]
+NORMALISATION = [canonical, deduplicate]  # of what was captured, before anything is decided of it
+GRAPH_PASSES = [sizes_in_half, arange_lookups, batch_lookups, batch_statistics, deduplicate]
+PROGRAM_PASSES = [form_loops]

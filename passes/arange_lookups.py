@@ -25,6 +25,7 @@ from torch.fx import GraphModule, Node
 
 from accumcompile.sizes import Batch, expression
 
+from .manager import Context
 from .rewriting import Emit, product, rewrite, scalar, sizes_of
 
 aten, prims = torch.ops.aten, torch.ops.prims
@@ -32,9 +33,9 @@ aten, prims = torch.ops.aten, torch.ops.prims
 Position = Callable[[Emit, Node, Any], Node]  # an index along a dimension of a size, as a position from 0 on
 
 
-def arange_lookups(gm: GraphModule, batch: Batch) -> GraphModule:
+def arange_lookups(gm: GraphModule, context: Context) -> GraphModule:
     """Rewrite indexing by ``arange`` over the batch as a gather or scatter beside it; leave other indexing alone."""
-    return rewrite(gm, {op: _by_arange(*row, batch) for op, row in _TABLE.items()})
+    return rewrite(gm, {op: _by_arange(*row, context.batch) for op, row in _TABLE.items()})
 
 
 def _by_arange(row: Callable, position: Position, batch: Batch):

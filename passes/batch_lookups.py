@@ -25,14 +25,15 @@ from torch.fx import GraphModule, Node
 
 from accumcompile.sizes import Batch, expression
 
+from .manager import Context
 from .rewriting import Emit, Rewrite, rewrite, scalar, sizes_of
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
 
-def batch_lookups(gm: GraphModule, batch: Batch) -> GraphModule:
+def batch_lookups(gm: GraphModule, context: Context) -> GraphModule:
     """Rewrite the lookups of one position along a dimension that holds the batch; leave the others alone."""
-    return rewrite(gm, {op: _along_batch(row, batch) for op, row in _TABLE.items()})
+    return rewrite(gm, {op: _along_batch(row, context.batch) for op, row in _TABLE.items()})
 
 
 def _along_batch(row: Callable, batch: Batch) -> Rewrite:

@@ -25,15 +25,16 @@ from torch.fx import GraphModule, Node
 from accumcompile.rules.ops import moments
 from accumcompile.sizes import Batch, expression
 
+from .manager import Context
 from .rewriting import Emit, product, rewrite, sizes_of
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
 
-def batch_statistics(gm: GraphModule, batch: Batch) -> GraphModule:
+def batch_statistics(gm: GraphModule, context: Context) -> GraphModule:
     """Rewrite every mean and variance over a dimension that holds the batch; leave the others alone."""
     rows = {aten.mean.dim: _mean, aten.var_mean.correction: _var_mean, aten.var.correction: _var}
-    return rewrite(gm, {op: _over_batch(row, batch) for op, row in rows.items()})
+    return rewrite(gm, {op: _over_batch(row, context.batch) for op, row in rows.items()})
 
 
 def _over_batch(row, batch: Batch):

@@ -24,12 +24,13 @@ from torch.fx import GraphModule, Node
 
 from accumcompile.binding import traced
 
+from .manager import Context
 from .rewriting import Emit, rewrite, sizes_of
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
 
-def canonical(gm: GraphModule, batch: object = None) -> GraphModule:
+def canonical(gm: GraphModule, context: Context) -> GraphModule:
     """Rewrite ``gm`` so that the table needs one row for each meaning."""
     return rewrite(gm, _TABLE)
 

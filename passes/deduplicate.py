@@ -21,8 +21,10 @@ from torch.fx import Graph, GraphModule, Node
 from accumcompile.operands import is_decided_by_data
 from accumcompile.rules.table import is_impure
 
+from .manager import Context
 
-def deduplicate(gm: GraphModule, batch: object = None) -> GraphModule:
+
+def deduplicate(gm: GraphModule, context: Context) -> GraphModule:
     """A copy of ``gm`` in which no two nodes compute the same from the same; what draws numbers is left alone."""
     graph = Graph()
     new: dict[Node, Node] = {}

@@ -30,22 +30,25 @@ from accumcompile.loop import LoopSpec, X, Y, accumulate_loop
 from accumcompile.operands import shape_of
 from accumcompile.placement import Partial, Shard
 from accumcompile.rules.table import is_impure
-from accumcompile.schedule import Loop, Schedule
+from accumcompile.schedule import Loop
+
+from .manager import Planned
 
 aten = torch.ops.aten
 
 
-def form_loops(gm: GraphModule, plan: Schedule, wide: torch.dtype | None = None) -> GraphModule:
+def form_loops(gm: GraphModule, context: Planned) -> GraphModule:
     """The program that computes what ``gm`` computes, micro-batch by micro-batch.
 
-    Its first argument is a ``Split``; the others are ``gm``'s. ``wide`` is the option ``accumulator_dtype``.
+    Its first argument is a ``Split``; the others are ``gm``'s.
     """
+    plan = context.schedule
     bridges = Bridges(gm.graph, plan.propagation)
     modules: dict[str, GraphModule] = {}
     for index, loop in enumerate(plan.loops):
         bridges.draw(loop.stage)
         name = f"loop_{index}"
-        modules[name] = _form(bridges, loop, name, wide)
+        modules[name] = _form(bridges, loop, name, context.accumulator_dtype)
     bridges.draw(1 << 30)
     outputs = [bridges.whole(o) if isinstance(o, Node) else o for o in plan.outputs]
     bridges.graph.output(outputs)

@@ -19,6 +19,7 @@ The first micro-batch returns its contributions, which become the accumulators: 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch._inductor.decomposition import select_decomp_table
@@ -27,30 +28,40 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from accumcompile.carry import REDUCTIONS
 
+from .rewriting import copied
+
 aten, prims = torch.ops.aten, torch.ops.prims
 Tensor = torch.Tensor
 
 
-def fuse_accumulation(
-    gm: GraphModule,
-    carry: Sequence[str],
-    accumulators: Sequence[Tensor | torch.dtype],
-    slots: Sequence[Tensor | None],
-) -> GraphModule:
-    """Add the accumulation to ``gm``, whose nodes carry fake tensors in ``meta["val"]``.
+@dataclass(frozen=True)
+class Accumulation:
+    """What becomes of a body's outputs.
 
-    ``accumulators`` are the accumulators to update, or, for the first micro-batch, the dtypes in which to
-    return the contributions. ``slots`` are the slices of the buffers for the ys, or None where the piece is
-    returned. The new arguments come first: the accumulators, then the slots.
+    ``ops`` are the carries' reductions. ``accumulators`` are the accumulators to update, or, for the first
+    micro-batch, the dtypes in which to return the contributions. ``slots`` are the slices of the buffers for the ys,
+    or None where the piece is returned.
     """
+
+    ops: Sequence[str]
+    accumulators: Sequence[Tensor | torch.dtype]
+    slots: Sequence[Tensor | None]
+
+
+def fuse_accumulation(gm: GraphModule, context: Accumulation) -> GraphModule:
+    """A copy of ``gm``, whose nodes carry fake tensors in ``meta["val"]``, that accumulates itself.
+
+    The new arguments come first: the accumulators, then the slots.
+    """
+    gm = copied(gm)
     graph = gm.graph
     output = graph.output_node()
     outputs = list(output.args[0])
-    parts, pieces = outputs[: len(carry)], outputs[len(carry) :]
-    accs = _placeholders(graph, "acc", accumulators)
-    outs = _placeholders(graph, "out", slots)
+    parts, pieces = outputs[: len(context.ops)], outputs[len(context.ops) :]
+    accs = _placeholders(graph, "acc", context.accumulators)
+    outs = _placeholders(graph, "out", context.slots)
     kept: list = []
-    for op, part, acc, into in zip(carry, parts, accs, accumulators, strict=True):
+    for op, part, acc, into in zip(context.ops, parts, accs, context.accumulators, strict=True):
         if isinstance(into, torch.dtype):
             kept.append(_cast(graph, part, into))
         elif acc is not None:

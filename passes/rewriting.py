@@ -44,6 +44,15 @@ def rewrite(gm: GraphModule, table: Mapping[Any, Rewrite]) -> GraphModule:
     return GraphModule(gm, graph)
 
 
+def copied(gm: GraphModule) -> GraphModule:
+    """The same graph, to be changed in place."""
+    graph = Graph()
+    new: dict[Node, Node] = {}
+    for node in gm.graph.nodes:
+        new[node] = graph.node_copy(node, new.__getitem__)
+    return GraphModule(gm, graph)
+
+
 def _must_stay(node: Node) -> bool:
     """A node that no one uses stays where leaving it out would shift the random numbers of the others."""
     return node.op in ("placeholder", "output") or is_impure(node)

@@ -26,21 +26,22 @@ from accumcompile.carry import WIDER
 from accumcompile.operands import is_size, is_tensor
 from accumcompile.rules.table import rule_of
 
+from .manager import Context
 from .rewriting import Emit, rewrite
 
 cast = torch.ops.prims.convert_element_type.default
 
 
-def sizes_in_half(gm: GraphModule, batch: object = None) -> GraphModule:
-    """Rewrite every elementwise operator that meets half precision with a symbolic number."""
+def sizes_in_half(gm: GraphModule, context: Context) -> GraphModule:
+    """Rewrite every pointwise operator that meets half precision with a symbolic number."""
     meeting = {node.target for node in gm.graph.nodes if _meets_a_size(node)}
     return rewrite(gm, dict.fromkeys(meeting, _widened))
 
 
 def _meets_a_size(node: Node) -> bool:
     rule = rule_of(node.target)
-    computes = rule is not None and rule.elementwise and not rule.moves
-    return computes and is_tensor(node) and _is_half(node) and any(is_size(n) for n in node.all_input_nodes)
+    pointwise = rule is not None and rule.pointwise
+    return pointwise and is_tensor(node) and _is_half(node) and any(is_size(n) for n in node.all_input_nodes)
 
 
 def _is_half(node: Node) -> bool:

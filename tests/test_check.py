@@ -102,6 +102,41 @@ def test_roundings_of_equal_terms_go_the_same_way(shape, dtype):
         expected.compare([one_by_one(x[: shape[0] * 9 // 10], lanes)])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("kind", ["scatter_add", "index_put", "scatter_reduce"])
+def test_a_sum_by_index_is_a_sum(kind, dtype):
+    """The same where an index says which terms belong together: compiled code adds them in another order."""
+    torch.manual_seed(0)
+    x, index = (torch.rand(60000) < 0.7).to(dtype) / 0.7, torch.zeros(60000, dtype=torch.long)
+    into = {
+        "scatter_add": lambda x, i: x.new_zeros(1).scatter_add(0, i, x),
+        "index_put": lambda x, i: x.new_zeros(1).index_put([i], x, accumulate=True),
+        "scatter_reduce": lambda x, i: x.new_zeros(1).scatter_reduce(0, i, x, "sum"),
+    }[kind]
+    expected = Expected(make_fx(lambda *given: (into(*given),))(x, index), [x, index])
+    honest = x.sum(0, keepdim=True)
+    assert distance(honest, expected.values[0])[0] > 50 * torch.finfo(dtype).eps * extent(honest)[0]
+    expected.compare([honest])
+    with pytest.raises(WrongCodeError):
+        expected.compare([x[:54000].sum(0, keepdim=True)])
+
+
+@pytest.mark.parametrize("kind", ["gather", "index", "index_select", "embedding"])
+def test_a_lookup_is_no_sum(kind):
+    """What is picked from many is as exact as what is picked from few."""
+    torch.manual_seed(0)
+    x, index = torch.randn(60000, 1, dtype=torch.float64), torch.randint(60000, (40,))
+    look_up = {
+        "gather": lambda x, i: x.gather(0, i[:, None]),
+        "index": lambda x, i: x[i],
+        "index_select": lambda x, i: x.index_select(0, i),
+        "embedding": lambda x, i: torch.ops.aten.embedding(x, i),
+    }[kind]
+    expected = Expected(make_fx(lambda *given: (look_up(*given),))(x, index), [x, index])
+    with pytest.raises(WrongCodeError):
+        expected.compare([expected.values[0] * (1 + 100 * torch.finfo(x.dtype).eps)])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_coarse_grid(dtype):
     noise = torch.Generator().manual_seed(0)

@@ -9,6 +9,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from accumcompile.loop import accumulate_loop
 from accumcompile.oracle.check import NO_BATCH
 from accumcompile.passes import form_loops
+from accumcompile.passes.manager import Planned
 from accumcompile.placement import Partial, R
 from accumcompile.propagate import propagate
 from accumcompile.rules.table import is_impure
@@ -86,7 +87,7 @@ def test_attention_runs_in_the_loop(kind, dynamic):
     plan = schedule(gm.graph, known)
     (loop,) = plan.loops
     assert len(operators(loop.nodes)) == 2
-    program = form_loops(gm, plan)
+    program = form_loops(gm, Planned(plan))
     (call,) = program.graph.find_nodes(op="call_function", target=accumulate_loop)
     _, _, consts, _, spec = call.args
     assert not spec.carry and not [c for c in consts if "sym_size" not in c.name], "nothing is taken whole"
@@ -101,7 +102,7 @@ def test_a_later_loop_finds_what_it_needs(kind):
     plan = schedule(gm.graph, known)
     first, second = plan.loops
     assert len(operators(first.nodes)) == 1 and len(operators(second.nodes)) == 2
-    program = form_loops(gm, plan)
+    program = form_loops(gm, Planned(plan))
     assert not operators(program.graph.nodes), "nothing runs on the full batch"
 
 

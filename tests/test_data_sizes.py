@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from accumcompile.passes import deduplicate
+from accumcompile.passes.manager import Context
 
 
 def mined(z, y):
@@ -54,10 +55,10 @@ def test_what_data_decides_is_merged_with_nothing():
     gm = torch.fx.experimental.proxy_tensor.make_fx(twice, tracing_mode="symbolic")(torch.randn(7))
     before, after = (
         [node.target for node in graph.nodes].count(torch.ops.aten.nonzero.default)
-        for graph in (gm.graph, deduplicate(gm).graph)
+        for graph in (gm.graph, deduplicate(gm, Context()).graph)
     )
     assert before == after == 2
-    assert [n.target for n in deduplicate(gm).graph.nodes].count(torch.ops.aten.gt.Scalar) == 1
+    assert [n.target for n in deduplicate(gm, Context()).graph.nodes].count(torch.ops.aten.gt.Scalar) == 1
 
 
 def parts(sizes):

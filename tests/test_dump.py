@@ -19,6 +19,7 @@ from accumcompile.carry import Carry
 from accumcompile.dump import Dumper, reported
 from accumcompile.loop import LoopSpec, ProgramCode, Split, X, Y, accumulate_loop
 from accumcompile.options import Options
+from accumcompile.passes.manager import run
 from accumcompile.plan import Plan
 from accumcompile.program_text import program_source
 from accumcompile.report import Report
@@ -161,11 +162,11 @@ def test_the_log_gets_the_texts(caplog):
 
 
 def test_a_pass_is_run_timed_and_written(tmp_path, caplog):
-    def halve(gm, by):
-        return f"{gm} / {by}"
+    def halve(gm, context):
+        return f"{gm} / {context}"
 
     with caplog.at_level(logging.INFO, logger="accumcompile"):
-        assert Dumper(tmp_path).graph("fused").after(halve, "text", 2) == "text / 2"
+        assert run([halve], "text", 2, [Dumper(tmp_path).graph("fused").observe]) == "text / 2"
     assert (tmp_path / "graph_1_fused/00_halve.txt").read_text() == "text / 2\n"
     assert "graph_1_fused: halve took 0.0" in caplog.text
 

@@ -8,7 +8,7 @@ from loops import aten, body_of, prims
 
 from accumcompile.lowering.specialise import specialise
 from accumcompile.lowering.specs import Array, Literal
-from accumcompile.passes.fuse_accumulation import fuse_accumulation
+from accumcompile.passes.fuse_accumulation import Accumulation, fuse_accumulation
 
 CPU = torch.device("cpu")
 
@@ -25,7 +25,7 @@ def fused(body, carry, xs, dtype=torch.float32, slots=()):
     parts = [n.meta["val"] for n in done.gm.graph.output_node().args[0]][: len(carry)]
     with done.trace.mode:
         accumulators = [torch.empty_like(p, dtype=dtype) for p in parts]
-    gm = fuse_accumulation(done.gm, carry, accumulators, slots)
+    gm = fuse_accumulation(done.gm, Accumulation(carry, accumulators, slots))
     return gm, [n.target for n in gm.graph.nodes if n.op == "call_function"]
 
 
@@ -99,6 +99,6 @@ def test_the_first_micro_batch_returns_its_contributions_in_the_accumulators_dty
     a = torch.randn(4, 4, dtype=torch.bfloat16)
     start = Array((), (), torch.int64, CPU)
     done = specialise(body.graph, body, [Literal(int, 4), start, spec_of(a), spec_of(a)], {})
-    gm = fuse_accumulation(done.gm, ["sum"], [torch.float32], [])
+    gm = fuse_accumulation(done.gm, Accumulation(["sum"], [torch.float32], []))
     (part,) = gm(a, a)
     assert part.dtype == torch.float32

@@ -10,6 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from accumcompile import accumulate
 from accumcompile.carry import Carry
 from accumcompile.passes import sizes_in_half
+from accumcompile.passes.manager import Context
 
 SAMPLES, STEPS = 4, 16  # four times the row's own batch, by three
 # The accumulated step may be twice as far from float64 as the full batch, which may round a value once in any case.
@@ -157,7 +158,7 @@ def test_sizes_meet_half_precision_in_float32():
 
     half = torch.full((262144,), 3.0, dtype=torch.float16), torch.ones(4, dtype=torch.float16)
     traced = make_fx(before, tracing_mode="symbolic")(*half)
-    gm = sizes_in_half(traced)
+    gm = sizes_in_half(traced, Context())
     dtypes_met = [n.args[0].meta["val"].dtype for n in gm.graph.nodes if n.target is torch.ops.aten.div.Tensor]
     assert dtypes_met == [torch.float32]
     added = [n for n in gm.graph.nodes if n.target is torch.ops.prims.convert_element_type.default]

@@ -316,3 +316,18 @@ def test_seeds_are_drawn_as_compiled_code_draws_them():
     torch.manual_seed(1)
     limits = torch.iinfo(torch.int64)
     assert torch.equal(ours, torch.randint(limits.min, limits.max, [3]))
+
+
+@pytest.mark.inductor
+def test_a_form_serves_only_the_buffers_that_it_was_compiled_for():
+    """A piece of one row lies in its buffer otherwise than one of several: a tail's form is none for such a batch."""
+
+    def body(rows, start, x):
+        y = aten.clone.default(
+            aten.permute.default(aten.tanh.default(x), [1, 0]), memory_format=torch.contiguous_format
+        )
+        return aten.sum.default(y), y
+
+    eager, compiled = both(program_of(body_of(body, Capture(s=12).tensor("s", 8)), 0, [0], ["sum"], [1]))
+    for batch, rows in [(10, 3), (4, 1), (10, 3)]:
+        check_equal(eager, compiled, Split(batch, rows), torch.randn(batch, 8))

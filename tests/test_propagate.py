@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from accumcompile.oracle.capture import capture
-from accumcompile.passes import PIPELINE
+from accumcompile.passes import GRAPH_PASSES, NORMALISATION
+from accumcompile.passes.manager import Context, run
 from accumcompile.placement import Shard
 from accumcompile.propagate import propagate
 from accumcompile.stages import schedule
@@ -18,9 +19,7 @@ def known_of(fn, *tensors, dims=None, joint=False):
     """The graph of ``fn``, normalised, and what propagation knows of it."""
     choice = tuple(dims) if dims is not None else (0,) * len(tensors)
     captured = capture(fn, tensors, choice, joint=joint)
-    gm = captured.gm
-    for rewrite in PIPELINE:
-        gm = rewrite(gm, captured.batch)
+    gm = run([*NORMALISATION, *GRAPH_PASSES], captured.gm, Context(captured.batch))
     return gm.graph, propagate(gm.graph, captured.batch)
 
 

@@ -15,6 +15,7 @@ import accumcompile
 from accumcompile import Rule, accumulate, register_rule
 from accumcompile.rules.checked import mistakes
 from accumcompile.rules.table import RULES
+from accumcompile.rules.views import along
 from accumcompile.testing import check_rule
 
 PAGE = DOCS / "custom_ops.md"
@@ -166,6 +167,42 @@ def test_a_wrong_backward_is_caught(ops, name):
     x, gate, weight = samples((4, 4, 3))[0]
     with pytest.raises(AssertionError, match="does not pass" if "gradient" in name else r"result 2 is not P\(max\)"):
         check_rule(ops.gated_backward, wrong, [(f(4, 4, 3), x, gate, weight)])
+
+
+def unless_squared(facts):
+    return () if facts.argument(2, "squared") else ({0},)
+
+
+def test_linearity_may_depend_on_arguments():
+    @torch.library.custom_op("tested::running", mutates_args=())
+    def running(x: torch.Tensor, dim: int, squared: bool) -> torch.Tensor:
+        return (x.square() if squared else x).cumsum(dim)
+
+    running.register_fake(lambda x, dim, squared: torch.empty_like(x))
+    calls = [(f(4, 3), 1, False), (f(4, 4), 0, False), (f(4, 3), 1, True)]
+    check_rule(running, Rule(align=along(1), linear=unless_squared), calls)
+    with pytest.raises(AssertionError, match="not linear in tensor 0"):
+        check_rule(running, Rule(align=along(1), linear=({0},)), calls)
+
+
+@pytest.mark.parametrize(("cheap", "gathered"), [(None, 0), (True, 0), (False, 1)])
+def test_only_what_is_cheap_is_computed_again(cheap, gathered):
+    tripled = torch.library.custom_op(
+        "tested::tripled", lambda x: 3 * x, mutates_args=(), schema="(Tensor x) -> Tensor"
+    )
+    tripled.register_fake(torch.empty_like)
+
+    def train(model, x, y):
+        loss = F.mse_loss(model(x), tripled(y).sort(0).values)  # the sort needs the whole of it
+        loss.backward()
+        return loss.detach()
+
+    register_rule(tripled, Rule("... -> ...", cheap=cheap))
+    model = nn.Linear(6, 1, dtype=torch.float64)
+    step = accumulate(steps=4, lowering="eager")(train)
+    assert_equal(step, model, f(11, 6), f(11, 1))
+    report = step.explain(model, f(11, 6), f(11, 1))
+    assert len(report.loops) == 1 + gathered and len(gathers(report)) == gathered
 
 
 def test_an_operator_is_named_in_three_ways(ops):

@@ -36,6 +36,10 @@ def test_every_row_has_samples():
     assert {str(op) for op in RULES} - {str(op) for op in SAMPLES} <= set(NO_SAMPLE)
 
 
+def test_what_moves_data_need_not_say_that_it_is_linear():
+    assert not [op for op, rule in RULES.items() if rule.moves and rule.linear]
+
+
 # One flip of each kind, and rows in which a mistake was once made.
 WRONG = {
     "the vocabulary split": (aten.embedding.default, Rule("v d, ... -> ... d", linear=({0},))),

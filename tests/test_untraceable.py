@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from accumcompile import BuildError
-from accumcompile.capture import roads
+from accumcompile.capture import aot
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
@@ -107,11 +107,11 @@ def test_a_line_inside_of_which_dynamo_fails_is_a_break():
 def test_a_bug_of_ours_is_not_taken_for_one_of_pytorchs(by, monkeypatch):
     """What fails when the tracing is over is named as ours, with the line that was worked on."""
 
-    def broken(gm, compiled, note):
+    def improve(gm, context):
         node = next(n for n in gm.graph.nodes if n.op == "call_function")
         raise LookupError(f"a bug at {node.op}")
 
-    monkeypatch.setattr(roads, "improve", broken)
+    monkeypatch.setattr(aot, "improve", improve)
     step, _ = by(small.plain)
     model = small.net()
     with pytest.raises(BuildError) as caught:

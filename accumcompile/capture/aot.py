@@ -11,11 +11,14 @@ from torch.fx import GraphModule, Node
 
 from ..compiler import compile_piece
 from ..operands import ancestors, outputs
+from ..passes import NORMALISATION
+from ..passes.manager import run
 from ..session import Session
 from . import aot_api, dynamo, naming, untraceable
 from .assigned import assigning, made_outputs
 from .divided import ask_divided
 from .frames import BatchSymbols
+from .improve import Captured, improve
 from .reattach import reattached
 from .respelled import respell
 from .roads import Roads
@@ -65,12 +68,19 @@ def capture(
 
     names, lowering = naming.Names.of(gm), session.lowering
 
-    def piece(graph: GraphModule, road: str, owned_from: int | None) -> Callable:
-        ask_divided(graph.graph, batch.symbols)
-        return compile_piece(graph, road, batch.symbols, session, names, owned_from)
-
     def new_roads() -> Roads:
-        return Roads(piece, lowering.draws_by_seed, fused, reached(gm), session.note, beside, changeable)
+        history = session.dumper.history()
+
+        def normalise(graph: GraphModule) -> GraphModule:
+            history.observe("captured", graph, 0.0)
+            context = Captured(draws_by_seed=lowering.draws_by_seed, note=session.note)
+            return run([improve, *NORMALISATION], graph, context, [history.observe])
+
+        def piece(graph: GraphModule, road: str, owned_from: int | None) -> Callable:
+            ask_divided(graph.graph, batch.symbols)
+            return compile_piece(graph, road, batch.symbols, session, names, owned_from, history)
+
+        return Roads(piece, normalise, fused, reached(gm), beside, changeable)
 
     def trace(roads: Roads) -> Callable:
         pieces = roads.partition, roads.forward, roads.backward, roads.inference

@@ -7,40 +7,45 @@ loses no more than what failed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from torch._guards import detect_fake_mode
 from torch._inductor import config
 from torch._inductor.fx_passes import joint_graph
 from torch._inductor.pattern_matcher import PatternMatcherPass
 from torch._inductor.virtualized import V
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule
 
+from ..passes.manager import Context
+from ..passes.rewriting import copied
 from .reasons import first_sentence
 
 Pass = Callable[[GraphModule], object]
 
 
-def improve(gm: GraphModule, draws_by_seed: bool, note: Callable[[str], None]) -> GraphModule:
-    """Inductor's joint-graph passes, which do not run on the bodies later.
+@dataclass(frozen=True)
+class Captured(Context):
+    """What passes over a graph of AOTAutograd's are told.
 
-    Args:
-        gm: a graph of AOTAutograd's, which stays as it is.
-        draws_by_seed: also rewrite random numbers to be functions of a seed.
-        note: told which pass the graph went on without.
+    ``draws_by_seed``: also rewrite random numbers to be functions of a seed, which only Inductor can run. ``note`` is
+    told which pass the graph went on without.
     """
-    with V.set_fake_mode(detect_fake_mode()), config.patch(fallback_random=not draws_by_seed):
+
+    draws_by_seed: bool = False
+    note: Callable[[str], None] = print
+
+
+def improve(gm: GraphModule, context: Captured) -> GraphModule:
+    """Inductor's joint-graph passes, which do not run on the bodies later."""
+    with V.set_fake_mode(detect_fake_mode()), config.patch(fallback_random=not context.draws_by_seed):
         try:
             return _after(joint_graph.joint_graph_passes, gm)
         except Exception:
-            return _one_by_one(gm, note)
+            return _one_by_one(gm, context.note)
 
 
 def _after(run: Pass, gm: GraphModule) -> GraphModule:
-    graph = Graph()
-    new: dict[Node, Node] = {}
-    for node in gm.graph.nodes:
-        new[node] = graph.node_copy(node, new.__getitem__)
-    gm = GraphModule(gm, graph)
+    gm = copied(gm)
     run(gm)
     gm.graph.lint()
     gm.recompile()

@@ -13,29 +13,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence, Set
 from typing import Any
 
-import sympy
 import torch
 from torch.fx import Graph, GraphModule, Node
 
 from ..operands import ancestors, is_size, outputs
-from ..passes.canonical import canonical
-from ..passes.deduplicate import deduplicate
 from ..placement import Partial, R
 from ..propagate import propagate
 from ..rules.table import is_impure
-from ..sizes import Batch
+from ..sizes import NO_BATCH
 from . import aot_api
-from .improve import improve
 from .saved import NOTHING, Changeable, handing_over, needed_backwards, read_backwards
 from .undefined import passing_undefined
 
 aten = torch.ops.aten
 Compile = Callable[[GraphModule, str, int | None], Callable]
-
-
-def normal(gm: GraphModule, draws_by_seed: bool, note: Callable[[str], None]) -> GraphModule:
-    """A captured graph in the spelling that rules know, each value computed once."""
-    return deduplicate(canonical(improve(gm, draws_by_seed, note)))
 
 
 class Roads:
@@ -44,16 +35,15 @@ class Roads:
     def __init__(
         self,
         compile_piece: Compile,
-        draws_by_seed: bool,
+        normalise: Callable[[GraphModule], GraphModule],
         wants_fused: bool,
         reach: Sequence[set[int]],
-        note: Callable[[str], None],
         beside: Sequence[int] = (),
         changeable: Changeable = NOTHING,
     ):
-        self.compile_piece, self.draws_by_seed, self.wants_fused = compile_piece, draws_by_seed, wants_fused
+        self.compile_piece, self.wants_fused = compile_piece, wants_fused
+        self.normalise = normalise  # writes a captured graph in the spelling that rules know, each value computed once
         self.reach = reach  # for each output, positions of the inputs that autograd comes to from it
-        self.note = note  # says something about the capture
         self.beside = beside  # positions of the outputs beside the loss that stay differentiable
         self.changeable = changeable
         self.road = "inference"
@@ -71,7 +61,7 @@ class Roads:
         """AOTAutograd's ``partition_fn``."""
         self.traced = True
         self.read = read_backwards(joint)
-        joint = normal(joint, self.draws_by_seed, self.note)
+        joint = self.normalise(joint)
         self.tangents = len(aot_api.tangents(joint))
         self.mutated = aot_api.mutated_inputs(joint)
         self.reads = inputs_behind(joint, self.beside) if self.beside else []
@@ -100,7 +90,7 @@ class Roads:
     def inference(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
         """AOTAutograd's ``inference_compiler``."""
         self.traced = True
-        return self.compile_piece(normal(gm, self.draws_by_seed, self.note), "inference", None)
+        return self.compile_piece(self.normalise(gm), "inference", None)
 
 
 def inputs_behind(joint: GraphModule, positions: Sequence[int]) -> list[int]:
@@ -129,8 +119,7 @@ def computes_in_float16(joint: GraphModule) -> bool:
 
 def is_linear(joint: GraphModule, tangent: Node, gradients: list[Node | None]) -> bool:
     """Whether every gradient is proven linear in the tangent."""
-    nowhere = Batch(sympy.Symbol("no_batch"))
-    known = propagate(joint.graph, nowhere, dict.fromkeys(joint.graph.nodes, R) | {tangent: Partial("sum")})
+    known = propagate(joint.graph, NO_BATCH, dict.fromkeys(joint.graph.nodes, R) | {tangent: Partial("sum")})
     placed = [known[g] for g in gradients if g is not None]
     return all(p.placement == Partial("sum") or p.zero for p in placed)
 

@@ -74,8 +74,11 @@ class CompiledBody(torch.nn.Module):
     def form(self, spec: LoopSpec, role: str, specs: list[Spec], sizes: Binding, rest: tuple, what: str) -> Form:
         """The form for such arguments; ``rest`` are the accumulators and buffers of later micro-batches."""
         accumulators, buffers = rest
-        layout = None if accumulators is None else tuple((a.dtype, stride_pattern(a)) for a in accumulators)
-        known = self.forms.setdefault((spec, role, tuple(specs), layout), [])
+        into = (
+            tuple((a.dtype, stride_pattern(a)) for a in accumulators or ()),
+            tuple((b.dim, b.order) for b in buffers or ()),
+        )
+        known = self.forms.setdefault((spec, role, tuple(specs), into), [])
         for form in known:
             if form.serves(sizes):
                 return form

@@ -14,12 +14,15 @@ from torch.fx import GraphModule
 from ..binding import Binding, number, traced
 from ..loop import LoopSpec
 from ..memory import peak, steps_of
-from ..passes.fuse_accumulation import fuse_accumulation
+from ..passes.fuse_accumulation import Accumulation, fuse_accumulation
+from ..passes.manager import run
 from ..sizes import expression
 from . import inductor_api
-from .products import use_in_place_products
+from .products import in_place_products
 from .specialise import Specialised, specialise
 from .specs import Factor, Spec, symbolic_stride
+
+BODY_PASSES = [fuse_accumulation, in_place_products]
 
 
 @dataclass(frozen=True)
@@ -132,8 +135,7 @@ def build(
     accs: list[Any] = [each.dtype for each in loop.carry]
     if accumulators is not None:
         accs = [stand_in(done, real, part) for real, part in zip(accumulators, parts, strict=True)]
-    gm = fuse_accumulation(done.gm, [each.op for each in loop.carry], accs, slots)
-    use_in_place_products(gm)
+    gm = run(BODY_PASSES, done.gm, Accumulation([each.op for each in loop.carry], accs, slots))
     inputs = [n.meta["val"] for n in gm.graph.find_nodes(op="placeholder")]
     call = compiler(gm, inputs, done.trace)
     return Form(call, chooser(done.kept, specs), done.symbols, done.guard(), made, need)

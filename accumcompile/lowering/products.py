@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
+from ..passes.rewriting import copied
+
 aten = torch.ops.aten
 
 
@@ -32,15 +34,17 @@ def _(acc: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
     return None
 
 
-def use_in_place_products(gm: GraphModule) -> None:
-    """Replace ``aten.addmm_`` by the operator that has a lowering, where there is one."""
+def in_place_products(gm: GraphModule, context: object) -> GraphModule:
+    """A copy of ``gm`` in which ``aten.addmm_`` is the operator that has a lowering, where there is one."""
     from torch._inductor import config
 
     if config.cpp_wrapper or not _register():
-        return
+        return gm
+    gm = copied(gm)
     for node in gm.graph.find_nodes(op="call_function", target=aten.addmm_.default):
         node.target = torch.ops.accumcompile.addmm_.default
     gm.recompile()
+    return gm
 
 
 def _register() -> bool:

@@ -55,7 +55,7 @@ class Coarse(Plain):
         """
         value = super().call_function(target, args, kwargs)
         rule = rule_of(target)
-        if rule is None or not rule.linear or rule.moves:
+        if rule is None or not rule.adds:
             return value
         terms = max(_most_elements((args, kwargs)) / max(_most_elements(value), 1), 1)
         up_or_down, alike = int(math.log2(terms) / 2) - _LANES, int(math.log2(min(terms, _IN_A_ROW))) - 2

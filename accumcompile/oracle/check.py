@@ -12,20 +12,20 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
 from ..operands import is_data_dependent, operands, shape_of
-from ..passes import PIPELINE, form_loops
+from ..passes import GRAPH_PASSES, NORMALISATION, PROGRAM_PASSES
+from ..passes.manager import Context, Planned, run
 from ..placement import Placement, R, Size
 from ..propagate import propagate
 from ..propagation import Propagation
 from ..rules.rule import Alignment, Facts
 from ..rules.table import is_impure, rule_of
-from ..sizes import Batch, expression
+from ..sizes import NO_BATCH, Batch, expression
 from ..stages import schedule
 from ..testing import rel_diff
 from .capture import Captured, differentiable
 
 TOLERANCE = 1e-7
 ROUNDING = 1e-2  # the same where half precision is involved
-NO_BATCH = Batch(sympy.Symbol("no_batch", integer=True, positive=True))
 PATTERN = (1, 2, 4)  # sizes of micro-batches, over and over
 
 
@@ -67,7 +67,7 @@ def run_split(found: Captured, normalise: bool = True) -> Outcome:
     """Both runs of a captured graph with a batch."""
     gm, known = placed(found, normalise)
     plan = schedule(gm.graph, known)
-    program = form_loops(gm, plan)
+    program = run(PROGRAM_PASSES, gm, Planned(plan))
     expected = seeded(found.gm, found.tensors)
     actual = seeded(lambda *xs: program(Uneven(found.size, known.granule), *xs), found.tensors)
     differences = [rel_diff(a, b, scale_of(a)) for a, b in zip(expected, actual, strict=True)]
@@ -84,9 +84,7 @@ def placed(found: Captured, normalise: bool = True) -> tuple[GraphModule, Propag
 
 def normal(gm: GraphModule, batch: Batch) -> GraphModule:
     """The graph as propagation sees it."""
-    for rewrite in PIPELINE:
-        gm = rewrite(gm, batch)
-    return gm
+    return run([*NORMALISATION, *GRAPH_PASSES], gm, Context(batch))
 
 
 def behind_work(gm: GraphModule) -> GraphModule:
@@ -164,13 +162,10 @@ def shape(value: Any) -> tuple[Size, ...] | None:
     return tuple(expression(s) for s in value.shape) if isinstance(value, torch.Tensor) else None
 
 
-def linear_differences(node: Node, args: tuple, kwargs: dict, jointly: bool = False) -> dict[frozenset[int], float]:
-    """How far the sum of the parts is from the whole, for each set of operands in which the rule is linear.
-
-    ``jointly`` adds the set of all.
-    """
+def linear_differences(node: Node, args: tuple, kwargs: dict) -> dict[frozenset[int], float]:
+    """How far the sum of the parts is from the whole, for each set of operands in which the rule is linear."""
     found, taken = alignment_of(node), operands(node)
-    groups = {*(found.linear if found else ()), *([frozenset(range(len(taken)))] if jointly else [])}
+    groups = set(found.linear) if found else set()
     return {
         group: _joint(node, args, kwargs, [taken[i].path for i in group if i < len(taken) and not taken[i].absent])
         for group in groups

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from ..rules.rule import Alignment, Facts, Rule
+from ..rules.rule import Alignment, Rule
 
 _OTHERS = {"sum": ("max", "min"), "max": ("min",), "min": ("max",)}  # a sum needs linearity as well
 
@@ -21,7 +21,7 @@ def flips(rule: Rule, alignments: Sequence[Alignment]) -> Iterator[tuple[str, Ru
     yield from _linear(rule, alignments)
     yield from _words(rule)
     if rule.reduce in _OTHERS and any(map(_contracts, alignments)):
-        yield from ((f"reduces by {op}", _reducing(rule, op)) for op in _OTHERS[rule.reduce])
+        yield from ((f"reduces by {op}", replace(rule, reduce=op)) for op in _OTHERS[rule.reduce])
     if not rule.moves and not rule.factory:
         yield "moves data only", replace(rule, moves=True)
 
@@ -42,25 +42,7 @@ def _linear(rule: Rule, alignments: Sequence[Alignment]) -> Iterator[tuple[str, 
 
 
 def _claiming(rule: Rule, group: frozenset[int]) -> Rule:
-    if rule.align is None:
-        return replace(rule, linear=(*rule.linear, set(group)))
-    return replace(rule, align=_after(rule, lambda a: replace(a, linear=(*a.linear, group))), linear=())
-
-
-def _reducing(rule: Rule, op: str) -> Rule:
-    if rule.align is None:
-        return replace(rule, reduce=op)
-    return replace(rule, align=_after(rule, lambda a: replace(a, reduce=a.reduce and op)), reduce=op)
-
-
-def _after(rule: Rule, change):
-    """The rule's alignment, changed."""
-
-    def align(facts: Facts) -> Alignment | None:
-        found = rule.alignment(facts)
-        return found and change(found)
-
-    return align
+    return replace(rule, linear=lambda facts: (*rule.groups(facts), group))
 
 
 def _words(rule: Rule) -> Iterator[tuple[str, Rule]]:

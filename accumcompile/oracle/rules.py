@@ -124,7 +124,7 @@ def _sums(op: Any, call: Sample, node: Node | None, static: Captured) -> Iterato
             )
     args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: values[n])
     moves = RULES[node.target].moves and alignment_of(node) is not None
-    for group, difference in linear_differences(node, args, kwargs, jointly=moves).items():
+    for group, difference in linear_differences(node, args, kwargs).items():
         if not difference < TOLERANCE:
             which = " and ".join(map(str, sorted(group)))
             yield f"{op}({call.key}): P(sum) does not pass: not linear in tensor {which}, off by {difference:.1e}"

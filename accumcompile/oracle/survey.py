@@ -14,9 +14,10 @@ from torch.utils._pytree import tree_leaves
 
 from ..placement import Partial, Replicate
 from ..propagate import propagate
+from ..sizes import NO_BATCH
 from . import brute
 from .capture import Captured, Choice, capture, differentiable
-from .check import NO_BATCH, PATTERN, TOLERANCE, Uneven, linear_differences, normal, run_split
+from .check import PATTERN, TOLERANCE, Uneven, linear_differences, normal, run_split
 from .samples import Sample, choices, samples_of, spread
 
 if TYPE_CHECKING:

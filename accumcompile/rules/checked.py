@@ -84,7 +84,7 @@ def _in_counts(op: torch._ops.OpOverload, left: list, right: list) -> Iterator[s
 
 def _in_groups(op: torch._ops.OpOverload, rule: Rule) -> Iterator[str]:
     count = operand_count(op)
-    for group in rule.linear:
+    for group in () if callable(rule.linear) else rule.linear:
         if not isinstance(group, (set, frozenset)) or not all(type(i) is int and i >= 0 for i in group):
             yield f"linear holds sets of positions of tensor operands, not {group!r}"
         elif count is not None and group and max(group) >= count:

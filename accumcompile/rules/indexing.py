@@ -6,94 +6,100 @@ from dataclasses import dataclass
 
 import torch
 
-from .rule import Alignment, Facts, Shape, align_dims
+from .rule import Dims, Facts, Groups, Shape, align_dims
 
 
-def gather(facts: Facts) -> Alignment | None:
+def gather(facts: Facts) -> Dims | None:
     """``gather(x, dim, index)``: besides ``dim``, dimensions line up where they have one size."""
     x, index = facts.shapes[:2]
     dim = facts.argument(1, "dim") % max(len(x), 1)
     left = ["_" if d == dim else f"d{d}" for d in range(len(x))]
     right = [f"i{d}" if d == dim else f"d{d}" for d in range(len(index))]
-    return align_dims(facts, [left, right], [right], linear=({0},))
+    return align_dims(facts, [left, right], [right])
 
 
-def scatter(*operands: str, linear: tuple = ()):
+def scatter(*operands: str):
     """``scatter(self, dim, index, src)`` and its kin, whose tensor operands are named."""
 
-    def align(facts: Facts) -> Alignment | None:
+    def align(facts: Facts) -> Dims | None:
         dim = facts.argument(1, "dim") % max(len(facts.shapes[0]), 1)
         rank = len(facts.shapes[0])
         outside = ["_" if d == dim else f"d{d}" for d in range(rank)]
         inside = [f"i{d}" if d == dim else f"d{d}" for d in range(rank)]
         words = [outside if name == "self" else inside for name in operands]
-        return align_dims(facts, words[: len(facts.shapes)], [outside], linear=linear)
+        return align_dims(facts, words[: len(facts.shapes)], [outside])
 
     return align
 
 
-def scatter_reduce(facts: Facts) -> Alignment | None:
+def where_added(facts: Facts) -> Groups:
     """``scatter_reduce(self, dim, index, src, reduce)`` is linear where it adds; the index is held fixed."""
-    adds = facts.argument(4, "reduce") == "sum"
-    return scatter("self", "index", "src", linear=({0, 2},) if adds else (set(),))(facts)
+    return ({0, 2},) if facts.argument(4, "reduce") == "sum" else ()
 
 
-def index_select(facts: Facts) -> Alignment | None:
+def index_select(facts: Facts) -> Dims | None:
     """``index_select(x, dim, index)``: ``dim`` becomes the index's dimension."""
     dim = facts.argument(1, "dim") % max(len(facts.shapes[0]), 1)
     names = [f"d{d}" for d in range(len(facts.shapes[0]))]
     left = [*names[:dim], "_", *names[dim + 1 :]]
     index = ["i"] * len(facts.shapes[1])
-    return align_dims(facts, [left, index], [[*names[:dim], "i", *names[dim + 1 :]]], linear=({0},))
+    return align_dims(facts, [left, index], [[*names[:dim], "i", *names[dim + 1 :]]])
 
 
-def index(facts: Facts) -> Alignment | None:
+def index(facts: Facts) -> Dims | None:
     """``x[i, :, j]``: the indices broadcast together; their dimensions stand where the first of them stood."""
     words = _advanced(facts, facts.argument(1, "indices"), before=1)
     if words is None:
-        return _unsplit(facts, {0})
-    return align_dims(facts, [words.outside, *words.indices], [words.inside], linear=({0},))
+        return _unsplit(facts)
+    return align_dims(facts, [words.outside, *words.indices], [words.inside])
 
 
-def masked_index(facts: Facts) -> Alignment | None:
-    """The same, with a mask that broadcasts against the result; what it hides is a number, so nothing is linear."""
+def masked_index(facts: Facts) -> Dims | None:
+    """The same, with a mask that broadcasts against the result."""
     words = _advanced(facts, facts.argument(2, "indices"), before=2)
     if words is None:
         return None
-    linear = ({0},) if facts.argument(3, "fill") == 0 else (set(),)
     mask = words.inside_of(facts.shapes[1])
-    return align_dims(facts, [words.outside, mask, *words.indices], [words.inside], linear=linear)
+    return align_dims(facts, [words.outside, mask, *words.indices], [words.inside])
 
 
-def index_put(facts: Facts) -> Alignment | None:
-    """``x[i, :, j] += values``: jointly linear in x and the values, and contracts the indices' dimensions.
+def masked_by_zero(facts: Facts) -> Groups:
+    """What the mask of such a lookup hides is a number: only with 0 is it linear."""
+    return ({0},) if facts.argument(3, "fill") == 0 else ()
+
+
+def index_put(facts: Facts) -> Dims | None:
+    """``x[i, :, j] += values``: contracts the indices' dimensions.
 
     Without the sum a later index overwrites an earlier one: no dimension of the indices may be split.
     """
     words = _advanced(facts, facts.argument(1, "indices"), before=1)
     if words is None:
-        return _unsplit(facts, {0, len(facts.shapes) - 1})
+        return _unsplit(facts)
     if not facts.argument(3, "accumulate", False):
         words = words.opaque()
     values = words.inside_of(facts.shapes[-1])
-    last = len(facts.shapes) - 1
-    return align_dims(facts, [words.outside, *words.indices, values], [words.outside], linear=({0, last},))
+    return align_dims(facts, [words.outside, *words.indices, values], [words.outside])
 
 
-def masked_index_put(facts: Facts) -> Alignment | None:
+def masked_index_put(facts: Facts) -> Dims | None:
     """The same, where a mask says which values count."""
     words = _advanced(facts, facts.argument(2, "indices"), before=2)
     if words is None:
         return None
     mask, values = words.inside_of(facts.shapes[1]), words.inside_of(facts.shapes[-1])
-    last = len(facts.shapes) - 1
-    return align_dims(facts, [words.outside, mask, *words.indices, values], [words.outside], linear=({0, last},))
+    return align_dims(facts, [words.outside, mask, *words.indices, values], [words.outside])
 
 
-def _unsplit(facts: Facts, linear: set[int]) -> Alignment | None:
-    """No dimension lines up, but the lookup is linear all the same: by a mask, whose result's size depends on data."""
+def both_ends(facts: Facts) -> Groups:
+    """Jointly in what is put into and in the values: between them stand indices, any number of them."""
+    return ({0, len(facts.shapes) - 1},)
+
+
+def _unsplit(facts: Facts) -> Dims | None:
+    """By a mask, whose result's size depends on data, no dimension lines up; but a partial sum may pass."""
     operands, results = (["_" for _ in shape or ()] for shape in facts.shapes), ["_" for _ in facts.results[0]]
-    return align_dims(facts, list(operands), [results], linear=(linear,))
+    return align_dims(facts, list(operands), [results])
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ def _advanced(facts: Facts, indices: list, before: int) -> _Words | None:
     return _Words(outside, inside, [broadcast[rank - len(s) :] if s is not None else [] for s in shapes])
 
 
-def select_scatter(facts: Facts) -> Alignment | None:
+def select_scatter(facts: Facts) -> Dims | None:
     """One index of a dimension is replaced; the others line up."""
     rank = len(facts.shapes[0])
     dim = facts.argument(2, "dim") % rank
@@ -144,7 +150,7 @@ def select_scatter(facts: Facts) -> Alignment | None:
 def beside(position: int):
     """``op(self, dim, index, source)``: only dimensions other than ``dim`` line up."""
 
-    def align(facts: Facts) -> Alignment | None:
+    def align(facts: Facts) -> Dims | None:
         rank = len(facts.shapes[0])
         dim = facts.argument(position, "dim") % max(rank, 1)
         names = ["_" if d == dim else f"d{d}" for d in range(rank)]
@@ -154,7 +160,7 @@ def beside(position: int):
     return align
 
 
-def searchsorted(facts: Facts) -> Alignment | None:
+def searchsorted(facts: Facts) -> Dims | None:
     """One sorted sequence for all values, or one for each row of them."""
     rows = [f"d{d}" for d in range(len(facts.shapes[1]) - 1)]
     if len(facts.shapes[0]) == 1:

@@ -1,4 +1,4 @@
-"""Rows of the table that need a few lines: alignments that look at dtypes, and how some nodes look in a body."""
+"""Rows of the table that need a few lines: what is worked out from arguments, and how some nodes look in a body."""
 
 from __future__ import annotations
 
@@ -11,54 +11,42 @@ from ..carry import WIDER
 from ..errors import check
 from ..operands import shape_of
 from ..placement import R
-from .rule import Alignment, Facts, align_dims
+from .rule import Dims, Facts, Groups, Rule, align_dims
 
 aten = torch.ops.aten
 
 
-def cast(facts: Facts) -> Alignment | None:
+def between_floats(facts: Facts) -> Groups:
     """A cast is linear from floating point to floating point only."""
-    source = facts.node.args[0].meta["val"].dtype
-    target = facts.node.meta["val"].dtype
-    names = [f"d{i}" for i in range(len(facts.shapes[0]))]
-    floating = all(t.is_floating_point or t.is_complex for t in (source, target))
-    return align_dims(facts, [names], [names], linear=({0},) if floating else (set(),))
+    dtypes = facts.node.args[0].meta["val"].dtype, facts.node.meta["val"].dtype
+    return ({0},) if all(t.is_floating_point or t.is_complex for t in dtypes) else ()
 
 
-def addmm(facts: Facts) -> Alignment | None:
-    """The bias broadcasts against the product."""
-    return _biased(facts, ["m", "n"], ["m", "k"], ["k", "n"])
+def biased(product: str):
+    """A product, written as in ``Rule.dims``, added to a bias that broadcasts against it."""
+    (*factors,), (out,) = Rule(product).words
+
+    def align(facts: Facts) -> Dims | None:
+        bias = out[len(out) - len(facts.shapes[0]) :]
+        return align_dims(facts, [bias, *factors], [out])
+
+    return align
 
 
-def baddbmm(facts: Facts) -> Alignment | None:
-    """The same with a leading batch."""
-    return _biased(facts, ["b", "m", "n"], ["b", "m", "k"], ["b", "k", "n"])
-
-
-def addbmm(facts: Facts) -> Alignment | None:
-    """The same with the batch contracted."""
-    return _biased(facts, ["m", "n"], ["b", "m", "k"], ["b", "k", "n"])
-
-
-def solve_triangular(facts: Facts) -> Alignment | None:
+def solve_triangular(facts: Facts) -> Dims | None:
     """With the matrix on the left the right-hand sides are columns, else rows."""
     outer = [f"d{i}" for i in range(len(facts.results[0]) - 2)]
     sides = ["_", "n"] if facts.argument(5, "left", True) else ["n", "_"]
     return align_dims(facts, [[*outer, "_", "_"], [*outer, *sides]], [[*outer, *sides]])
 
 
-def trilinear(facts: Facts) -> Alignment | None:
+def trilinear(facts: Facts) -> Dims | None:
     """The product of three operands, each with new dimensions, summed over some."""
     new = [set(facts.argument(3 + i, f"expand{i + 1}")) for i in range(3)]
     gone = facts.argument(6, "sumdim")
     names = [f"d{i}" for i in range(len(facts.shapes[0]) + len(new[0]))]
     words = [[name for i, name in enumerate(names) if i not in extra] for extra in new]
     return align_dims(facts, words, [[name for i, name in enumerate(names) if i not in gone]])
-
-
-def _biased(facts: Facts, out: list[str], a: list[str], b: list[str]) -> Alignment | None:
-    bias = out[len(out) - len(facts.shapes[0]) :]
-    return align_dims(facts, [bias, a, b], [out])
 
 
 def iota(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .rule import Alignment, Facts, align_dims
+from .rule import Dims, Facts, align_dims
 
 
-def _reduced(facts: Facts, dims: Sequence[int] | None, keepdim: bool, opaque: bool) -> Alignment | None:
+def _reduced(facts: Facts, dims: Sequence[int] | None, keepdim: bool, opaque: bool) -> Dims | None:
     rank = len(facts.shapes[0])
     gone = set(range(rank)) if not dims else {d % rank for d in dims} if rank else set()
     left = ["_" if opaque and i in gone else f"d{i}" for i in range(rank)]
@@ -18,7 +18,7 @@ def _reduced(facts: Facts, dims: Sequence[int] | None, keepdim: bool, opaque: bo
 def over(position: int = 1, name: str = "dim", keepdim: int = 2):
     """A reduction over a list of dimensions (none: all), each of which may be split and contracted."""
 
-    def align(facts: Facts) -> Alignment | None:
+    def align(facts: Facts) -> Dims | None:
         return _reduced(facts, facts.argument(position, name), bool(facts.argument(keepdim, "keepdim", False)), False)
 
     return align
@@ -27,7 +27,7 @@ def over(position: int = 1, name: str = "dim", keepdim: int = 2):
 def whole_over(position: int = 1, name: str = "dim", keepdim: int = 2, default: int | None = None):
     """A reduction that needs every reduced dimension whole: a mean, a variance, an argmax."""
 
-    def align(facts: Facts) -> Alignment | None:
+    def align(facts: Facts) -> Dims | None:
         dims = facts.argument(position, name, default)
         dims = [dims] if isinstance(dims, int) else dims
         return _reduced(facts, dims, bool(facts.argument(keepdim, "keepdim", False)), True)
@@ -35,7 +35,7 @@ def whole_over(position: int = 1, name: str = "dim", keepdim: int = 2, default: 
     return align
 
 
-def moments(facts: Facts) -> Alignment | None:
+def moments(facts: Facts) -> Dims | None:
     """(count, mean, M2) stacked in front of the dimensions that stay."""
     rank = len(facts.shapes[0])
     gone = {d % rank for d in facts.argument(1, "dims")}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,22 +16,31 @@ from ..sizes import Batch
 Factor = str
 Dim = tuple[Factor, ...]  # a dimension as its factors, outermost first; () where it is broadcast or opaque
 Shape = tuple[Size, ...] | None  # None: an operand that is a Python scalar, or absent
+Groups = tuple[AbstractSet[int], ...]  # sets of tensor operands, counted from 0
 ANY: tuple[Dim, ...] = (("*",),)  # the dimensions of an operand or result that is any one micro-batch's
 
 
 @dataclass(frozen=True)
-class Alignment:
-    """A rule worked out for one node: every dimension of every operand and result as factors.
+class Dims:
+    """How a node's dimensions line up: every dimension of every operand and result as factors.
 
-    A factor names the same index wherever it stands, so a value sharded along it stays sharded along it. A factor
-    that a result lacks is contracted there: its micro-batches are reduced by ``reduce``.
+    A factor names the same index wherever it stands, so a value sharded along it stays sharded along it.
     """
 
     operands: tuple[tuple[Dim, ...], ...]
     results: tuple[tuple[Dim, ...], ...]
     sizes: dict[Factor, Size]
-    linear: tuple[frozenset[int], ...] = ()
-    reduce: str | None = "sum"
+
+
+@dataclass(frozen=True)
+class Alignment(Dims):
+    """A rule worked out for one node.
+
+    A factor that a result lacks is contracted there: its micro-batches are reduced by ``reduce``.
+    """
+
+    linear: tuple[frozenset[int], ...]
+    reduce: str | None
 
 
 @dataclass(frozen=True)
@@ -58,27 +68,35 @@ class Rule:
             number of those. Several results are separated by commas; one operand stands for all. ``*`` stands for a
             result that says nothing of the batch, and for an operand that may be such a result: any one micro-batch's
             will do.
-        linear: sets of tensor operands in which the operator is jointly linear, the others held fixed. This is what
+        linear: sets of tensor operands, counted from 0, in which the operator is jointly linear, the others held
+            fixed; or a function of ``Facts`` that returns them, where they depend on the arguments. This is what
             licenses a partial sum to pass, and a factor to be contracted.
-        whole: the factors along which nothing may be split.
-        reduce: how a contracted factor reduces. "sum" needs linearity, the others do not.
-        align: works the dimensions out from the arguments, where a string cannot.
+        whole: the factors of ``dims`` along which nothing may be split.
+        reduce: how a contracted factor reduces. "sum" needs linearity, the others do not; with None no factor is
+            contracted.
+        align: works out how dimensions line up from the arguments, where words cannot say it, and returns ``Dims``
+            (by ``align_dims``, as a rule); None where it does not cover them.
         shape_arg: the position of the argument that holds the result's shape.
         moves: the operator only moves data: any partial passes, and a value is made whole again for free by
-            doing the same on the whole operand.
+            doing the same on the whole operand. So it is linear in all its operands together, which ``linear`` need
+            not say.
         factory: the values of the result depend on no tensor: it is made at any placement for free.
         fill: the position of the argument that holds a factory's one value.
         discontinuous: a rounding error in an operand can change the result by a jump.
         local: emits the node in a body, where a copy with a local shape would not do.
         unrounded: emits the result as it is before it is rounded to half precision, for operators that compute it
             wider; None where it cannot be had.
+        cheap: computing the result again takes next to no time beside saving and loading it, so any loop that needs
+            it may. Where it is not said, what is ``exact`` is cheap, and nothing else.
+        picks: each element of the result is one of an operand's, chosen by another operand, or a constant: a lookup,
+            which is linear and adds nothing up.
     """
 
     dims: str = ""
-    linear: tuple[set[int], ...] = ()
+    linear: Groups | Callable[[Facts], Groups] = ()
     whole: str = ""
     reduce: str | None = "sum"
-    align: Callable[[Facts], Alignment | None] | None = None
+    align: Callable[[Facts], Dims | None] | None = None
     shape_arg: int | None = None
     moves: bool = False
     factory: bool = False
@@ -86,11 +104,28 @@ class Rule:
     discontinuous: bool = False
     local: Callable | None = None
     unrounded: Callable | None = None
+    cheap: bool | None = None
+    picks: bool = False
 
     @property
-    def elementwise(self) -> bool:
+    def pointwise(self) -> bool:
         """Whether each element of the result is computed from the operands' elements at its place."""
-        return self.dims == "... -> ..." or self.moves
+        return self.dims == "... -> ..." and not self.moves
+
+    @property
+    def exact(self) -> bool:
+        """Whether an element of the result is the same to the last bit in a tensor of any shape."""
+        return self.pointwise or self.moves
+
+    @property
+    def is_cheap(self) -> bool:
+        """``cheap``, said or not."""
+        return self.exact if self.cheap is None else self.cheap
+
+    @property
+    def adds(self) -> bool:
+        """Whether an element of the result may be a sum of many of an operand's."""
+        return bool(self.linear) and not self.moves and not self.picks
 
     @cached_property
     def words(self) -> tuple[list[list[str]], list[list[str]]]:
@@ -100,20 +135,27 @@ class Rule:
 
     def alignment(self, facts: Facts) -> Alignment | None:
         """This rule for one node; None where it has nothing to say of the node's arguments."""
-        if self.align is None:
-            return align_words(*self.words, facts, self)
-        found = self.align(facts)
-        return found and replace(found, linear=found.linear or self.groups, reduce=found.reduce and self.reduce)
+        found = self.align(facts) if self.align is not None else align_dims(facts, *self.words, self.whole.split())
+        if found is None:
+            return None
+        return Alignment(found.operands, found.results, found.sizes, self.groups(facts), self.reduce)
 
-    @cached_property
-    def groups(self) -> tuple[frozenset[int], ...]:
-        """``linear`` in the form that alignments hold."""
-        return tuple(frozenset(group) for group in self.linear)
+    def groups(self, facts: Facts) -> tuple[frozenset[int], ...]:
+        """``linear`` for one node: each set of operands."""
+        said = self.linear(facts) if callable(self.linear) else self.linear
+        together = [range(len(facts.shapes))] if self.moves else []
+        return tuple(map(frozenset, (*said, *together)))
 
 
-def align_words(left: Sequence, right: Sequence, facts: Facts, rule: Rule) -> Alignment | None:
-    """Line dimensions up by their words."""
-    left = list(left) * len(facts.shapes) if len(left) == 1 else left
+def align_dims(
+    facts: Facts, operands: Sequence[Sequence[str]], results: Sequence[Sequence[str]], whole: Iterable[Factor] = ()
+) -> Dims | None:
+    """Line dimensions up by words, one a dimension; nothing is split along the factors in ``whole``.
+
+    None where the words do not fit the shapes.
+    """
+    left, right = list(operands), list(results)
+    left = left * len(facts.shapes) if len(left) == 1 else left
     if len(left) < len(facts.shapes) or len(right) != len(facts.results):
         return None
     pairs = list(zip(left, facts.shapes, strict=False)) + list(zip(right, facts.results, strict=True))
@@ -127,14 +169,14 @@ def align_words(left: Sequence, right: Sequence, facts: Facts, rule: Rule) -> Al
     if len(names) < len(fitting):
         return None
     sizes, conflicts = _sizes(names, [shape for _, shape in pairs], facts.batch)
-    opaque = conflicts | set(rule.whole.split())
+    opaque = conflicts | set(whole)
     dims = tuple(
         ANY if words == ["*"] else _dims(n, shape, sizes, opaque)
         for n, (words, shape) in zip(names, pairs, strict=True)
     )
     sizes |= {"*": 1} if ANY in dims else {}
     count = len(facts.shapes)
-    return Alignment(dims[:count], dims[count:], sizes, rule.groups, rule.reduce)
+    return Dims(dims[:count], dims[count:], sizes)
 
 
 def _grows(shape: Shape, batch: Batch) -> bool:
@@ -142,7 +184,7 @@ def _grows(shape: Shape, batch: Batch) -> bool:
     return any(batch.in_size(size) for size in shape or ())
 
 
-def _names(words: list[str], shape: Shape, depth: int) -> tuple[Factor, ...] | None:
+def _names(words: Sequence[str], shape: Shape, depth: int) -> tuple[Factor, ...] | None:
     """The name of each dimension of ``shape``; None where the words do not fit it."""
     if shape is None:
         return ()
@@ -175,11 +217,3 @@ def _dims(names: tuple, shape: Shape, sizes: dict, opaque: set[Factor]) -> tuple
         () if name in opaque or (size == 1 and sizes[name] != 1) else (name,)
         for name, size in zip(names, shape or (), strict=True)
     )
-
-
-def align_dims(
-    facts: Facts, operands: Sequence[Sequence[str]], results: Sequence[Sequence[str]], **kw
-) -> Alignment | None:
-    """Line dimensions up by lists of words, one a dimension: for alignments worked out from arguments."""
-    rule = Rule(linear=kw.get("linear", ()), reduce=kw.get("reduce", "sum"))
-    return align_words([list(o) for o in operands], [list(r) for r in results], facts, rule)

@@ -16,7 +16,7 @@ from torch.fx import Node
 
 from ..placement import Size
 from ..sizes import expression
-from .rule import Alignment, Dim, Facts, align_dims
+from .rule import Dim, Dims, Facts, align_dims
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,19 @@ class Part:
         return *(body.number(operator.mul, end, rows) for end in ends), 1
 
 
-def slice_(facts: Facts) -> Alignment | None:
+def slice_(facts: Facts) -> Dims | None:
     """A slice leaves the other dimensions alone; a regular part may be split along its own."""
     return _aligned(facts, 1, facts.results[0], operands=(True,), results=(False,))
 
 
-def slice_scatter(facts: Facts) -> Alignment | None:
+def slice_scatter(facts: Facts) -> Dims | None:
     """A slice is replaced: the dimensions beside it line up, and its own where the part is regular."""
     return _aligned(facts, 2, facts.shapes[1], operands=(True, False), results=(True,))
 
 
 def _aligned(
     facts: Facts, position: int, shape: Sequence[Size], operands: Sequence[bool], results: Sequence[bool]
-) -> Alignment | None:
+) -> Dims | None:
     """``operands`` and ``results`` say which hold the whole of the dimension; ``shape`` is the part's."""
     dim, part = _dim(facts, position), part_of(facts, position, shape)
     names = [f"d{i}" for i in range(len(shape))]
@@ -72,7 +72,7 @@ def _aligned(
         return tuple((*d[:dim], factors[whole], *d[dim + 1 :]) for d, whole in zip(side, holds, strict=True))
 
     sizes = found.sizes | {"rows": shape[dim], "blocks": part.blocks, "every": part.step}
-    return Alignment(lined_up(found.operands, operands), lined_up(found.results, results), sizes)
+    return Dims(lined_up(found.operands, operands), lined_up(found.results, results), sizes)
 
 
 def part_of(facts: Facts, position: int, shape: Sequence[Size]) -> Part | None:

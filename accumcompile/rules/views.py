@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ..placement import Size
-from .rule import Alignment, Dim, Facts, align_dims
+from .rule import Dim, Dims, Facts, Groups, align_dims
 from .slices import value_of
 
 
-def view(facts: Facts) -> Alignment | None:
+def view(facts: Facts) -> Dims | None:
     """Split both shapes into their common factors: ``[B, T, C] -> [B*T, C]`` is ``b t c -> (b t) c``."""
     (source,), (target,) = facts.shapes[:1], facts.results
     sizes: dict[str, Size] = {}
@@ -25,7 +25,7 @@ def view(facts: Facts) -> Alignment | None:
         right[b.index].append(name)
         a.take(factor, facts.batch)
         b.take(factor, facts.batch)
-    return Alignment((tuple(map(tuple, left)),), (tuple(map(tuple, right)),), sizes, (frozenset({0}),))
+    return Dims((tuple(map(tuple, left)),), (tuple(map(tuple, right)),), sizes)
 
 
 class _Digits:
@@ -73,23 +73,23 @@ def _skip(a: _Digits, b: _Digits, batch) -> None:
         left, right = (left * size, right) if behind is a else (left, right * size)
 
 
-def expand(facts: Facts) -> Alignment | None:
+def expand(facts: Facts) -> Dims | None:
     """Dimensions line up from the right; those of size 1 are broadcast, new ones are nobody's."""
     (source,), (target,) = facts.shapes[:1], facts.results
     names = [f"d{i}" for i in range(len(target))]
     offset = len(target) - len(source)
     left = tuple(() if source[i] == 1 else (names[offset + i],) for i in range(len(source)))
-    return Alignment((left,), (tuple((n,) for n in names),), dict(zip(names, target, strict=True)), (frozenset({0}),))
+    return Dims((left,), (tuple((n,) for n in names),), dict(zip(names, target, strict=True)))
 
 
-def permute(facts: Facts) -> Alignment | None:
+def permute(facts: Facts) -> Dims | None:
     """Dimensions change places."""
     order = facts.argument(1, "dims")
     names = [f"d{i}" for i in range(len(facts.shapes[0]))]
-    return align_dims(facts, [names], [[names[d] for d in order]], linear=({0},))
+    return align_dims(facts, [names], [[names[d] for d in order]])
 
 
-def _one_dim_opaque(facts: Facts, dim: int, results: int = 1) -> Alignment | None:
+def _one_dim_opaque(facts: Facts, dim: int, results: int = 1) -> Dims | None:
     """Everything lines up but ``dim``."""
     rank = len(facts.shapes[0])
     names = [f"d{i}" for i in range(rank)]
@@ -98,33 +98,32 @@ def _one_dim_opaque(facts: Facts, dim: int, results: int = 1) -> Alignment | Non
     return align_dims(facts, [names], [names] * results)
 
 
-def select(facts: Facts) -> Alignment | None:
+def select(facts: Facts) -> Dims | None:
     """One index of a dimension: the others stay."""
     dim = facts.argument(1, "dim") % len(facts.shapes[0])
     names = [f"d{i}" for i in range(len(facts.shapes[0]))]
     left = [*names[:dim], "_", *names[dim + 1 :]]
-    return align_dims(facts, [left], [names[:dim] + names[dim + 1 :]], linear=({0},))
+    return align_dims(facts, [left], [names[:dim] + names[dim + 1 :]])
 
 
-def cat(facts: Facts) -> Alignment | None:
+def cat(facts: Facts) -> Dims | None:
     """Along ``dim``, k parts of one size make a dimension (k n); parts of several sizes make none."""
     dim = facts.argument(1, "dim", 0) % len(facts.results[0])
     names = [f"d{i}" for i in range(len(facts.results[0]))]
     part = facts.shapes[0][dim]
-    everyone = frozenset(range(len(facts.shapes)))
     if not all(facts.batch.equal(shape[dim], part) for shape in facts.shapes):
         words = [*names[:dim], "_", *names[dim + 1 :]]
-        return align_dims(facts, [words], [words], linear=(everyone,))
+        return align_dims(facts, [words], [words])
     operand: tuple[Dim, ...] = tuple((n,) for n in names)
     result = (*operand[:dim], ("parts", names[dim]), *operand[dim + 1 :])
     sizes = dict(zip(names, facts.shapes[0], strict=True)) | {"parts": len(facts.shapes)}
-    return Alignment((operand,) * len(facts.shapes), (result,), sizes, (everyone,))
+    return Dims((operand,) * len(facts.shapes), (result,), sizes)
 
 
 def along(position: int, name: str = "dim", default: int = -1):
     """The alignment of an operator that mixes one dimension, named by an argument, and no other."""
 
-    def align(facts: Facts) -> Alignment | None:
+    def align(facts: Facts) -> Dims | None:
         return _one_dim_opaque(facts, facts.argument(position, name, default), len(facts.results))
 
     return align
@@ -133,7 +132,7 @@ def along(position: int, name: str = "dim", default: int = -1):
 def along_many(position: int, name: str = "dims"):
     """The same for an argument that names several dimensions."""
 
-    def align(facts: Facts) -> Alignment | None:
+    def align(facts: Facts) -> Dims | None:
         dims = facts.argument(position, name)
         rank = len(facts.shapes[0])
         mixed = {d % max(rank, 1) for d in dims} if dims else set(range(rank))
@@ -143,23 +142,28 @@ def along_many(position: int, name: str = "dims"):
     return align
 
 
-def pad(facts: Facts) -> Alignment | None:
-    """Padded dimensions are mixed; padding with anything but 0 is affine, not linear."""
-    padding, value = facts.argument(1, "pad"), facts.argument(2, "value", 0)
+def pad(facts: Facts) -> Dims | None:
+    """Padded dimensions are mixed."""
+    padding = facts.argument(1, "pad")
     rank = len(facts.shapes[0])
     mixed = {rank - 1 - i // 2 for i, amount in enumerate(padding) if value_of(amount) != 0}
     names = ["_" if i in mixed else f"d{i}" for i in range(rank)]
-    return align_dims(facts, [names], [names], linear=({0},) if value in (0, None) else (set(),))
+    return align_dims(facts, [names], [names])
 
 
-def factory(facts: Facts) -> Alignment | None:
+def padded_by_zero(facts: Facts) -> Groups:
+    """Padding with anything but 0 is affine, not linear."""
+    return ({0},) if facts.argument(2, "value", 0) in (0, None) else ()
+
+
+def factory(facts: Facts) -> Dims | None:
     """Every dimension of the result is nobody's."""
     names = tuple((f"d{i}",) for i in range(len(facts.results[0])))
     sizes = {name: size for (name,), size in zip(names, facts.results[0], strict=True)}
-    return Alignment(((),) * len(facts.shapes), (names,), sizes)
+    return Dims(((),) * len(facts.shapes), (names,), sizes)
 
 
-def unfold(facts: Facts) -> Alignment | None:
+def unfold(facts: Facts) -> Dims | None:
     """Windows along one dimension."""
     rank = len(facts.shapes[0])
     dim = facts.argument(1, "dimension") % max(rank, 1)
@@ -167,7 +171,7 @@ def unfold(facts: Facts) -> Alignment | None:
     return align_dims(facts, [names], [[*names, "_"]])
 
 
-def unbind(facts: Facts) -> Alignment | None:
+def unbind(facts: Facts) -> Dims | None:
     """Every index of a dimension, each a result; the other dimensions stay."""
     rank = len(facts.shapes[0])
     dim = facts.argument(1, "dim", 0) % rank
@@ -176,7 +180,7 @@ def unbind(facts: Facts) -> Alignment | None:
     return align_dims(facts, [[*names[:dim], "_", *names[dim + 1 :]]], [kept] * len(facts.results))
 
 
-def repeat(facts: Facts) -> Alignment | None:
+def repeat(facts: Facts) -> Dims | None:
     """A dimension repeated k times is (k n); one repeated as often as the batch is large is nobody's."""
     (source,), (target,) = facts.shapes[:1], facts.results
     new = len(target) - len(source)
@@ -189,19 +193,19 @@ def repeat(facts: Facts) -> Alignment | None:
         sizes[f"k{i}"] = count
         right.append((f"k{i}", f"d{i}") if i >= new else (f"k{i}",))
     left = tuple((f"d{i}",) for i in range(new, len(target)))
-    return Alignment((left,), (tuple(right),), sizes, (frozenset({0}),))
+    return Dims((left,), (tuple(right),), sizes)
 
 
-def diagonal(facts: Facts) -> Alignment | None:
+def diagonal(facts: Facts) -> Dims | None:
     """The diagonal of two dimensions, as a last one; the others stay."""
     left, kept = _off_diagonal(facts, 1)
-    return align_dims(facts, [left], [[*kept, "_"]], linear=({0},))
+    return align_dims(facts, [left], [[*kept, "_"]])
 
 
-def diagonal_scatter(facts: Facts) -> Alignment | None:
+def diagonal_scatter(facts: Facts) -> Dims | None:
     """A diagonal is replaced; the dimensions beside it line up."""
     left, kept = _off_diagonal(facts, 2)
-    return align_dims(facts, [left, [*kept, "_"]], [left], linear=({0, 1},))
+    return align_dims(facts, [left, [*kept, "_"]], [left])
 
 
 def _off_diagonal(facts: Facts, position: int) -> tuple[list[str], list[str]]:
