@@ -13,10 +13,12 @@ import pytest
 import small
 import torch
 from capturing import assert_same, decorated, frames
+from torch._decomp import decompositions
 from torch._dynamo import convert_frame, symbolic_convert
 from torch.nn import functional as F
 
 import accumcompile
+from accumcompile.capture.aot_api import layers_of_operators
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
@@ -79,6 +81,26 @@ def test_a_captured_step_runs_while_another_compiles():
 
     step(model, *small.data(12))
     in_threads([compiles, runs])
+
+
+def test_traces_in_two_threads_put_back_what_they_replace():
+    """The one that came second would put back what the first had put there."""
+    before = decompositions.select_one_layer_lstm_function
+    entered, leaves = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with layers_of_operators():
+            entered.set()
+            assert leaves.wait(60)
+
+    def second() -> None:
+        assert entered.wait(60)
+        threading.Timer(0.2, leaves.set).start()
+        with layers_of_operators():
+            assert leaves.is_set(), "two traces at once"
+
+    in_threads([first, second])
+    assert decompositions.select_one_layer_lstm_function is before
 
 
 def test_a_step_within_a_step():

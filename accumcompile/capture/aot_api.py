@@ -5,13 +5,14 @@ Checked on torch 2.11, 2.13 and 2.15.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch._decomp import decompositions
 from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.convert_frame import compile_lock
 from torch._dynamo.utils import to_fake_tensor
 from torch._functorch._aot_autograd.descriptors import (
     InputMutationAOTOutput,
@@ -28,14 +29,16 @@ from . import floats, replaced
 Compile = Callable[[GraphModule, Sequence[Any]], Callable]
 
 
-def layers_of_operators() -> AbstractContextManager[None]:
+@contextmanager
+def layers_of_operators() -> Iterator[None]:
     """Within the block, an LSTM is traced as the operators of its cells.
 
     In float32 on a CPU torch would take oneDNN's whole layer for it, asked for as in inference: it does not split, and
     its backward misses what only training keeps.
     """
     by_cells = decompositions.one_layer_lstm
-    return replaced.held(decompositions, "select_one_layer_lstm_function", lambda *_: by_cells)
+    with compile_lock, replaced.held(decompositions, "select_one_layer_lstm_function", lambda *_: by_cells):
+        yield
 
 
 def aot(
