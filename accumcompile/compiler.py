@@ -14,7 +14,7 @@ from .divisibility import divisible
 from .dump import History
 from .kept import first_run, warn_of_kept
 from .operands import input_sizes, is_size, shape_of
-from .passes import GRAPH_PASSES, PROGRAM_PASSES
+from .passes import GRAPH_PASSES, PROGRAM_PASSES, spec
 from .passes.manager import Context, Planned, run
 from .propagate import propagate
 from .runner import Runner
@@ -49,10 +49,13 @@ def compile_piece(
     if history is not None:
         history.into(dump)
     dump.observe(road, gm, 0.0)
-    gm = run(GRAPH_PASSES, gm, Context(batch), [dump.observe])
-    plan = schedule(gm.graph, propagate(gm.graph, batch))
+    gm = run(GRAPH_PASSES, gm, Context(batch), [dump.observe, spec.check_graph])
+    known = propagate(gm.graph, batch)
+    spec.check_placed(known)
+    plan = schedule(gm.graph, known)
+    spec.check_schedule(plan)
     planned = Planned(plan, session.options.accumulator_dtype)
-    program = run(PROGRAM_PASSES, gm, planned, [dump.observe])
+    program = run(PROGRAM_PASSES, gm, planned, [dump.observe, spec.check_program])
     report = facts.plan_facts(road, gm.graph, plan, program, names)
     first = first_run(report, gm, session)
     dump.program(program, first, session)
