@@ -9,7 +9,8 @@ import torch
 from torch import fx
 
 from . import errors
-from .capture import breaks, dynamo, floats, frames, retrace, safety, symbolic, watch
+from .capture import breaks, carried, dynamo, floats, frames, retrace, safety, symbolic
+from .capture.ambient import here
 from .options import Options
 from .session import Session
 
@@ -51,11 +52,11 @@ def compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], sessio
 
 
 def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], session: Session) -> Callable[..., Any]:
-    if frames.current_call() is None:
+    if here.call is None:
         retrace.retrace_if_floats_are_left()
     batch = frames.find_batch(gm, session)
-    if batch is not None or dynamo.differentiable_outputs(gm):
-        watch.tell_of_graph()
+    if here.call is not None and (batch is not None or dynamo.differentiable_outputs(gm)):
+        here.call.watch.graphs += 1
     session.calls.differentiate |= dynamo.differentiates(gm)
     if batch is None:
         return safety.without_batch(gm.forward)
@@ -69,7 +70,7 @@ def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], sessi
         run = split(gm, example_inputs, batch, session)
     if not frames.is_still_symbolic(gm, session):
         return safety.without_batch(gm.forward)
-    return safety.split(frames.remembering(dynamo.taking_plain(run, gm), gm, batch))
+    return safety.split(carried.remembering(dynamo.taking_plain(run, gm), gm, batch.symbols))
 
 
 def _check_plain(gm: fx.GraphModule) -> None:

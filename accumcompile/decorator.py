@@ -13,7 +13,8 @@ from typing import Any
 
 from . import backend, dump, errors, where
 from .capture import batch as batches
-from .capture import dynamo, dynamo_hooks, frames, retrace, safety
+from .capture import dynamo, dynamo_hooks, retrace, safety
+from .capture.ambient import Call, during
 from .options import Options
 from .session import Session
 
@@ -41,8 +42,8 @@ class AccumulatedStep:
         if mode is not None:
             raise errors.error("AC022", where.here(), mode=mode)
         self._forget_other_options()
-        call = frames.Call(self.session, batch.size, {id(leaf.tensor): leaf for leaf in batch.leaves}, named)
-        return self._run(call, batch, named, args, kwargs)
+        leaves = {id(leaf.tensor): leaf for leaf in batch.leaves}
+        return self._run(Call(self.session, batch.size, leaves, named, self._run_closure), batch, args, kwargs)
 
     def _forget_other_options(self) -> None:
         """What was captured under other options is captured anew: Dynamo knows a capture by its backend."""
@@ -64,16 +65,16 @@ class AccumulatedStep:
     def _run_closure(self) -> Callable[..., Any]:
         return dynamo.compiled(dynamo.call_closure, self._backend)
 
-    def _run(self, call: frames.Call, batch: batches.Batch, named: dict[str, Any], args: Any, kwargs: Any) -> Any:
+    def _run(self, call: Call, batch: batches.Batch, args: Any, kwargs: Any) -> Any:
         """Call the compiled step with marks, settings and hooks in place, and take them away again."""
         with ExitStack() as stack:
-            stack.enter_context(frames.during(call))
+            stack.enter_context(during(call))
             stack.callback(retrace.end_left_retrace)
             stack.enter_context(dynamo.capture_settings())
             stack.enter_context(dump.reported(self.session))
             stack.enter_context(dynamo.marked(batch.split))
-            watch = stack.enter_context(dynamo_hooks.watching(call.on_recompile_limit, self._run_closure, call.batch))
-            net = stack.enter_context(safety.net(call, watch, lambda: batches.modules(self.fn, named)))
+            stack.enter_context(dynamo_hooks.in_place())
+            net = safety.Net.of(call, lambda: batches.modules(self.fn, call.arguments))
             result = self._compiled(*args, **kwargs)
             net.finish()
         return result

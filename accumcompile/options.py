@@ -154,7 +154,7 @@ class Options:
     @property
     def compiled_in(self) -> tuple[Any, ...]:
         """What a captured step was compiled for: where that changes, it is captured anew."""
-        return tuple(_held(getattr(self, name)) for name, spec in _specs().items() if spec.compiled_in)
+        return tuple([_held(getattr(self, name)) for name in _compiled_in()])  # at every call
 
     def rows(self, batch: int, granule: int = 1) -> int:
         """The samples of a micro-batch: a multiple of ``granule``, and at most the batch."""
@@ -171,8 +171,15 @@ def _specs() -> dict[str, Spec]:
     return {field.name: field.metadata["spec"] for field in dataclasses.fields(Options)}
 
 
+@functools.cache
+def _compiled_in() -> list[str]:
+    return [name for name, spec in _specs().items() if spec.compiled_in]
+
+
 def _held(value: Any) -> Any:
     """A value whose owner may change it in place, as it is now."""
+    if value is None or isinstance(value, (str, int)):
+        return value
     if isinstance(value, Mapping):
         return {key: _held(item) for key, item in value.items()}
     return [_held(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -65,7 +65,7 @@ class Session:
         """Writes to the folder that is asked for now."""
         folder = None if self.options.dump is None else os.fsdecode(self.options.dump)
         if folder not in self._dumpers:
-            self._dumpers[folder] = Dumper(folder)
+            self._dumpers.setdefault(folder, Dumper(folder))  # another thread may have been first
         return self._dumpers[folder]
 
     @property
@@ -73,7 +73,7 @@ class Session:
         """That which is asked for now."""
         name = self.options.lowering
         if name not in self._lowerings:
-            self._lowerings[name] = LOWERINGS[name](self)
+            self._lowerings.setdefault(name, LOWERINGS[name](self))
         return self._lowerings[name]
 
     def report(self, runs: Iterable[Run]) -> Report:

@@ -1,6 +1,8 @@
 """A decorated step: how it is called, what it captures anew, and what it leaves behind."""
 
+import gc
 import logging
+import weakref
 
 import pytest
 import small
@@ -82,6 +84,22 @@ def test_no_marks_are_left_on_the_users_tensors():
     step(model, x, y)
     assert {k: v for k, v in vars(x).items() if isinstance(v, set)} == marks
     assert before and not vars(y).keys() & {"_dynamo_weak_dynamic_indices", "_dynamo_dynamic_indices"}
+
+
+def test_a_batch_is_let_go_when_its_call_returns():
+    """At once, and not when Python next looks for circles of references."""
+    step, model = small.eager(small.plain), small.net()
+    step(model, *small.data(12))
+    x, y = small.data(12)
+    held = weakref.ref(x)
+    gc.collect()
+    gc.disable()
+    try:
+        step(model, x, y)
+        del x, y
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_dynamos_settings_are_put_back():

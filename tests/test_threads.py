@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import copy
+import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import small
 import torch
 from capturing import assert_same, decorated, frames
+from torch._decomp import decompositions
 from torch._dynamo import convert_frame, symbolic_convert
 from torch.nn import functional as F
+
+import accumcompile
+from accumcompile.capture.aot_api import layers_of_operators
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
@@ -77,6 +83,26 @@ def test_a_captured_step_runs_while_another_compiles():
     in_threads([compiles, runs])
 
 
+def test_traces_in_two_threads_put_back_what_they_replace():
+    """The one that came second would put back what the first had put there."""
+    before = decompositions.select_one_layer_lstm_function
+    entered, leaves = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with layers_of_operators():
+            entered.set()
+            assert leaves.wait(60)
+
+    def second() -> None:
+        assert entered.wait(60)
+        threading.Timer(0.2, leaves.set).start()
+        with layers_of_operators():
+            assert leaves.is_set(), "two traces at once"
+
+    in_threads([first, second])
+    assert decompositions.select_one_layer_lstm_function is before
+
+
 def test_a_step_within_a_step():
     """The inner step is a step of its own, with its own count; the outer one is split around it."""
     inner, session = decorated(small.update, steps=2)
@@ -111,6 +137,12 @@ def test_threads_with_a_step_within_a_step():
         return inner(model, optimizer, x, y)
 
     in_threads([lambda seed=i: trained(decorated(outer)[0], seed) for i in range(2)])
+
+
+def test_one_module_owns_what_is_so_in_a_thread():
+    sources = list(Path(accumcompile.__file__).parent.rglob("*.py"))
+    owners = [p.name for p in sources if re.search(r"threading\.local|ContextVar", p.read_text(encoding="utf-8"))]
+    assert owners == ["ambient.py"]
 
 
 @pytest.mark.inductor

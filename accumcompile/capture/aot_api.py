@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch._decomp import decompositions
 from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.convert_frame import compile_lock
 from torch._dynamo.utils import to_fake_tensor
 from torch._functorch._aot_autograd.descriptors import (
     InputMutationAOTOutput,
@@ -23,7 +24,7 @@ from torch._functorch.partitioners import _extract_fwd_bwd_modules
 from torch._guards import TracingContext, tracing
 from torch.fx import GraphModule, Node
 
-from . import floats
+from . import floats, replaced
 
 Compile = Callable[[GraphModule, Sequence[Any]], Callable]
 
@@ -35,12 +36,9 @@ def layers_of_operators() -> Iterator[None]:
     In float32 on a CPU torch would take oneDNN's whole layer for it, asked for as in inference: it does not split, and
     its backward misses what only training keeps.
     """
-    before = decompositions.select_one_layer_lstm_function
-    decompositions.select_one_layer_lstm_function = lambda *_: decompositions.one_layer_lstm
-    try:
+    by_cells = decompositions.one_layer_lstm
+    with compile_lock, replaced.held(decompositions, "select_one_layer_lstm_function", lambda *_: by_cells):
         yield
-    finally:
-        decompositions.select_one_layer_lstm_function = before
 
 
 def aot(

@@ -27,7 +27,7 @@ from torch._dynamo.exc import (
 )
 
 from .. import errors, where
-from . import replaced, stand_ins, watch
+from . import ambient, replaced, stand_ins
 from .reasons import FAILED, UNTRACEABLE, first_sentence
 
 Handler = Callable[[Any, Any], None]
@@ -87,12 +87,12 @@ def _breaking(handle: Handler, resumes: bool = False) -> Handler:
     @functools.wraps(handle)
     def handles(tx: Any, instruction: Any) -> None:
         reason = _untraceable.get((tx.f_code.co_filename, tx.lineno)) if resumes and _untraceable else None
-        if reason is not None and watch.is_tracing_for_us():
+        if reason is not None and ambient.is_tracing_for_us():
             unimplemented(gb_type=UNTRACEABLE, context="", explanation=reason, hints=[])
         try:
             handle(tx, instruction)
         except Exception as error:
-            if not watch.is_tracing_for_us() or _is_on_purpose(error):
+            if not ambient.is_tracing_for_us() or _is_on_purpose(error):
                 raise
             _fail_like_eager(tx)
             _break(error)
@@ -106,7 +106,7 @@ def _compile(compile_: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     try:
         return compile_(*args, **kwargs)
     except Exception as error:
-        if not watch.is_watching() or _is_on_purpose(error):
+        if ambient.here.call is None or _is_on_purpose(error):
             raise
         _break(error)
 

@@ -6,40 +6,42 @@ activations of a micro-batch. It comes to this because many of vmap's rules make
 
 from __future__ import annotations
 
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch._functorch import apis
 from torch._functorch.vmap import _process_batched_inputs
 
-from . import frames
-
-_running: ContextVar[bool] = ContextVar("accumcompile_chunks", default=False)
-original = apis.vmap_impl
+from . import replaced
+from .ambient import Call, here
 
 
-def is_running() -> bool:
-    """Whether what is differentiated now is one chunk of the batch."""
-    return _running.get()
-
-
-def vmap_impl(func: Any, in_dims: Any, out_dims: Any, randomness: str, chunk: int | None, *args: Any, **kw: Any) -> Any:
+@replaced.replaces(apis, "vmap_impl")
+def _vmap_impl(
+    vmap_impl: Callable[..., Any],
+    func: Any,
+    in_dims: Any,
+    out_dims: Any,
+    randomness: str,
+    chunk: int | None,
+    *args: Any,
+    **kw: Any,
+) -> Any:
     """``vmap``, in chunks of a micro-batch unless the user chose their size."""
-    if torch.compiler.is_compiling() or is_running():
-        return original(func, in_dims, out_dims, randomness, chunk, *args, **kw)
-    rows = chunk or _rows(func, in_dims, randomness, args)
-    token = _running.set(rows is not None)
+    if torch.compiler.is_compiling() or here.call is None or here.call.in_chunk:
+        return vmap_impl(func, in_dims, out_dims, randomness, chunk, *args, **kw)
+    call, rows = here.call, chunk or _rows(here.call, func, in_dims, randomness, args)
+    call.in_chunk = rows is not None
     try:
-        return original(func, in_dims, out_dims, randomness, rows, *args, **kw)
+        return vmap_impl(func, in_dims, out_dims, randomness, rows, *args, **kw)
     finally:
-        _running.reset(token)
+        call.in_chunk = False
 
 
-def _rows(func: Any, in_dims: Any, randomness: str, args: tuple) -> int | None:
+def _rows(call: Call, func: Any, in_dims: Any, randomness: str, args: tuple) -> int | None:
     """The samples of a micro-batch, if the batch is what is mapped over and no chunk draws numbers of its own."""
-    call = frames.current_call()
-    if call is None or randomness == "different":
+    if randomness == "different":
         return None
     size, *_ = _process_batched_inputs(in_dims, args, func)
     if size != call.batch:

@@ -7,44 +7,42 @@ Checked in torch 2.13; where the names are not there, nothing is changed.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
 from . import replaced
+from .ambient import here
 
-_FLAG, _SESSION = "_is_compiling_flag", "_compile_session_context"
+_FLAG, _CONTEXT = "_is_compiling_flag", "_compile_session_context"
 
 
-class _Here(threading.local):
+class _IsCompiling:
     """True in a thread that compiles."""
 
-    sessions = 0
-
     def __bool__(self) -> bool:
-        return self.sessions > 0
+        return here.compilations > 0
 
 
-_here = _Here()
+_is_compiling = _IsCompiling()
 
 
 @contextmanager
-def _session() -> Iterator[None]:
-    _here.sessions += 1
+def _compiling() -> Iterator[None]:
+    here.compilations += 1
     try:
         yield
     finally:
-        _here.sessions -= 1
+        here.compilations -= 1
 
 
 @replaced.also
 def _ask_each_thread() -> Callable[[], None]:
-    if not hasattr(torch.compiler, _SESSION):
+    if not hasattr(torch.compiler, _CONTEXT):
         return lambda: None
-    setattr(torch.compiler, _FLAG, _here)
-    put_back = replaced.put(torch.compiler, _SESSION, _session)
+    setattr(torch.compiler, _FLAG, _is_compiling)
+    put_back = replaced.put(torch.compiler, _CONTEXT, _compiling)
 
     def undo() -> None:
         setattr(torch.compiler, _FLAG, False)  # as it is between two compilations

@@ -5,8 +5,7 @@ Checked in torch 2.11, 2.13 and 2.15.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,50 +14,41 @@ from torch._dynamo.types import ConvertFrameReturn, FrameAction, FrameExecStrate
 
 from .. import where
 
-# Each of these replaces functions of Dynamo's too.
-from . import breaks, compiling, dynamo, floats, idle, limits, lists, optimizers, quiet, replaced, watch  # noqa: F401
+# Those that are not named below replace functions of torch's too.
+from . import breaks, chunks, compiling, dynamo, floats, idle, limits, lists, optimizers, quiet, replaced  # noqa: F401
+from .ambient import here
 from .reasons import Reason
-from .watch import RecompileLimit, Watch
+
+in_place = replaced.in_place  # all of these
 
 # What torch.func.vmap returns: a frame of its own only where no graph could hold it (chunks.py).
 VMAP_CODE = next(c for c in torch.func.vmap.__code__.co_consts if getattr(c, "co_name", "") == "wrapped")
 
 
-@contextmanager
-def watching(
-    on_recompile_limit: Callable[[RecompileLimit], None], run_closure: Callable[[Callable[[], Any]], Any], rows: int
-) -> Iterator[Watch]:
-    """Keep optimizers from Dynamo, and be told what it drops, until the block ends."""
-    now = Watch(on_recompile_limit, run_closure, rows)
-    with watch.told(now), replaced.in_place():
-        yield now
-
-
 @replaced.replaces(convert_frame.CatchErrorsWrapper, "__call__")
 def _convert(convert: Callable[..., ConvertFrameReturn], self: Any, *args: Any) -> ConvertFrameReturn:
     """Let what an optimizer's step or a vmap calls run as it is, this once; forget what an earlier capture left."""
-    now, code = watch.now(), args[0].f_code
-    if now is None or not dynamo.is_ours(self):
+    call, code = here.call, args[0].f_code
+    if call is None or not dynamo.is_ours(self):
         return convert(self, *args)
     if code is VMAP_CODE or optimizers.is_within_step(code):
         return ConvertFrameReturn(FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP), apply_to_code=False)
     if idle.is_idle(code):
-        now.idle = True
+        call.watch.idle = True
         return idle.as_it_is()
     with convert_frame.compile_lock:
         floats.forget_floats()
-        graphs = now.graphs
+        graphs = call.watch.graphs
         result = convert(self, *args)
-        idle.count(code, result, worth=now.graphs != graphs)
+        idle.count(code, result, worth=call.watch.graphs != graphs)
     return result
 
 
 @replaced.replaces(convert_frame, "format_error_msg")
 def _format_error_msg(format_: Callable[..., str], exc: Exception, code: Any, *args: Any, **kwargs: Any) -> str:
     """Dynamo formats an error when it drops a function because of it."""
-    now = watch.now()
-    if now is not None:
+    if here.call is not None:
         frame = where.of_summaries(getattr(exc, "real_stack", None)) or where.user_frame(str(exc.__cause__))
         if frame is not None:
-            now.drop(code, Reason(str(getattr(exc, "msg", exc)), frame, where.named(code.co_name)))
+            here.call.watch.drop(code, Reason(str(getattr(exc, "msg", exc)), frame, where.named(code.co_name)))
     return format_(exc, code, *args, **kwargs)

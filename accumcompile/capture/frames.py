@@ -6,25 +6,22 @@ is allowed where nothing was declared, and an error is given only where nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import sympy
 import torch
 from torch import fx
-from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import errors, where
 from . import batch as batches
-from . import dynamo, retrace
+from . import carried, dynamo, retrace
+from .ambient import here
 from .batch import Leaf
 from .dynamo import Input
 from .limits import last_capture
 from .reasons import recompilation
-from .watch import RecompileLimit
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -41,95 +38,12 @@ class BatchSymbols:
     declared: bool = False
 
 
-@dataclass(eq=False)
-class Call:
-    """A decorated call that is under way: what frames compiled during it know of its batch."""
-
-    session: Session
-    batch: int
-    leaves: dict[int, Leaf] = field(default_factory=dict)  # by id of the tensor
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # the step's, by name
-
-    def lists(self) -> str:
-        """The arguments that are Python lists of one value a sample."""
-        return ", ".join(n for k, v in self.arguments.items() for n in batches.lists(k, v, self.batch))
-
-    def on_recompile_limit(self, hit: RecompileLimit) -> None:
-        """An error where Dynamo would now run a frame that holds the batch uncompiled.
-
-        What comes after a break may run so: the safety net looks at each backward from then on.
-        """
-        if not any(self.carries_batch(v) for v in hit.variables.values()):
-            return
-        facts = {"limit": hit.times, "config": hit.config, "reason": recompilation(hit.reason)}
-        if not where.is_resumed(hit.code):
-            raise errors.error("AC023", where.of_code(hit.code), **facts)
-        self.session.calls.dropped = True
-        errors.warn("AC037", self.session, where.of_code(hit.code), **facts)
-
-    def carries_batch(self, value: Any) -> bool:
-        """Whether a variable of a frame holds a tensor that carries the batch."""
-        found = batches.tensors("", value)
-        leaves = ((t, self.leaves.get(id(t))) for _, t, _ in found)
-        return any((leaf is not None and leaf.dim is not None) or t in _carried for t, leaf in leaves)
-
-
 def warn_of_last_capture(session: Session) -> None:
     """Outside a decorated call nothing is heard of Dynamo's limit when it is hit: say so one capture before."""
-    hit = last_capture() if current_call() is None else None
+    hit = last_capture() if here.call is None else None
     if hit is not None:
         facts = {"step": where.named(hit.code.co_name), "limit": hit.times, "config": hit.config}
         errors.warn("AC034", session, where.of_code(hit.code), reason=recompilation(hit.reason), **facts)
-
-
-_call: ContextVar[Call | None] = ContextVar("accumcompile_call", default=None)
-_carried: WeakIdKeyDictionary = WeakIdKeyDictionary()  # an output of our graphs -> the dim that carries the batch
-
-
-def current_call() -> Call | None:
-    """The decorated call that is under way in this thread."""
-    return _call.get()
-
-
-@contextmanager
-def during(call: Call) -> Iterator[Call]:
-    """Make ``call`` the current one."""
-    token = _call.set(call)
-    try:
-        yield call
-    finally:
-        _call.reset(token)
-
-
-def remember_output(tensor: torch.Tensor, dim: int) -> None:
-    """An output of our own graph carries the batch along ``dim``: who receives it splits it there."""
-    _carried[tensor] = dim
-
-
-def remembering(run: Callable[..., Any], gm: fx.GraphModule, batch: BatchSymbols) -> Callable[..., Any]:
-    """``run`` is a graph of ours: remember which dim of each output carries the batch."""
-    dims = list(_output_dims(gm, batch))
-    if not dims:
-        return run
-
-    def runs_remembering(*args: Any) -> Any:
-        outputs = run(*args)
-        for i, dim in dims:
-            remember_output(outputs[i], dim)
-        return outputs
-
-    return runs_remembering
-
-
-def _output_dims(gm: fx.GraphModule, batch: BatchSymbols) -> Iterator[tuple[int, int]]:
-    """(index, dim) of the outputs that carry the batch."""
-    returned: Any = gm.graph.output_node().args[0]
-    for i, node in enumerate(returned):
-        value = node.meta.get("example_value") if isinstance(node, fx.Node) else None
-        for dim, size in enumerate(value.shape if isinstance(value, torch.Tensor) else ()):
-            if isinstance(size, torch.SymInt) and size.node.expr.free_symbols & batch.symbols:
-                yield i, dim
-                break
 
 
 # How sure we are that an input is the batch: the user said so; our own graph made it so; it is the argument
@@ -186,7 +100,7 @@ def find_batch(gm: fx.GraphModule, session: Session) -> BatchSymbols | None:
 
 def _break_at_transforms(gm: fx.GraphModule) -> None:
     """Have what torch.func transforms run whole: many of its rules for an operator take its sizes for numbers."""
-    for line in dynamo.lines_of_transforms(gm) if current_call() is not None else ():
+    for line in dynamo.lines_of_transforms(gm) if here.call is not None else ():
         retrace.retrace_with_break(line, "torch.func makes a constant of the batch size")
 
 
@@ -209,7 +123,7 @@ def is_still_symbolic(gm: fx.GraphModule, session: Session) -> bool:
 def _is_small(constant: list[Carrier], session: Session) -> bool:
     """Whether the batch is no larger than a micro-batch that has run: the last of an epoch, of two samples perhaps,
     from which PyTorch makes a constant where a size of it is 1."""
-    call = current_call()
+    call = here.call
     size = call.batch if call is not None else max(c.hint for c in constant)
     if size > session.journal.most_rows:
         return False
@@ -218,15 +132,15 @@ def _is_small(constant: list[Carrier], session: Session) -> bool:
 
 
 def _carriers(inputs: list[Input]) -> Iterator[Carrier]:
-    call = current_call()
+    call = here.call
     batch = call.batch if call else None
     for given in inputs:
         if not isinstance(given.value, torch.Tensor) or given.value.dim() == 0:
             continue
         if call is not None and id(given.value) in call.leaves:
             yield from _argument(given, call.leaves[id(given.value)])
-        elif given.value in _carried:
-            yield Carrier(given, _carried[given.value], CARRIED, given.name)
+        elif (dim := carried.dim_of(given.value)) is not None:
+            yield Carrier(given, dim, CARRIED, given.name)
         elif not isinstance(given.value, torch.nn.Parameter) and not dynamo.is_owned(given.source):
             kind = GUESSED
             if batch is None:  # outside a decorated call: dim 0 of the first that may be one
@@ -259,7 +173,7 @@ def _unified(carriers: list[Carrier]) -> BatchSymbols:
 
 def _own_symbols(carriers: list[Carrier]) -> set[sympy.Symbol]:
     """The symbols that are a batch size by themselves, and not a factor of the size of a flattened dimension."""
-    call = current_call()
+    call = here.call
     alone = [c for c in carriers if isinstance(c.size, torch.SymInt) and c.size.node.expr.is_Symbol]
     batch = call.batch if call is not None else alone[0].hint if alone else None
     return {c.size.node.expr for c in alone if c.hint == batch and isinstance(c.size, torch.SymInt)}
@@ -284,14 +198,21 @@ def _became_constant(carrier: Carrier, gm: fx.GraphModule, session: Session, alo
         return
     if carrier.kind in PRIMARY:
         if alone and carrier.kind != CARRIED:
-            call = current_call()
-            if call is not None and (lists := call.lists()):
+            if lists := _lists_of_the_batch():
                 raise errors.error("AC040", line, lists=lists, **facts)
             raise errors.error("AC015", line, **facts)
         errors.warn("AC016", session, line, **facts)
     at = f" at {line.where}" if line else ""
     session.note(f"{carrier.name}: dim {carrier.dim} is no batch, its size {carrier.hint} became a constant{at}")
     session.candidates.refused.add(carrier.name)
+
+
+def _lists_of_the_batch() -> str:
+    """The arguments of the call that are Python lists of one value a sample."""
+    call = here.call
+    if call is None:
+        return ""
+    return ", ".join(n for key, value in call.arguments.items() for n in batches.lists(key, value, call.batch))
 
 
 def _trains(gm: fx.GraphModule) -> bool:

@@ -4,29 +4,67 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch._dynamo import config, convert_frame
 
-from . import dynamo, replaced, watch
-from .watch import RecompileLimit
+from .. import errors, where
+from . import batch as batches
+from . import carried, dynamo, replaced
+from .ambient import Call, here
+from .reasons import recompilation
 
 _COMPILE_CODE = convert_frame._compile.__code__
+
+
+@dataclass(frozen=True)
+class RecompileLimit:
+    """A frame that Dynamo would now run uncompiled, because it compiled it too often."""
+
+    config: str  # the setting's name
+    reason: str  # why it was compiled again the last time
+    code: Any
+
+    @property
+    def times(self) -> int:
+        """The value of the setting."""
+        return getattr(config, self.config)
 
 
 @replaced.replaces(convert_frame, "exceeds_recompile_limit")
 def _exceeds_recompile_limit(exceeds: Callable[..., Any], cache_size: Any, compile_id: Any) -> tuple[bool, str]:
     """Tell of a frame that would now run uncompiled, before it does."""
     exceeded, limit = exceeds(cache_size, compile_id)
-    now = watch.now()
-    if not exceeded or now is None:
+    call = here.call
+    if not exceeded or call is None:
         return exceeded, limit
     known = _variables_of_compile()
-    if dynamo.is_ours(known.get("compiler_fn")):
-        variables = dict(getattr(known.get("frame"), "f_locals", {}))
-        reason = known.get("recompile_reason") or ""
-        now.on_recompile_limit(RecompileLimit(limit, reason, known.get("code"), variables))
+    variables = dict(getattr(known.get("frame"), "f_locals", {}))
+    if dynamo.is_ours(known.get("compiler_fn")) and any(_carries_batch(v, call) for v in variables.values()):
+        _refuse(RecompileLimit(limit, known.get("recompile_reason") or "", known.get("code")), call)
     return exceeded, limit
+
+
+def _carries_batch(value: Any, call: Call) -> bool:
+    """Whether a variable of a frame holds a tensor that carries the batch."""
+    for _, tensor, _ in batches.tensors("", value):
+        leaf = call.leaves.get(id(tensor))
+        if (leaf is not None and leaf.dim is not None) or carried.dim_of(tensor) is not None:
+            return True
+    return False
+
+
+def _refuse(hit: RecompileLimit, call: Call) -> None:
+    """An error where Dynamo would now run a frame that holds the batch uncompiled.
+
+    What comes after a break may run so: the safety net looks at each backward from then on.
+    """
+    facts = {"limit": hit.times, "config": hit.config, "reason": recompilation(hit.reason)}
+    if not where.is_resumed(hit.code):
+        raise errors.error("AC023", where.of_code(hit.code), **facts)
+    call.session.calls.dropped = True
+    errors.warn("AC037", call.session, where.of_code(hit.code), **facts)
 
 
 def last_capture() -> RecompileLimit | None:
@@ -35,7 +73,7 @@ def last_capture() -> RecompileLimit | None:
     entries = getattr(known.get("cache_size"), "num_cache_entries_with_same_id_matched_objs", 0)
     if entries + 1 < config.recompile_limit or config.fail_on_recompile_limit_hit:
         return None
-    return RecompileLimit("recompile_limit", known.get("recompile_reason") or "", known.get("code"), {})
+    return RecompileLimit("recompile_limit", known.get("recompile_reason") or "", known.get("code"))
 
 
 def _variables_of_compile() -> dict[str, Any]:

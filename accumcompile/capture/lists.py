@@ -31,7 +31,8 @@ from torch._dynamo.variables.lazy import LazyVariableTracker
 from torch._dynamo.variables.misc import GetAttrVariable
 from torch._dynamo.variables.user_defined import RemovableHandleVariable
 
-from . import replaced, retrace, watch
+from . import ambient, replaced, retrace
+from .ambient import here
 from .reasons import LIST
 
 LISTS = (list, deque)
@@ -59,7 +60,7 @@ class _Append(GetAttrVariable):
 def _load_attr(load: Callable[[Any, str], None], tx: Any, name: str) -> None:
     """The instruction that loads an attribute of the value on the stack."""
     values = tx.stack[-1]
-    if name == "append" and watch.is_tracing_for_us() and _is_unseen(tx, values, LISTS) and not retrace.reads_lists():
+    if name == "append" and ambient.is_tracing_for_us() and _is_unseen(tx, values, LISTS) and not retrace.reads_lists():
         tx.pop()
         tx.push(_Append(values, name, source=AttrSource(values.source, name)))
     else:
@@ -77,8 +78,8 @@ def _is_unseen(tx: Any, value: Any, types: tuple[type, ...]) -> bool:
 @replaced.replaces(InstructionTranslatorBase, "call_function")
 def _call_function(call: Callable[..., None], tx: Any, fn: Any, args: list, kwargs: dict[str, Any]) -> None:
     """Break the graph where a list of one value a sample becomes a tensor."""
-    now = watch.now()
-    if now is not None and watch.is_tracing_for_us() and _makes_tensor(tx, fn, args, now.rows):
+    ours = here.call
+    if ours is not None and ambient.is_tracing_for_us() and _makes_tensor(tx, fn, args, ours.batch):
         unimplemented(gb_type=LIST, context=args[0].source.name, explanation=LIST, hints=[])
     call(tx, fn, args, kwargs)
 
@@ -86,7 +87,7 @@ def _call_function(call: Callable[..., None], tx: Any, fn: Any, args: list, kwar
 @replaced.replaces(VariableBuilder, "_wrap")
 def _wrap(wrap: Callable[[Any, Any], Any], builder: Any, value: Any) -> Any:
     """Dynamo looks into a value."""
-    if not watch.is_tracing_for_us():
+    if not ambient.is_tracing_for_us():
         return wrap(builder, value)
     if known := _restored(builder, value) or _of_method(builder, value):
         return known

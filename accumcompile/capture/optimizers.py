@@ -17,7 +17,8 @@ from torch._dynamo.variables.builder import VariableBuilder
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from . import dynamo, replaced, watch
+from . import ambient, dynamo, replaced
+from .ambient import here
 from .reasons import OPTIMIZER
 
 # The wrapper that every optimizer class puts around its step: one code object for all of them.
@@ -36,7 +37,7 @@ def is_within_step(code: CodeType) -> bool:
 def _check_inlineable(check: Callable[[Any], Any], func: Any) -> Any:
     """Break the graph at an optimizer's methods instead of tracing into them."""
     is_method = isinstance(getattr(getattr(func, "obj", None), "value", None), Optimizer)
-    if (is_method or func.get_code() is STEP_CODE) and watch.is_tracing_for_us():
+    if (is_method or func.get_code() is STEP_CODE) and ambient.is_tracing_for_us():
         unimplemented(gb_type=OPTIMIZER, context=str(func), explanation=OPTIMIZER, hints=[])
     return check(func)
 
@@ -44,18 +45,18 @@ def _check_inlineable(check: Callable[[Any], Any], func: Any) -> Any:
 @replaced.replaces(VariableBuilder, "_wrap")
 def _wrap(wrap: Callable[[Any, Any], Any], self: Any, value: Any) -> Any:
     """An optimizer is an object like any other. (Dynamo would capture anew for each, and set its options.)"""
-    if isinstance(value, Optimizer) and watch.is_tracing_for_us():
+    if isinstance(value, Optimizer) and ambient.is_tracing_for_us():
         return self.wrap_user_defined(value)
     return wrap(self, value)
 
 
 def _capture_closure(optimizer: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-    now = watch.now()
-    if now is None:
+    call = here.call
+    if call is None:
         return None
 
     def captured(value: Any) -> Any:
-        return partial(now.run_closure, value) if callable(value) else value
+        return partial(call.run_closure, value) if callable(value) else value
 
     return (args[0], *map(captured, args[1:])), {name: captured(value) for name, value in kwargs.items()}
 

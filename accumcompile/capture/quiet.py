@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from . import replaced, watch
+from . import replaced
+from .ambient import here
 
 # Loggers, and how what they say begins: a break at a number, an operator that fails while traced.
 TALKATIVE = ("torch._dynamo.variables.tensor", "torch._subclasses.fake_tensor")
@@ -25,4 +26,4 @@ def _leave_out() -> Callable[[], None]:
 
 
 def _is_worth_a_word(record: logging.LogRecord) -> bool:
-    return not (watch.is_watching() and str(record.msg).lstrip().startswith(SAID_BY_US))
+    return not (here.call is not None and str(record.msg).lstrip().startswith(SAID_BY_US))

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
+
 Undo = Callable[[], object]
 Install = Callable[[], Undo]
 
@@ -24,18 +26,21 @@ _calls = 0
 _undo = ExitStack()
 
 
-def replaces(owner: Any, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Have the decorated function called in place of ``owner.name``, with what that was ahead of its arguments."""
+def replaces(owner: Any, name: str, untraced: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Have the decorated function called in place of ``owner.name``, with what that was ahead of its arguments.
+
+    untraced: whether Dynamo is to leave the call alone, where it comes upon one in the user's code.
+    """
 
     def register(replacement: Callable[..., Any]) -> Callable[..., Any]:
-        also(lambda: put(owner, name, _instead(_held(owner, name), replacement)))
+        also(lambda: put(owner, name, _instead(_as_held(owner, name), replacement, untraced)))
         return replacement
 
     return register
 
 
 @functools.cache  # they are put in their places at every call
-def _instead(before: Any, replacement: Callable[..., Any]) -> Any:
+def _instead(before: Any, replacement: Callable[..., Any], untraced: bool) -> Any:
     is_static = isinstance(before, staticmethod)
     original = before.__func__ if is_static else before
 
@@ -43,6 +48,8 @@ def _instead(before: Any, replacement: Callable[..., Any]) -> Any:
     def instead(*args: Any, **kwargs: Any) -> Any:
         return replacement(original, *args, **kwargs)
 
+    if untraced:
+        return torch._dynamo.disable(instead)
     return staticmethod(instead) if is_static else instead
 
 
@@ -53,12 +60,22 @@ def also(install: Install) -> None:
 
 def put(owner: Any, name: str, value: Any) -> Undo:
     """Set an attribute; returns what puts it back."""
-    before = _held(owner, name)
+    before = _as_held(owner, name)
     setattr(owner, name, value)
     return lambda: setattr(owner, name, before)
 
 
-def _held(owner: Any, name: str) -> Any:
+@contextmanager
+def held(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """An attribute is ``value`` until the block ends."""
+    undo = put(owner, name, value)
+    try:
+        yield
+    finally:
+        undo()
+
+
+def _as_held(owner: Any, name: str) -> Any:
     """An attribute as it is held: of a class, a static method is one object, and a function another."""
     return vars(owner)[name] if isinstance(owner, type) else getattr(owner, name)
 

@@ -5,7 +5,6 @@ A backend has no other way: nothing that it could have set before the first trac
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from .. import where
 from . import breaks
+from .ambient import here
 from .dynamo import mark, patcher
 from .floats import forget_floats
 
@@ -34,7 +34,7 @@ class _Restart(exc.TensorifyScalarRestartAnalysis, exc.UnspecializeRestartAnalys
 
 
 @dataclass
-class _Retrace:
+class Retrace:
     """A frame whose batch came in as a constant is traced again: with marks, then with every int symbolic."""
 
     frame: object
@@ -42,13 +42,6 @@ class _Retrace:
     tries: int = 0
     has_forgotten: bool = False
     reads_lists: bool = False
-
-
-class _Retraces(threading.local):
-    now: _Retrace | None = None
-
-
-_retraces = _Retraces()
 
 
 def retrace(dims: Iterable[tuple[torch.Tensor, int]]) -> None:
@@ -87,12 +80,12 @@ def read_lists() -> None:
     raise _Restart(restart_reason="accumcompile: a list is appended to and read")
 
 
-def _retrace_of_frame() -> _Retrace:
+def _retrace_of_frame() -> Retrace:
     """What has been done to trace the current frame again."""
-    frame, now = CompileContext.current_compile_id(), _retraces.now
+    frame, now = CompileContext.current_compile_id(), here.retrace
     if now is None or now.frame != frame:
         end_retrace()
-        now = _retraces.now = _Retrace(frame, ExitStack())
+        now = here.retrace = Retrace(frame, ExitStack())
     return now
 
 
@@ -129,7 +122,7 @@ def retrace_with_break(line: where.Frame, reason: str) -> None:
 
 def end_retrace() -> None:
     """Put marks and settings of a retrace back, and forget what it found of floats."""
-    now, _retraces.now = _retraces.now, None
+    now, here.retrace = here.retrace, None
     forget_floats()
     if now is not None:
         now.undo.close()
@@ -137,6 +130,6 @@ def end_retrace() -> None:
 
 def end_left_retrace() -> None:
     """The same for a retrace that an error has left; other threads' captures are waited for."""
-    if _retraces.now is not None:
+    if here.retrace is not None:
         with compile_lock:
             end_retrace()

@@ -7,21 +7,18 @@ whenever Dynamo has looked at a frame since the last clean call, or has dropped 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakSet
 
 import torch
-from torch._functorch import apis
 from torch.autograd.function import BackwardCFunction
 
 from .. import errors, where
-from . import chunks, dynamo, frames, watch
+from . import dynamo, replaced, watch
+from .ambient import Call, here
 from .reasons import explained
-from .watch import Watch
 
 _TAG = "accumcompile"  # in a node's metadata: it belongs to a graph that holds no batch
 _ours: WeakSet[type] = WeakSet()  # classes of autograd nodes that run our graphs; AOTAutograd makes one for each graph
@@ -136,16 +133,21 @@ class Calls:
 class Net:
     """The safety net of one call."""
 
-    call: frames.Call
-    watch: Watch
+    call: Call
     modules: Callable[[], dict[str, torch.nn.Module]]
-    nested: bool = False  # within a call of another decorated step
     backwards: int = 0
+
+    @classmethod
+    def of(cls, call: Call, modules: Callable[[], dict[str, torch.nn.Module]]) -> Net:
+        """One that looks at each backward of ``call``; ``modules`` are those that the step can reach."""
+        net = cls(call, modules)
+        call.on_backward = net.check
+        return net
 
     def check(self, roots: Sequence[torch.Tensor], create_graph: bool) -> None:
         """Called before a backward runs."""
         self.backwards += 1
-        if chunks.is_running() or not (self.must_look or create_graph):
+        if self.call.in_chunk or not (self.must_look or create_graph):
             return
         found = reached(roots)
         if create_graph and found.ours:
@@ -155,9 +157,9 @@ class Net:
     @property
     def must_look(self) -> bool:
         """Whether anything may have changed since a call in which all was well."""
-        before = self.call.session.calls
-        seen = self.watch.captured_anew or before.frames != self.watch.frames_before
-        return seen or self.watch.idle or before.dropped
+        before, now = self.call.session.calls, self.call.watch
+        seen = now.captured_anew or before.frames != now.frames_before
+        return seen or now.idle or before.dropped
 
     def judge(self, found: Reached) -> None:
         """Say what ran on the full batch."""
@@ -165,7 +167,7 @@ class Net:
         if not full and not found.handed_over:
             return
         line, session = where.here(), self.call.session
-        facts = explained(self.watch.reasons(), session.name.rpartition(".")[2]) | {"batch": str(self.call.batch)}
+        facts = explained(self.call.watch.reasons(), session.name.rpartition(".")[2]) | {"batch": str(self.call.batch)}
         if not full:
             errors.warn("AC030", session, line, **facts)
         elif found.ours:
@@ -191,7 +193,7 @@ class Net:
             self.warn_of_compiled_modules()
             if self.is_forward_only:
                 errors.warn("AC031", session, session.frame, step=session.name)
-        if self.watch.dropped:
+        if self.call.watch.dropped:
             session.calls.dropped = True
         session.calls.frames = watch.frames_seen()
 
@@ -199,7 +201,7 @@ class Net:
     def is_forward_only(self) -> bool:
         """Whether nothing was differentiated, here or by a step that this one is a part of."""
         differentiated = self.backwards or self.call.session.calls.differentiate
-        return torch.is_grad_enabled() and not differentiated and not self.nested
+        return torch.is_grad_enabled() and not differentiated and not self.call.is_nested
 
     def warn_of_compiled_modules(self) -> None:
         """Modules that the user compiled are inlined: say so."""
@@ -210,46 +212,17 @@ class Net:
                     break
 
 
-# The hooks on autograd's engine and on vmap
-
-
-class _Nets(threading.local):
-    now: Net | None = None
-
-
-_nets = _Nets()
-_engine = torch.autograd._engine_run_backward  # torch 2.11 to 2.15: backward() and grad() both call it
-_lock = threading.Lock()
-_calls = 0
-
-
-@torch._dynamo.disable
-def _watched_engine(roots: Any, gradients: Any, retain_graph: bool, create_graph: bool, *args: Any, **kw: Any) -> Any:
-    net, _nets.now = _nets.now, None  # a backward inside a backward (checkpointing) is not looked at
+@replaced.replaces(torch.autograd, "_engine_run_backward", untraced=True)
+def _engine(run: Callable[..., Any], roots: Any, *args: Any, **kw: Any) -> Any:
+    """Have each backward looked at before it runs: backward() and grad() both come here, in torch 2.11 to 2.15."""
+    call = here.call
+    if call is None:
+        return run(roots, *args, **kw)
+    look, call.on_backward = call.on_backward, None
     try:
-        if net is not None and not dynamo.is_tracing():
-            net.check([r for r in roots if isinstance(r, torch.Tensor)], create_graph)
-        return _engine(roots, gradients, retain_graph, create_graph, *args, **kw)
+        if look is not None and not dynamo.is_tracing():
+            _gradients, _keep, create_graph, *_ = args
+            look([r for r in roots if isinstance(r, torch.Tensor)], create_graph)
+        return run(roots, *args, **kw)
     finally:
-        _nets.now = net
-
-
-@contextmanager
-def net(call: frames.Call, watch: Watch, modules: Callable[[], dict[str, torch.nn.Module]]) -> Iterator[Net]:
-    """Look at every backward until the block ends."""
-    outer, mine = _nets.now, Net(call, watch, modules, nested=_nets.now is not None)
-    _nets.now = mine
-    _hook(+1)
-    try:
-        yield mine
-    finally:
-        _hook(-1)
-        _nets.now = outer
-
-
-def _hook(change: int) -> None:
-    global _calls
-    with _lock:
-        _calls += change
-        torch.autograd._engine_run_backward = _watched_engine if _calls else _engine
-        apis.vmap_impl = chunks.vmap_impl if _calls else chunks.original  # type: ignore[assignment]
+        call.on_backward = look

@@ -12,7 +12,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from .. import errors, where
 from ..errors import AccumulateError
-from . import frames, retrace
+from . import retrace
+from .ambient import here
 from .reasons import first_sentence
 
 
@@ -32,7 +33,7 @@ def named(again: Callable[[], Any], over: Callable[[], bool]) -> Iterator[None]:
             raise
         line = where.user_frame(str(error)) or _line_told(again)
         reason = first_sentence(error)
-        if line is not None and frames.current_call() is not None:
+        if line is not None and here.call is not None:
             retrace.retrace_with_break(line, reason)
         raise errors.error("AC017", line, reason=reason) from error
 

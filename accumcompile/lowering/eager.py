@@ -23,7 +23,7 @@ class EagerLowering:
     draws_by_seed = False  # inductor_random, run without Inductor, ignores its seed
 
     def __init__(self, session: Session):
-        pass
+        """Nothing of the session is needed."""
 
     def decompositions(self) -> Mapping[Any, Callable]:
         """Inductor's: what is split is the same under either lowering."""

@@ -1,0 +1,44 @@
+"""Outputs of our graphs that carry the batch: who receives one splits it along the same dim."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Set
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+from torch.utils.weak import WeakIdKeyDictionary
+
+_dims: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by the output
+
+
+def dim_of(tensor: torch.Tensor) -> int | None:
+    """The dim along which an output of ours carries the batch; None: it carries none, or is none of ours."""
+    return _dims.get(tensor)
+
+
+def remembering(run: Callable[..., Any], gm: fx.GraphModule, symbols: Set[sympy.Symbol]) -> Callable[..., Any]:
+    """``run`` is a graph of ours, the batch's symbols in it ``symbols``: remember which outputs carry the batch."""
+    dims = list(_output_dims(gm, symbols))
+    if not dims:
+        return run
+
+    def runs_remembering(*args: Any) -> Any:
+        outputs = run(*args)
+        for i, dim in dims:
+            _dims[outputs[i]] = dim
+        return outputs
+
+    return runs_remembering
+
+
+def _output_dims(gm: fx.GraphModule, symbols: Set[sympy.Symbol]) -> Iterator[tuple[int, int]]:
+    """(index, dim) of the outputs that carry the batch."""
+    returned: Any = gm.graph.output_node().args[0]
+    for i, node in enumerate(returned):
+        value = node.meta.get("example_value") if isinstance(node, fx.Node) else None
+        for dim, size in enumerate(value.shape if isinstance(value, torch.Tensor) else ()):
+            if isinstance(size, torch.SymInt) and size.node.expr.free_symbols & symbols:
+                yield i, dim
+                break
