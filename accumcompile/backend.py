@@ -64,10 +64,10 @@ def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], sessi
     if not batch.symbols:
         return gm.forward
     frames.warn_of_last_capture(session)
-    from .capture.aot import compile_graph as split  # late: it brings the compiler
+    from .capture.aot import split_graph  # late: it brings the compiler
 
     with retrace.numbers_of_tensors(), floats.tensors_stay_tensors(gm):
-        run = split(gm, example_inputs, batch, session)
+        run = split_graph(gm, example_inputs, batch, session)
     if not frames.is_still_symbolic(gm, session):
         return safety.without_batch(gm.forward)
     return safety.split(carried.remembering(dynamo.taking_plain(run, gm), gm, batch.symbols))

@@ -34,7 +34,7 @@ class Called:
         self.places = dict(_with_backward(graph, _place))
         self.values = {node: names.values.get(name, name) for name, node in _last_of(graph).items()}
         self.outputs: dict[Node, list[str]] = {}
-        for node, description in described(graph):
+        for node, description in with_descriptions(graph):
             if isinstance(node, Node) and (name := names.of_described(description)):
                 self._name_output(node, name)
 
@@ -86,7 +86,7 @@ class Called:
         return isinstance(self.plan.propagation.placement(node), Replicate)
 
 
-def described(graph: Graph) -> Iterable[tuple[Any, Any]]:
+def with_descriptions(graph: Graph) -> Iterable[tuple[Any, Any]]:
     """Each output with AOTAutograd's description of it, where it has one."""
     output = graph.output_node()
     values = output.args[0]

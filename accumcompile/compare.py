@@ -161,7 +161,7 @@ def _left_out(name: str, mask: torch.Tensor) -> str:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verification:
     """What came of a comparison."""
 
     name: str

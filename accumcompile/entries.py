@@ -11,7 +11,7 @@ from accumcompile.plan import BarrierFact, LoopFact, ValueFact
 
 
 @dataclass(frozen=True)
-class Value:
+class ValueEntry:
     """A value with the sizes it had in this call. `bytes` are the full batch's; a size of -1, which leaves no bytes,
     is decided by data."""
 
@@ -31,7 +31,7 @@ class Value:
         return -1 not in self.shape
 
     @classmethod
-    def of(cls, fact: ValueFact, sizes: Binding) -> Value:
+    def of(cls, fact: ValueFact, sizes: Binding) -> ValueEntry:
         """A fact of the plan, with the sizes of one call."""
         numbers = (value(s, sizes) for s in fact.shape)
         shape = tuple(-1 if n is None else n for n in numbers)
@@ -51,7 +51,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Loop:
+class LoopEntry:
     """One loop of a graph, in scan's words."""
 
     stage: int
@@ -60,28 +60,28 @@ class Loop:
     nodes: int
     estimated_bytes: int  # the most that one micro-batch's values need at once
     full_batch_bytes: int  # the same if the loop took the batch at once
-    consts: tuple[Value, ...]
-    xs: tuple[Value, ...]
-    carry: tuple[Value, ...]
-    ys: tuple[Value, ...]
+    consts: tuple[ValueEntry, ...]
+    xs: tuple[ValueEntry, ...]
+    carry: tuple[ValueEntry, ...]
+    ys: tuple[ValueEntry, ...]
 
     @classmethod
-    def of(cls, fact: LoopFact, run: Run) -> Loop:
+    def of(cls, fact: LoopFact, run: Run) -> LoopEntry:
         """A loop of the plan as one call ran it."""
         held = {
-            kind: tuple(Value.of(value, run.sizes) for value in getattr(fact, kind))
+            kind: tuple(ValueEntry.of(value, run.sizes) for value in getattr(fact, kind))
             for kind in ("consts", "xs", "carry", "ys")
         }
         split = run.split.at_once() if fact.at_once else run.split
         if len(split) == 1:
-            held["carry"] = tuple(Value.of(value.alone(), run.sizes) for value in fact.carry)
+            held["carry"] = tuple(ValueEntry.of(value.alone(), run.sizes) for value in fact.carry)
         share = (split.rows, split.batch)
         need, full = peak(fact.body, run.sizes, share), peak(fact.body, run.sizes)
         return cls(fact.stage, len(split), split.rows, fact.nodes, need, full, **held)
 
 
 @dataclass(frozen=True)
-class Barrier:
+class BarrierEntry:
     """A reduce or gather whose result a later loop needs."""
 
     kind: str  # "reduce" or "gather"
@@ -95,7 +95,7 @@ class Barrier:
     known: bool = True  # False where data decides its size: it has no bytes then
 
     @classmethod
-    def of(cls, fact: BarrierFact, sizes: Binding) -> Barrier:
+    def of(cls, fact: BarrierFact, sizes: Binding) -> BarrierEntry:
         """A barrier of the plan, with the sizes of one call."""
         value = fact.value
         size, known = value.bytes(sizes), is_known(value.shape, sizes)
@@ -103,7 +103,7 @@ class Barrier:
 
 
 @dataclass(frozen=True)
-class Graph:
+class GraphEntry:
     """One captured graph of the step, and how often it ran with this batch size."""
 
     road: str  # "fused", "forward", "backward" or "inference"
@@ -111,20 +111,20 @@ class Graph:
     micro_batches: tuple[int, ...]  # the samples of each
     granule: int
     calls: int
-    loops: tuple[Loop, ...]
-    barriers: tuple[Barrier, ...]
-    kept: tuple[Value, ...]
-    whole: tuple[Value, ...]
+    loops: tuple[LoopEntry, ...]
+    barriers: tuple[BarrierEntry, ...]
+    kept: tuple[ValueEntry, ...]
+    whole: tuple[ValueEntry, ...]
     estimated_bytes: int
     full_batch_bytes: int
     notes: tuple[str, ...]
     known: bool = True  # False where data decides some sizes: both estimates leave them out
 
     @classmethod
-    def of(cls, run: Run, calls: int) -> Graph:
+    def of(cls, run: Run, calls: int) -> GraphEntry:
         """One run of a graph, which stands for `calls` equal ones."""
         plan = run.plan
-        loops = tuple(Loop.of(loop, run) for loop in plan.loops)
+        loops = tuple(LoopEntry.of(loop, run) for loop in plan.loops)
         share = (run.split.rows, run.split.batch)
         return cls(
             road=plan.road,
@@ -133,9 +133,9 @@ class Graph:
             granule=plan.granule,
             calls=calls,
             loops=loops,
-            barriers=tuple(Barrier.of(barrier, run.sizes) for barrier in plan.barriers),
-            kept=tuple(Value.of(value, run.sizes) for value in plan.kept),
-            whole=tuple(Value.of(value, run.sizes) for value in plan.whole),
+            barriers=tuple(BarrierEntry.of(barrier, run.sizes) for barrier in plan.barriers),
+            kept=tuple(ValueEntry.of(value, run.sizes) for value in plan.kept),
+            whole=tuple(ValueEntry.of(value, run.sizes) for value in plan.whole),
             estimated_bytes=peak(plan.program, run.sizes, share, [loop.estimated_bytes for loop in loops]),
             full_batch_bytes=peak(plan.unsplit, run.sizes),
             notes=plan.notes,
@@ -150,26 +150,26 @@ class Entries:
     name: str
     steps: int | None  # asked for; None where `asked_size` was
     asked_size: int | None
-    graphs: tuple[Graph, ...]
+    graphs: tuple[GraphEntry, ...]
     step_notes: tuple[str, ...] = ()
 
     @property
-    def loops(self) -> tuple[Loop, ...]:
+    def loops(self) -> tuple[LoopEntry, ...]:
         """The loops of all graphs, in the order in which they run."""
         return tuple(loop for graph in self.graphs for loop in graph.loops)
 
     @property
-    def barriers(self) -> tuple[Barrier, ...]:
+    def barriers(self) -> tuple[BarrierEntry, ...]:
         """The barriers of all graphs, graph by graph."""
         return tuple(barrier for graph in self.graphs for barrier in graph.barriers)
 
     @property
-    def kept(self) -> tuple[Value, ...]:
+    def kept(self) -> tuple[ValueEntry, ...]:
         """Outputs of the graphs that are held for the full batch."""
         return tuple(value for graph in self.graphs for value in graph.kept)
 
     @property
-    def whole(self) -> tuple[Value, ...]:
+    def whole(self) -> tuple[ValueEntry, ...]:
         """What is computed on the full batch, because it cannot be split."""
         return tuple(value for graph in self.graphs for value in graph.whole)
 

@@ -11,12 +11,12 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from . import causes
-from .called import Called, described
+from .called import Called, with_descriptions
 from .carry import Carry
 from .loop import LoopSpec, accumulate_loop
-from .memory import Step, is_alias, owner, steps_of
+from .memory import Step, owner, steps_of
 from .names import Names, is_users
-from .operands import is_size, is_tensor, shape_of
+from .operands import is_size, is_tensor, is_view, shape_of
 from .placement import Shard
 from .plan import LoopFact, Plan, ValueFact
 from .rules.table import is_constant
@@ -102,7 +102,7 @@ class _Facts:
 
     def kept(self) -> Iterator[Node]:
         """Outputs of the user's that are held for the full batch."""
-        for node, description in described(self.graph):
+        for node, description in with_descriptions(self.graph):
             made = isinstance(node, Node) and node.op == "call_function" and is_users(description)
             if made and isinstance(self.known.placement(node), Shard):
                 yield node
@@ -117,7 +117,7 @@ class _Facts:
 
     def _costs_memory(self, node: Node) -> bool:
         """Whether a node makes something of the batch's size: no view, and no constant."""
-        if node.op != "call_function" or is_size(node) or is_alias(node) or is_constant(node):
+        if node.op != "call_function" or is_size(node) or is_view(node) or is_constant(node):
             return False
         sizes = _symbolic_sizes(node)
         return any(self.known.batch.in_size(s) or not s.free_symbols <= self._given for s in sizes)

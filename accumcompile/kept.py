@@ -9,11 +9,11 @@ import sympy
 from torch.fx import GraphModule
 
 from . import errors
+from .entries import GraphEntry
 from .journal import Run
 from .loop import Split
 from .operands import input_sizes
 from .plan import Plan
-from .report import Graph
 from .report_text import KEPT_FIX, human
 from .session import Session
 
@@ -51,7 +51,7 @@ def warn_of_kept(run: Run, session: Session) -> None:
     if run.plan.road != "fused" or not run.plan.kept:
         return
     run = at_most(run)
-    graph = Graph.of(run, calls=1)
+    graph = GraphEntry.of(run, calls=1)
     held = sum(value.bytes for value in graph.kept)
     if held >= LEAST and held * MUCH > graph.estimated_bytes:
         largest = max(run.plan.kept, key=lambda value: value.bytes(run.sizes))

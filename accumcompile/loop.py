@@ -89,7 +89,7 @@ class LoopSpec:
     def merged(self, accumulators: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """What a micro-batch's outputs make of the accumulators, where there are any yet; then its pieces."""
         count, carries = len(self.carry), list(accumulators)
-        accumulate(self.carry, carries, list(outputs[:count]))
+        add_parts(self.carry, carries, list(outputs[:count]))
         return carries + list(outputs[count:])
 
 
@@ -130,12 +130,12 @@ def run_reference(
         for kept, piece in zip(pieces, outs[len(spec.carry) :], strict=True):
             kept.append(piece)
         del outs[len(spec.carry) :], local
-        accumulate(spec.carry, carries, outs)
+        add_parts(spec.carry, carries, outs)
     finish(spec.carry, carries)
     return carries + [torch.cat(kept, each.dim) for kept, each in zip(pieces, spec.ys, strict=True)]
 
 
-def accumulate(carry: Sequence[Carry], carries: list[torch.Tensor], parts: list[Any]) -> None:
+def add_parts(carry: Sequence[Carry], carries: list[torch.Tensor], parts: list[Any]) -> None:
     """Put a micro-batch's parts into the carries; each is let go as soon as it is."""
     is_first = not carries
     for k, each in enumerate(carry):

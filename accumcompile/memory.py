@@ -14,7 +14,7 @@ import torch
 from torch.fx import Node
 
 from .binding import Binding, is_known, value
-from .operands import is_size
+from .operands import is_size, is_view
 from .placement import Placement, Shard, Size
 from .sizes import expression
 
@@ -33,11 +33,11 @@ class Made:
 
     def bytes(self, sizes: Binding) -> int:
         """The full batch's bytes."""
-        return count(self.shape, sizes) * self.itemsize
+        return volume(self.shape, sizes) * self.itemsize
 
     def wider_bytes(self, sizes: Binding) -> int:
         """How many bytes more it takes while a loop accumulates it."""
-        return count(self.shape, sizes) * self.wider
+        return volume(self.shape, sizes) * self.wider
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Step:
     loop: int | None = None
 
 
-def count(shape: Iterable[Size], sizes: Binding) -> int:
+def volume(shape: Iterable[Size], sizes: Binding) -> int:
     """The elements of a shape: none, where data decides how many."""
     total = 1
     for size in shape:
@@ -125,7 +125,7 @@ def steps_of(
 
 def _results(node: Node, yielded: Iterable[Node], placements: Sequence[Placement]) -> Iterator[tuple]:
     """(index, shape, itemsize, sharded) of each tensor that a node makes: none where it is a view."""
-    if is_size(node) or is_alias(node):
+    if is_size(node) or is_view(node):
         return
     value = [n.meta["val"] for n in yielded] or node.meta.get("val")
     for k, tensor in enumerate(value if isinstance(value, (tuple, list)) else [value]):
@@ -138,7 +138,7 @@ def owner(node: Node, known: dict[Node, Key] | None = None) -> Key:
     """The node, and which of its results, whose memory a node's value lies in. ``known`` are earlier answers."""
     known = {} if known is None else known
     base = node
-    while base not in known and is_alias(base) and not _is_result(base):
+    while base not in known and is_view(base) and not _is_result(base):
         base = next(n for n in base.all_input_nodes if not is_size(n))
     key = known.get(base) or ((base.args[0], base.args[1]) if _is_result(base) else (base, 0))
     known[node] = key
@@ -147,13 +147,4 @@ def owner(node: Node, known: dict[Node, Key] | None = None) -> Key:
 
 def _is_result(node: Node) -> bool:
     """Whether a node is one of several results that another node makes."""
-    return node.target is operator.getitem and not is_alias(node.args[0])
-
-
-def is_alias(node: Node) -> bool:
-    """Whether a node's value is another's memory: it is one of several results, or a view."""
-    if node.target is operator.getitem:
-        return True
-    if not isinstance(node.target, torch._ops.OpOverload) or all(is_size(n) for n in node.all_input_nodes):
-        return False
-    return any(r.alias_info is not None and not r.alias_info.is_write for r in node.target._schema.returns)
+    return node.target is operator.getitem and not is_view(node.args[0])

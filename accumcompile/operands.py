@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,16 @@ def operands(node: Node) -> list[Operand]:
 def is_size(node: Node) -> bool:
     """Whether a node yields a number, not a tensor."""
     return isinstance(node.meta.get("val"), (*SYMBOLIC, int, float, bool))
+
+
+def is_view(node: Node) -> bool:
+    """Whether a node's result may lie in its first operand's memory, as its schema tells, or is one of several."""
+    if node.target is operator.getitem:
+        return True
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or all(is_size(n) for n in node.all_input_nodes):
+        return False
+    return any(result.alias_info is not None for result in schema.returns)
 
 
 def input_sizes(gm: GraphModule) -> Iterator[torch.SymInt]:

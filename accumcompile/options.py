@@ -15,7 +15,7 @@ from .lowering.registry import LOWERINGS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
+class OptionSpec:
     """What an option's field carries.
 
     accepts: whether a value is one that the option can have.
@@ -33,8 +33,8 @@ class Spec:
 
 
 def option(default: Any, **spec: Any) -> Any:
-    """A field of ``Options``; the keywords are those of ``Spec``."""
-    return dataclasses.field(default=default, metadata={"spec": Spec(**spec)})
+    """A field of ``Options``; the keywords are those of ``OptionSpec``."""
+    return dataclasses.field(default=default, metadata={"spec": OptionSpec(**spec)})
 
 
 def choice(default: str, names: Collection[str], **spec: Any) -> Any:
@@ -166,7 +166,7 @@ class Options:
 
 
 @functools.cache
-def _specs() -> dict[str, Spec]:
+def _specs() -> dict[str, OptionSpec]:
     """What each option's field carries, by the option's name."""
     return {field.name: field.metadata["spec"] for field in dataclasses.fields(Options)}
 

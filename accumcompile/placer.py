@@ -21,7 +21,7 @@ from .rules.rule import ANY, Alignment, Dim, Facts, Rule
 from .rules.table import is_impure, rule_of
 
 _ELEMENTWISE = {Partial("sum"), Partial("max"), Partial("min")}  # reduced element by element: may be moved about
-Split = tuple[str, Size]  # a factor, and what of it lies outside of the batch
+Along = tuple[str, Size]  # a factor, and what of it lies outside of the batch
 
 
 class Placer:
@@ -116,9 +116,9 @@ class Placer:
 
     # --- sharding
 
-    def _choose(self, rule: Rule, alignment: Alignment) -> Split | None:
+    def _choose(self, rule: Rule, alignment: Alignment) -> Along | None:
         """The factor to shard along: the one that spares the most bytes from being gathered."""
-        saved: dict[Split, int] = {}
+        saved: dict[Along, int] = {}
         for operand, value, dims in zip(self.operands, self.values, alignment.operands, strict=True):
             if value is None or not isinstance(value.placement, Shard):
                 continue
@@ -128,7 +128,7 @@ class Placer:
                 saved[split] = saved.get(split, 0) + cost + 1
         return max(saved, key=saved.__getitem__) if saved else None
 
-    def _split(self, dims: tuple[Dim, ...], placement: Shard, sizes: Mapping[str, Size]) -> Split | None:
+    def _split(self, dims: tuple[Dim, ...], placement: Shard, sizes: Mapping[str, Size]) -> Along | None:
         """The factor of a sharded dimension that holds the batch, and what lies outside of it."""
         before: Size = 1
         for factor in dims[placement.dim] if placement.dim < len(dims) else ():
@@ -138,7 +138,7 @@ class Placer:
             before = before * sizes[factor]
         return None
 
-    def _allowed(self, split: Split, rule: Rule, alignment: Alignment) -> bool:
+    def _allowed(self, split: Along, rule: Rule, alignment: Alignment) -> bool:
         """A result that lacks the factor contracts it: sums need linearity in everything that is split."""
         if all(dims == ANY or _position(dims, split[0]) is not None for dims in alignment.results):
             return True
@@ -146,7 +146,7 @@ class Placer:
             return alignment.reduce is not None
         return any(group and all(self._contributes(i, alignment, split) for i in group) for group in alignment.linear)
 
-    def _contributes(self, i: int, alignment: Alignment, split: Split) -> bool:
+    def _contributes(self, i: int, alignment: Alignment, split: Along) -> bool:
         """Whether an operand falls into parts that add up: along the factor, or because it is zero."""
         if i >= len(self.operands) or self.operands[i].absent:
             return True
@@ -155,7 +155,7 @@ class Placer:
             return False
         return value.zero or _position(alignment.operands[i], split[0]) is not None
 
-    def _sharded(self, rule: Rule, alignment: Alignment, split: Split) -> Placed:
+    def _sharded(self, rule: Rule, alignment: Alignment, split: Along) -> Placed:
         needs = tuple(
             Need(
                 Layout(self._along(dims, split, alignment.sizes) or _whole_or_any(dims, value)),
@@ -173,7 +173,7 @@ class Placer:
         facts: dict[str, Any] = {"whole_stage": whole, "zero": self._is_zero(rule), "made": made, "reason": reason}
         return self._placed(placements, needs, **facts)
 
-    def _along(self, dims: tuple[Dim, ...], split: Split, sizes: Mapping[str, Size]) -> Shard | None:
+    def _along(self, dims: tuple[Dim, ...], split: Along, sizes: Mapping[str, Size]) -> Shard | None:
         """The placement, along a factor, of an operand or result with these dimensions."""
         factor, inside = split
         dim = _position(dims, factor)
@@ -184,7 +184,7 @@ class Placer:
             outer = outer * sizes[name]
         return Shard(dim, outer)
 
-    def _new_batch_dim(self, alignment: Alignment) -> Split | None:
+    def _new_batch_dim(self, alignment: Alignment) -> Along | None:
         """A factor of batch size that no operand has: a factory's, or a broadcast's. No more samples must stay
         together for it than do already."""
         used = {factor for dims in alignment.operands for dim in dims for factor in dim}

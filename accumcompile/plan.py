@@ -8,7 +8,7 @@ import sympy
 import torch
 
 from .binding import Binding
-from .memory import Step, count
+from .memory import Step, volume
 from .where import Frame
 
 
@@ -29,7 +29,7 @@ class ValueFact:
     def bytes(self, sizes: Binding) -> int:
         """Bytes of the full value, as a loop accumulates it, with the graph's symbols bound by ``sizes``."""
         dtype = self.accumulated_in or self.dtype
-        return count(self.shape, sizes) * (dtype.itemsize if dtype else 8)
+        return volume(self.shape, sizes) * (dtype.itemsize if dtype else 8)
 
     def alone(self) -> ValueFact:
         """The value where one micro-batch makes it, and nothing is accumulated."""

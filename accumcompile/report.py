@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterable
 
-from accumcompile.entries import Entries, Graph
+from accumcompile.entries import Entries, GraphEntry
 from accumcompile.journal import Run
 from accumcompile.report_text import plain, render_report
 
@@ -29,7 +29,7 @@ class Report(Entries):
         calls: dict[tuple, list[Run]] = {}
         for run in (r for r in runs if r.plan.batch in r.sizes):
             calls.setdefault((id(run.plan), run.split, tuple(run.sizes.items())), []).append(run)
-        graphs = tuple(Graph.of(same[0], len(same)) for same in calls.values())
+        graphs = tuple(GraphEntry.of(same[0], len(same)) for same in calls.values())
         return cls(name, steps, micro_batch_size, graphs, tuple(notes))
 
     def to_json(self) -> str:

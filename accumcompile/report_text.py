@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from accumcompile.entries import Barrier, Entries, Graph, Loop, Value
+from accumcompile.entries import BarrierEntry, Entries, GraphEntry, LoopEntry, ValueEntry
 
 WIDTH = 100  # of a report as a string
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -116,7 +116,7 @@ def _asked_rows(report: Entries, batch: int) -> int:
     return min(report.asked_size or batch, batch) if report.steps is None else -(-batch // report.steps)
 
 
-def _render_graph(title: str, graph: Graph, asked: int) -> Iterator[RenderableType]:
+def _render_graph(title: str, graph: GraphEntry, asked: int) -> Iterator[RenderableType]:
     calls = f"; ran {graph.calls} times" if graph.calls > 1 else ""
     yield Text.assemble((title, "bold"), f"  {graph.road}: {ROADS.get(graph.road, '')}{calls}")
     if graph.granule > 1:
@@ -131,7 +131,7 @@ def _render_graph(title: str, graph: Graph, asked: int) -> Iterator[RenderableTy
     yield from (indented(_render_barrier(b)) for b in graph.barriers if b.stage not in stages or b.stage > last)
 
 
-def _render_loop(loop: Loop) -> RenderableType:
+def _render_loop(loop: LoopEntry) -> RenderableType:
     ran = f"{counted(loop.micro_batches, 'micro-batch', 'micro-batches')} of {loop.micro_batch_size}"
     need = f"{human(loop.estimated_bytes)} at a time"
     size = counted(loop.nodes, "operator")
@@ -146,27 +146,27 @@ def _render_loop(loop: Loop) -> RenderableType:
     return Group(title, indented(table))
 
 
-def _total(values: Sequence[Value]) -> str:
+def _total(values: Sequence[ValueEntry]) -> str:
     """The bytes of all values, or that they are not known."""
     if not any(value.known for value in values):
         return "unknown"
     return ("" if all(value.known for value in values) else "over ") + human(sum(value.bytes for value in values))
 
 
-def _listed(values: Sequence[Value]) -> str:
+def _listed(values: Sequence[ValueEntry]) -> str:
     """The largest values by name, and how many more there are."""
     largest = sorted(values, key=lambda value: -value.bytes)[:SHOWN]
     names = ", ".join(dict.fromkeys(map(_placed, largest)))
     return f"{names}, {len(values) - SHOWN} more" if len(values) > SHOWN else names
 
 
-def _placed(value: Value) -> str:
+def _placed(value: ValueEntry) -> str:
     """x S(0); mask S(0) of R, where a loop slices what is whole elsewhere; loss P(sum) in float32, where it is half."""
     sliced = f" of {value.sliced_from}" if value.sliced_from else ""
     return f"{value.name} {value.placement}" + sliced + (f" in {value.accumulated_in}" if value.accumulated_in else "")
 
 
-def _render_barrier(barrier: Barrier) -> RenderableType:
+def _render_barrier(barrier: BarrierEntry) -> RenderableType:
     """The barrier, then the user's line, why, and the path of placements."""
     size = human(barrier.bytes) if barrier.known else "unknown bytes"
     title = Text.assemble((f"{barrier.kind:<6}", "bold yellow"), f"  {barrier.name}, {size}")
@@ -179,9 +179,9 @@ def _render_barrier(barrier: Barrier) -> RenderableType:
     return Group(title, indented(table))
 
 
-def _table_of_lines(values: Sequence[Value]) -> RenderableType:
+def _table_of_lines(values: Sequence[ValueEntry]) -> RenderableType:
     """The lines that values come from, the costliest first: bytes, the line, the values' names below it."""
-    by_line: dict[str, list[Value]] = {}
+    by_line: dict[str, list[ValueEntry]] = {}
     for value in values:
         line = f"{value.where}  {value.code}".strip() or "in a pass of PyTorch's"
         by_line.setdefault(line, []).append(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +12,7 @@ from torch.fx import GraphModule, Node
 
 from .binding import number, symbol_reads
 from .loop import Split
-from .operands import is_data_dependent
+from .operands import is_data_dependent, is_view
 from .rules.table import is_impure
 from .schedule import Schedule
 from .sizes import expression
@@ -38,7 +37,7 @@ class Runner:
         known = plan.propagation
         self.symbol, self.granule = known.batch.symbol, known.granule
         self.reads = symbol_reads(gm.graph.find_nodes(op="placeholder"))
-        self.draws = _Draws.of(gm)
+        self.draws = _Generators.of(gm)
         self.results = [_Result.of(o) for o in plan.outputs]
         self.copied = shared(plan.outputs, owned_from) if owned_from is not None else []
 
@@ -82,22 +81,14 @@ def _memory(node: Node) -> list[Node]:
     return chain
 
 
-def is_view(node: Node) -> bool:
-    """Whether a node's result may share memory with its first operand, as its schema tells."""
-    if node.target is operator.getitem:
-        return True
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and any(result.alias_info is not None for result in schema.returns)
-
-
-class _Draws:
+class _Generators:
     """The random generators that a graph draws from: as they were before it, if it does not come to its end."""
 
     def __init__(self, devices: set[torch.device]):
         self.devices = devices
 
     @classmethod
-    def of(cls, gm: GraphModule) -> _Draws:
+    def of(cls, gm: GraphModule) -> _Generators:
         """The generators of the devices on which some node draws."""
         values = [n.meta.get("val") for n in gm.graph.nodes if n.op == "call_function" and is_impure(n)]
         return cls({v.device for v in values if isinstance(v, torch.Tensor)})

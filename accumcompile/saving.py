@@ -16,8 +16,7 @@ import networkx
 from torch.fx import Node
 
 from .cost import bytes_of
-from .memory import is_alias
-from .operands import is_tensor
+from .operands import is_tensor, is_view
 from .placement import Partial, Shard
 from .propagation import Propagation
 from .rules.table import rule_of
@@ -77,7 +76,7 @@ def _whole_after(known: Propagation, roots: Iterable[Node]) -> set[Node]:
 
 def _is_cheap(node: Node) -> bool:
     rule = rule_of(node.target)
-    return is_alias(node) or (rule is not None and rule.is_cheap)
+    return is_view(node) or (rule is not None and rule.is_cheap)
 
 
 def _smallest_cut(
@@ -88,7 +87,7 @@ def _smallest_cut(
     graph.add_nodes_from(("source", "sink"))
     for node in made:
         graph.add_edge((node, "in"), (node, "out"), capacity=bytes_of(node) if _savable(known, node) else _UNSAVABLE)
-        again = {} if node in forbidden else {"capacity": 0 if is_alias(node) else bytes_of(node) // _AGAIN}
+        again = {} if node in forbidden else {"capacity": 0 if is_view(node) else bytes_of(node) // _AGAIN}
         graph.add_edge("source", (node, "in"), **again)
         if node in roots:
             graph.add_edge((node, "out"), "sink")

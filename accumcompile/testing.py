@@ -99,10 +99,10 @@ def check_rule(op: Any, rule: Any, samples: Iterable[tuple]) -> None:
         TypeError, ValueError: as ``accumcompile.register_rule``, for what is no operator or no rule of it.
     """
     from .oracle.rules import counterexamples
-    from .rules.checked import check
+    from .rules.checked import check_rule
     from .rules.register import overload_of
 
     overload = overload_of(op)
-    check(overload, rule)
+    check_rule(overload, rule)
     found = list(counterexamples(overload, rule, samples))
     assert not found, "\n".join(found)

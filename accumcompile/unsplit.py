@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from . import errors
+from .entries import GraphEntry
 from .journal import Run
 from .kept import LEAST, at_most
-from .report import Graph
 from .report_text import human
 from .session import Session
 
@@ -16,7 +16,7 @@ def warn_of_unsplit(run: Run, session: Session) -> None:
     """Say so if a training graph runs on the full batch in large part, and needs most of its memory for that."""
     if run.plan.road not in TRAINING or not run.plan.whole:
         return
-    graph = Graph.of(at_most(run), calls=1)
+    graph = GraphEntry.of(at_most(run), calls=1)
     if graph.full_batch_bytes < LEAST:
         return
     if graph.estimated_bytes > graph.full_batch_bytes * _most(len(run.split)):

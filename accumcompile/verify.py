@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from accumcompile import errors, where
-from accumcompile.compare import EXACT, FLOORS, TOLERANCES, Comparison, Verdict, compare, of_precision
+from accumcompile.compare import EXACT, FLOORS, TOLERANCES, Comparison, Verification, compare, of_precision
 from accumcompile.float64 import NoReferenceError, in_float64
 from accumcompile.loop import Split
 from accumcompile.record import Record, record
@@ -24,7 +24,7 @@ from accumcompile.snapshot import Snapshot
 from accumcompile.verify_text import render_verification
 
 
-class VerifyReport(Verdict):
+class VerifyReport(Verification):
     """What `verify` found. `str()` of it is a table of the largest difference in each group of values."""
 
     def __rich__(self):

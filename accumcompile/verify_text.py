@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from accumcompile.compare import Row, Verdict
+from accumcompile.compare import Row, Verification
 from accumcompile.report_text import counted, indented
 
 TITLES = {
@@ -23,7 +23,7 @@ TITLES = {
 NAMED = 5  # values that failed and are named
 
 
-def render_verification(report: Verdict) -> RenderableType:
+def render_verification(report: Verification) -> RenderableType:
     """The verdict, the largest difference of each group, what failed, notes."""
     verdict, style = ("passed", "bold green") if report.passed else ("FAILED", "bold red")
     rows = report.rows

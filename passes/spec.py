@@ -27,7 +27,7 @@ from accumcompile.sizes import SYMBOLIC
 from accumcompile.where import user_frame
 
 
-class Row(NamedTuple):
+class Invariant(NamedTuple):
     """One fact: in words, of which things, and whether it holds of one of them (and of what it is part of)."""
 
     what: str
@@ -81,9 +81,9 @@ def _reads_one_of_many(node: Node, gm: GraphModule) -> bool:
 
 
 GRAPH = (
-    Row("a node has a value", _is_call, _has_value),
-    Row("a result that is read is one that there is", _is_item, _reads_one_of_many),
-    Row("what is changed in place is not read afterwards", _is_call, _changes_nothing_that_is_read_later),
+    Invariant("a node has a value", _is_call, _has_value),
+    Invariant("a result that is read is one that there is", _is_item, _reads_one_of_many),
+    Invariant("what is changed in place is not read afterwards", _is_call, _changes_nothing_that_is_read_later),
 )
 
 
@@ -121,11 +121,11 @@ def _is_had_as_needed(placed: Placed, known: Propagation) -> bool:
 
 
 PLACED = (
-    Row("every result and operand has a placement", _any, _has_a_placement_for_each),
-    Row("a shard lies along a dimension that holds the batch", _any, _fits_the_shape),
-    Row("a partial value is reduced by an operator of the table", _any, _is_reduced_somehow),
-    Row("what is taken from the own micro-batch is made no later", _any, _comes_in_time),
-    Row("nothing is made partial where it is taken", _any, _is_had_as_needed),
+    Invariant("every result and operand has a placement", _any, _has_a_placement_for_each),
+    Invariant("a shard lies along a dimension that holds the batch", _any, _fits_the_shape),
+    Invariant("a partial value is reduced by an operator of the table", _any, _is_reduced_somehow),
+    Invariant("what is taken from the own micro-batch is made no later", _any, _comes_in_time),
+    Invariant("nothing is made partial where it is taken", _any, _is_had_as_needed),
 )
 
 
@@ -156,10 +156,10 @@ def _before(loop: Loop, plan: Schedule) -> Iterable[Loop]:
 
 
 SCHEDULE = (
-    Row("a loop yields what it computes", _any, _yields_what_it_computes),
-    Row("only shards are saved", _any, _saves_shards),
-    Row("a loop computes what it reads, or it is there", _any, _finds_what_it_takes),
-    Row("loops come in the order of their stages", _any, _comes_in_turn),
+    Invariant("a loop yields what it computes", _any, _yields_what_it_computes),
+    Invariant("only shards are saved", _any, _saves_shards),
+    Invariant("a loop computes what it reads, or it is there", _any, _finds_what_it_takes),
+    Invariant("loops come in the order of their stages", _any, _comes_in_turn),
 )
 
 
@@ -200,17 +200,17 @@ def _can_run_again(node: Node, gm: GraphModule) -> bool:
 
 
 PROGRAM = (
-    Row("a size is a number or a node", _is_call, _has_no_symbol),
-    Row("a loop takes and yields what its spec says", _is_loop, _fits_its_spec),
-    Row("a carry is reduced by an operator of the table", _is_loop, _carries_what_is_known),
-    Row("what is sliced has that dimension", _is_loop, _slices_what_is_there),
-    Row("of a loop only single values are read", _is_loop, _is_taken_as_items),
-    Row("what is changed in place is not read afterwards", _is_call, _changes_nothing_that_is_read_later),
+    Invariant("a size is a number or a node", _is_call, _has_no_symbol),
+    Invariant("a loop takes and yields what its spec says", _is_loop, _fits_its_spec),
+    Invariant("a carry is reduced by an operator of the table", _is_loop, _carries_what_is_known),
+    Invariant("what is sliced has that dimension", _is_loop, _slices_what_is_there),
+    Invariant("of a loop only single values are read", _is_loop, _is_taken_as_items),
+    Invariant("what is changed in place is not read afterwards", _is_call, _changes_nothing_that_is_read_later),
 )
 BODY = (
-    Row("a size is a number or a node", _is_call, _has_no_symbol),
-    Row("what draws or changes something is in no body", _is_call, _can_run_again),
-    Row("bodies hold no loops", _any, lambda node, gm: not _is_loop(node)),
+    Invariant("a size is a number or a node", _is_call, _has_no_symbol),
+    Invariant("what draws or changes something is in no body", _is_call, _can_run_again),
+    Invariant("bodies hold no loops", _any, lambda node, gm: not _is_loop(node)),
 )
 
 
@@ -243,7 +243,7 @@ def _bodies(gm: GraphModule) -> Iterable[GraphModule]:
     return (child for child in gm.children() if isinstance(child, GraphModule))
 
 
-def _check(rows: Sequence[Row], things: Iterable[Any] | Graph, within: Any, step: str) -> None:
+def _check(rows: Sequence[Invariant], things: Iterable[Any] | Graph, within: Any, step: str) -> None:
     for thing in things:
         for row in rows:
             if row.of(thing) and not row.holds(thing, within):

@@ -6,7 +6,7 @@ from torch.fx import Graph
 from torch.utils._sympy.functions import FloorDiv
 
 from accumcompile.binding import is_known, value, weigh
-from accumcompile.memory import Made, Step, count, owner, peak, steps_of
+from accumcompile.memory import Made, Step, owner, peak, steps_of, volume
 
 aten = torch.ops.aten
 B = sympy.Symbol("s0", integer=True, positive=True)
@@ -46,7 +46,7 @@ def test_sizes():
     unknown = sympy.Symbol("u0")
     assert value(3, {}) == 3
     assert value(2 * B, {B: 6}) == 12
-    assert value(unknown, {B: 6}) is None and count((B, unknown), {B: 6}) == 0
+    assert value(unknown, {B: 6}) is None and volume((B, unknown), {B: 6}) == 0
     assert is_known((B, 4), {B: 6})
     assert not is_known((B, unknown), {B: 6})
 

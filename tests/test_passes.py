@@ -8,7 +8,7 @@ import torch
 from expecttest import assert_expected_inline
 from loops import body_of
 
-from accumcompile.capture.improve import Captured, improve
+from accumcompile.capture.improve import Normalising, improve
 from accumcompile.lowering.products import in_place_products
 from accumcompile.lowering.specialise import specialise
 from accumcompile.lowering.specs import Array, Literal
@@ -49,7 +49,7 @@ def around(rewrite, fn, *tensors, context=None, before=()):
 
 def test_improve():
     assert_expected_inline(
-        around(improve, lambda x: (x * 1 + 0).exp(), torch.randn(6, 4), context=Captured()),
+        around(improve, lambda x: (x * 1 + 0).exp(), torch.randn(6, 4), context=Normalising()),
         """\
 def forward(self, arg0_1):
     mul = aten.mul.Tensor(arg0_1, 1)
@@ -297,7 +297,7 @@ def forward(self, acc0, out0, x, y):
 
 def test_no_pass_changes_the_graph_that_it_is_given():
     captured = capture(lambda x: (x.squeeze() / x.shape[0]).mean(0)[0], (torch.randn(6, 4),), (0,))
-    gm, context = captured.gm, Captured(captured.batch)
+    gm, context = captured.gm, Normalising(captured.batch)
     for rewrite in (improve, canonical, sizes_in_half, arange_lookups, batch_lookups, batch_statistics, deduplicate):
         before = code(gm)
         after = rewrite(gm, context)

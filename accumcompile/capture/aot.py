@@ -19,7 +19,7 @@ from . import aot_api, dynamo, naming, untraceable
 from .assigned import assigning, made_outputs
 from .divided import ask_divided
 from .frames import BatchSymbols
-from .improve import Captured, improve
+from .improve import Normalising, improve
 from .reattach import reattached
 from .respelled import respell
 from .roads import Roads
@@ -27,7 +27,7 @@ from .saved import Changeable
 from .undefined import reached, undefined_stays
 
 
-def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, session: Session) -> Callable:
+def split_graph(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, session: Session) -> Callable:
     """Compile one graph of a step, whose batch is named by ``batch.symbols``."""
     naming.name_nodes(gm)
     respell(gm)
@@ -74,7 +74,7 @@ def capture(
 
         def normalise(graph: GraphModule) -> GraphModule:
             history.observe("captured", graph, 0.0)
-            context = Captured(draws_by_seed=lowering.draws_by_seed, note=session.note)
+            context = Normalising(draws_by_seed=lowering.draws_by_seed, note=session.note)
             return run([improve, *NORMALISATION], graph, context, [history.observe])
 
         def piece(graph: GraphModule, road: str, owned_from: int | None) -> Callable:

@@ -20,11 +20,11 @@ from ..passes.manager import Context
 from ..passes.rewriting import copied
 from .reasons import first_sentence
 
-Pass = Callable[[GraphModule], object]
+InPlacePass = Callable[[GraphModule], object]
 
 
 @dataclass(frozen=True)
-class Captured(Context):
+class Normalising(Context):
     """What passes over a graph of AOTAutograd's are told.
 
     ``draws_by_seed``: also rewrite random numbers to be functions of a seed, which only Inductor can run. ``note`` is
@@ -35,7 +35,7 @@ class Captured(Context):
     note: Callable[[str], None] = print
 
 
-def improve(gm: GraphModule, context: Captured) -> GraphModule:
+def improve(gm: GraphModule, context: Normalising) -> GraphModule:
     """Inductor's joint-graph passes, which do not run on the bodies later."""
     with V.set_fake_mode(detect_fake_mode()), config.patch(fallback_random=not context.draws_by_seed):
         try:
@@ -44,7 +44,7 @@ def improve(gm: GraphModule, context: Captured) -> GraphModule:
             return _one_by_one(gm, context.note)
 
 
-def _after(run: Pass, gm: GraphModule) -> GraphModule:
+def _after(run: InPlacePass, gm: GraphModule) -> GraphModule:
     gm = copied(gm)
     run(gm)
     gm.graph.lint()
@@ -61,7 +61,7 @@ def _one_by_one(gm: GraphModule, note: Callable[[str], None]) -> GraphModule:
     return gm
 
 
-def _passes(gm: GraphModule) -> Iterator[Pass]:
+def _passes(gm: GraphModule) -> Iterator[InPlacePass]:
     """What ``joint_graph_passes`` runs on ``gm``, in its order."""
     yield _without_patterns
     for patterns in (joint_graph.early_patterns, *joint_graph.pass_patterns):
@@ -75,7 +75,7 @@ def _without_patterns(gm: GraphModule) -> None:
         joint_graph.joint_graph_passes(gm)
 
 
-def _each(patterns: PatternMatcherPass, gm: GraphModule) -> Iterator[Pass]:
+def _each(patterns: PatternMatcherPass, gm: GraphModule) -> Iterator[InPlacePass]:
     """The patterns of a group, each by itself, that end at an operator of the graph."""
     present = {(node.op, node.target) for node in gm.graph.nodes}
     for key in [key for key in patterns.patterns if key in present]:
@@ -85,7 +85,7 @@ def _each(patterns: PatternMatcherPass, gm: GraphModule) -> Iterator[Pass]:
             yield _applied(alone)
 
 
-def _applied(patterns: PatternMatcherPass) -> Pass:
+def _applied(patterns: PatternMatcherPass) -> InPlacePass:
     def apply(gm: GraphModule) -> None:
         if patterns.apply(gm.graph):
             joint_graph.stable_topological_sort(gm.graph)

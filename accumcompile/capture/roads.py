@@ -26,7 +26,7 @@ from .saved import NOTHING, Changeable, handing_over, needed_backwards, read_bac
 from .undefined import passing_undefined
 
 aten = torch.ops.aten
-Compile = Callable[[GraphModule, str, int | None], Callable]
+CompilePiece = Callable[[GraphModule, str, int | None], Callable]
 
 
 class Roads:
@@ -34,7 +34,7 @@ class Roads:
 
     def __init__(
         self,
-        compile_piece: Compile,
+        compile_piece: CompilePiece,
         normalise: Callable[[GraphModule], GraphModule],
         wants_fused: bool,
         reach: Sequence[set[int]],

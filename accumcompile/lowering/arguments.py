@@ -13,7 +13,7 @@ from ..binding import Binding, value
 from ..loop import Split, X, slice_rows
 from ..sizes import ROWS, expression
 from .specialise import specialise
-from .specs import Array, Literal, Size, Spec, describe
+from .specs import ArgumentSpec, Array, Literal, Symbolic, describe
 
 
 class Cut:
@@ -61,9 +61,9 @@ def check_body(
         specialise(body.graph, body, [Literal(int, count), of_start, *of_consts, *of_xs], {**sizes, ROWS: count})
 
 
-def fixed(spec: Spec, sizes: Binding) -> Spec:
+def fixed(spec: ArgumentSpec, sizes: Binding) -> ArgumentSpec:
     """The spec with every size a number."""
-    if isinstance(spec, Size):
+    if isinstance(spec, Symbolic):
         return Literal(int, value(spec.expr, sizes))
     if isinstance(spec, Array):
         shape, stride = ([value(d, sizes) or 0 for d in dims] for dims in (spec.shape, spec.stride))

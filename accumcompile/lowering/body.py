@@ -17,7 +17,7 @@ from .arguments import Cut, check_body, local_shape
 from .forms import Form, build
 from .inductor_api import signature
 from .progress import Progress
-from .specs import Array, Literal, Size, Spec, describe, describe_tensor, stride_pattern
+from .specs import ArgumentSpec, Array, Literal, Symbolic, describe, describe_tensor, stride_pattern
 from .trust import UNUSABLE, Trust, device_of
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ class CompiledBody(torch.nn.Module):
         self.forms: dict[Any, list[Form]] = {}
         self.rows_seen: dict[str, set[int]] = {"rows": set(), "tail": set()}
         self.trust = Trust(body, name, session)
-        self._schedules: dict[Any, Schedule] = {}
-        self._last: Schedule | None = None
+        self._schedules: dict[Any, LoopRun] = {}
+        self._last: LoopRun | None = None
 
     def run(self, split: Split, consts: Sequence[Any], xs: Sequence[Any], spec: LoopSpec) -> list[torch.Tensor]:
         """The loop: see ``accumcompile.loop``."""
@@ -63,15 +63,17 @@ class CompiledBody(torch.nn.Module):
             schedule = self._last = self._schedule(split, consts, xs, spec)
         return schedule.run(consts, xs)
 
-    def _schedule(self, split: Split, consts: Sequence[Any], xs: Sequence[Any], spec: LoopSpec) -> Schedule:
+    def _schedule(self, split: Split, consts: Sequence[Any], xs: Sequence[Any], spec: LoopSpec) -> LoopRun:
         key = split, tuple(map(signature, consts)), tuple(map(signature, xs))
         if key not in self._schedules:
             if len(self._schedules) >= REMEMBERED:
                 self._schedules.clear()
-            self._schedules[key] = Schedule(self, spec, split, consts, xs)
+            self._schedules[key] = LoopRun(self, spec, split, consts, xs)
         return self._schedules[key]
 
-    def form(self, spec: LoopSpec, role: str, specs: list[Spec], sizes: Binding, rest: tuple, what: str) -> Form:
+    def form(
+        self, spec: LoopSpec, role: str, specs: list[ArgumentSpec], sizes: Binding, rest: tuple, what: str
+    ) -> Form:
         """The form for such arguments; ``rest`` are the accumulators and buffers of later micro-batches."""
         accumulators, buffers = rest
         into = (
@@ -96,7 +98,7 @@ class CompiledBody(torch.nn.Module):
         return sum(map(len, self.forms.values()))
 
 
-class Schedule:
+class LoopRun:
     """How a loop runs for arguments of one signature."""
 
     def __init__(
@@ -199,9 +201,9 @@ class Schedule:
         seen.add(rows)
         return False
 
-    def _specs(self, rows: int, symbolic: bool, arguments: list, sizes: Binding) -> list[Spec]:
+    def _specs(self, rows: int, symbolic: bool, arguments: list, sizes: Binding) -> list[ArgumentSpec]:
         holders, start = self.owner.holders, self.starts[0]
-        of_rows: Spec = Size(ROWS) if symbolic else Literal(int, rows)
+        of_rows: ArgumentSpec = Symbolic(ROWS) if symbolic else Literal(int, rows)
         of_start = Array((), (), torch.int64, start.device)
         first = 2 + len(self.const_specs)
         of_xs = [

@@ -16,7 +16,7 @@ from torch.fx import Graph, GraphModule, Node
 from ..binding import Binding, bind
 from ..cost import elements_of
 from ..loop import accumulate_loop
-from ..operands import comes_from_data
+from ..operands import comes_from_data, is_view
 from . import inductor_api, random
 from .forms import Form, bytes_at_once, chooser
 from .inductor_api import signature
@@ -152,7 +152,7 @@ def has_unbacked(value: Any) -> bool:
 
 def is_worthwhile(members: Sequence[Node]) -> bool:
     """Whether a compiled call is likely to be faster than its operators one by one."""
-    work = [n for n in members if isinstance(n.target, torch._ops.OpOverload) and not is_view(n.target)]
+    work = [n for n in members if isinstance(n.target, torch._ops.OpOverload) and not _moves_nothing(n)]
     if any(not isinstance(o.meta.get("val"), torch.Tensor) for o in outputs_of(members)):
         return False
     if any(n.target in random.SLICES for n in work):
@@ -167,9 +167,9 @@ def outputs_of(members: Sequence[Node]) -> list[Node]:
     return [n for n in members if any(u not in inside for u in n.users)]
 
 
-def is_view(target: torch._ops.OpOverload) -> bool:
+def _moves_nothing(node: Node) -> bool:
     """Whether an operator only makes another view of its operand."""
-    return target.is_view or target in (aten.reshape.default, aten._unsafe_view.default)
+    return is_view(node) or node.target in (aten.reshape.default, aten._unsafe_view.default)
 
 
 def replace_by_call(program: GraphModule, members: Sequence[Node], name: str, wrap: Callable) -> None:

@@ -20,7 +20,7 @@ from ..sizes import expression
 from . import inductor_api
 from .products import in_place_products
 from .specialise import Specialised, specialise
-from .specs import Factor, Spec, symbolic_stride
+from .specs import ArgumentSpec, Floating, symbolic_stride
 
 BODY_PASSES = [fuse_accumulation, in_place_products]
 
@@ -118,7 +118,7 @@ def sharing(parts: Sequence[torch.Tensor], arguments: Sequence[Any]) -> list[int
 def build(
     body: GraphModule,
     loop: LoopSpec,
-    specs: Sequence[Spec],
+    specs: Sequence[ArgumentSpec],
     sizes: Binding,
     accumulators: Sequence[torch.Tensor] | None,
     buffers: Sequence[Buffer] | None,
@@ -160,9 +160,9 @@ def stand_in(done: Specialised, real: torch.Tensor, part: torch.Tensor) -> torch
     return done.trace.empty(part.shape, stride, real.dtype, real.device)
 
 
-def chooser(kept: Sequence[int], specs: Sequence[Spec]) -> Callable[[Sequence[Any]], tuple]:
+def chooser(kept: Sequence[int], specs: Sequence[ArgumentSpec]) -> Callable[[Sequence[Any]], tuple]:
     """A fast selection of the arguments that remain arguments; Python floats become tensors."""
-    if any(isinstance(specs[k], Factor) for k in kept):
+    if any(isinstance(specs[k], Floating) for k in kept):
         return lambda arguments: tuple(as_tensor(arguments[k]) for k in kept)
     if len(kept) == 1:
         return lambda arguments: (arguments[kept[0]],)

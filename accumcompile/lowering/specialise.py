@@ -17,9 +17,10 @@ from torch.fx.node import map_arg
 
 from .. import errors, where
 from ..binding import Binding, number, traced, value
+from ..placement import Size
 from ..sizes import ROWS
 from .inductor_api import Tracing
-from .specs import SCALED, Array, Dim, Factor, Literal, Size, Spec
+from .specs import SCALED, ArgumentSpec, Array, Floating, Literal, Symbolic
 
 
 @dataclass
@@ -41,16 +42,16 @@ class Specialised:
         """Each of our symbols, and the capture's expression whose value it has."""
         return {ours: theirs for theirs, ours in self.fresh.items() if isinstance(ours, sympy.Symbol)}
 
-    def size(self, dim: Dim) -> int | torch.SymInt:
+    def size(self, dim: Size) -> int | torch.SymInt:
         """A size of the captured graph as one of ours."""
         ours = dim.xreplace(self.fresh) if isinstance(dim, sympy.Expr) else dim
         return self.trace.size(ours, value(dim, self.sizes) or 0)
 
-    def fake(self, spec: Spec) -> Any:
+    def fake(self, spec: ArgumentSpec) -> Any:
         """A stand-in for an argument."""
-        if isinstance(spec, Size):
+        if isinstance(spec, Symbolic):
             return self.size(spec.expr)
-        if isinstance(spec, Factor):
+        if isinstance(spec, Floating):
             return self.trace.empty((), (), torch.float64, torch.device("cpu"))
         assert isinstance(spec, Array)
         shape, stride = [self.size(d) for d in spec.shape], [self.size(d) for d in spec.stride]
@@ -61,7 +62,7 @@ class Specialised:
         return self.trace.guard({ours: number(theirs, self.sizes) for ours, theirs in self.symbols.items()})
 
 
-def specialise(graph: Graph, root: torch.nn.Module, specs: Sequence[Spec], sizes: Binding) -> Specialised:
+def specialise(graph: Graph, root: torch.nn.Module, specs: Sequence[ArgumentSpec], sizes: Binding) -> Specialised:
     """Copy ``graph`` for arguments like ``specs``, with a value in each node's metadata."""
     trace = Tracing()
     done = Specialised(GraphModule(root, Graph()), trace, _fresh_symbols(specs, sizes, trace), sizes)
@@ -70,7 +71,7 @@ def specialise(graph: Graph, root: torch.nn.Module, specs: Sequence[Spec], sizes
     for position, (holder, spec) in enumerate(zip(graph.find_nodes(op="placeholder"), specs, strict=True)):
         if isinstance(spec, Literal):
             copy.env[holder] = spec.value
-        elif isinstance(spec, Size) and spec.expr in arguments:
+        elif isinstance(spec, Symbolic) and spec.expr in arguments:
             copy.env[holder] = arguments[spec.expr]
         elif holder.users:
             done.kept.append(position)
@@ -82,10 +83,10 @@ def specialise(graph: Graph, root: torch.nn.Module, specs: Sequence[Spec], sizes
     return done
 
 
-def _fresh_symbols(specs: Sequence[Spec], sizes: Binding, trace: Tracing) -> dict[sympy.Expr, sympy.Expr]:
+def _fresh_symbols(specs: Sequence[ArgumentSpec], sizes: Binding, trace: Tracing) -> dict[sympy.Expr, sympy.Expr]:
     """Ours for every size in the specs: a symbol for each bare one, and for what bare ones do not yield."""
     dims = [d for s in specs if isinstance(s, Array) for d in (*s.shape, *s.stride)]
-    dims += [s.expr for s in specs if isinstance(s, Size)]
+    dims += [s.expr for s in specs if isinstance(s, Symbolic)]
     exprs = list(dict.fromkeys(d for d in dims if isinstance(d, sympy.Expr)))
     bare = [e for e in exprs if isinstance(e, sympy.Symbol)]
     fresh: dict[sympy.Expr, sympy.Expr] = {e: trace.symbol(sizes[e], str(e)) for e in bare}

@@ -17,10 +17,10 @@ from torch.fx import Node
 
 from .. import binding, errors
 from ..binding import Binding, size_held
+from ..placement import Size
 from ..sizes import expression
 
 aten = torch.ops.aten
-Dim: TypeAlias = int | sympy.Expr
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Literal:
 
 
 @dataclass(frozen=True)
-class Size:
+class Symbolic:
     """A number that stays an argument."""
 
     expr: sympy.Expr
 
 
 @dataclass(frozen=True)
-class Factor:
+class Floating:
     """A Python float that stays an argument: it becomes a 0-dim tensor."""
 
 
@@ -47,36 +47,36 @@ class Factor:
 class Array:
     """A tensor; its dims are numbers or expressions in the captured graph's symbols."""
 
-    shape: tuple[Dim, ...]
-    stride: tuple[Dim, ...]
+    shape: tuple[Size, ...]
+    stride: tuple[Size, ...]
     dtype: torch.dtype
     device: torch.device
 
 
-Spec: TypeAlias = Literal | Size | Factor | Array
+ArgumentSpec: TypeAlias = Literal | Symbolic | Floating | Array
 
 
-def describe(holder: Node, value: Any, sizes: Binding, shape: Sequence[Dim] | None = None) -> Spec:
+def describe(holder: Node, value: Any, sizes: Binding, shape: Sequence[Size] | None = None) -> ArgumentSpec:
     """The spec of an argument; ``shape`` is the expected one where it is not the metadata's own."""
     if isinstance(value, torch.Tensor):
         return describe_tensor(value, shape or _shape(holder, value), sizes)
     if isinstance(value, float) and _is_factor(holder):
-        return Factor()
+        return Floating()
     if isinstance(value, int) and not isinstance(value, bool):
         expr = small_folded(size_held(holder), sizes)
         if isinstance(expr, sympy.Expr) and value not in (0, 1):
-            return Size(expr)
+            return Symbolic(expr)
     return Literal(type(value), value)
 
 
-def _shape(holder: Node, value: torch.Tensor) -> Sequence[Dim]:
+def _shape(holder: Node, value: torch.Tensor) -> Sequence[Size]:
     meta = holder.meta.get("val")
     if isinstance(meta, torch.Tensor) and meta.dim() == value.dim():
         return [expression(d) for d in meta.shape]
     return value.shape
 
 
-def describe_tensor(value: torch.Tensor, shape: Sequence[Dim], sizes: Binding) -> Array:
+def describe_tensor(value: torch.Tensor, shape: Sequence[Size], sizes: Binding) -> Array:
     """The spec of a tensor whose dims are ``shape``."""
     dims = tuple(small_folded(d, sizes) for d in shape)
     numbers = [binding.value(d, sizes) for d in dims]
@@ -86,7 +86,7 @@ def describe_tensor(value: torch.Tensor, shape: Sequence[Dim], sizes: Binding) -
     return Array(dims, symbolic_stride(value, dims), value.dtype, value.device)
 
 
-def small_folded(dim: Dim | None, sizes: Binding) -> Dim | None:
+def small_folded(dim: Size | None, sizes: Binding) -> Size | None:
     """``dim`` with sizes that are 0 or 1 now written as numbers: compilers treat those specially."""
     if not isinstance(dim, sympy.Expr):
         return dim
@@ -95,9 +95,9 @@ def small_folded(dim: Dim | None, sizes: Binding) -> Dim | None:
     return number if number in (0, 1) or not folded.free_symbols else folded
 
 
-def symbolic_stride(value: torch.Tensor, dims: Sequence[Dim]) -> tuple[Dim, ...]:
+def symbolic_stride(value: torch.Tensor, dims: Sequence[Size]) -> tuple[Size, ...]:
     """Strides of a dense tensor as products of its dims, so that they hold for other sizes too."""
-    stride: list[Dim] = list(value.stride())
+    stride: list[Size] = list(value.stride())
     running, symbolic = 1, sympy.Integer(1)
     for dim in sorted(range(value.dim()), key=lambda d: (value.stride(d), value.size(d))):
         if value.stride(dim) == running:
@@ -106,7 +106,7 @@ def symbolic_stride(value: torch.Tensor, dims: Sequence[Dim]) -> tuple[Dim, ...]
     return tuple(stride)
 
 
-def stride_pattern(value: torch.Tensor) -> tuple[Dim, ...]:
+def stride_pattern(value: torch.Tensor) -> tuple[Size, ...]:
     """The strides in terms of the dims, whatever their sizes."""
     return symbolic_stride(value, sympy.symbols(f"d:{value.dim()}", integer=True, positive=True))
 

@@ -14,12 +14,12 @@ from .capture import Tensors, differentiable
 from .check import TOLERANCE, parts_of, scale_of, seeded
 
 REDUCE: dict[str, Callable] = {"sum": sum, "max": max, "min": min}
-Found = list[set[Placement]]  # for each result, every placement that gives the whole result
+Holding = list[set[Placement]]  # for each result, every placement that gives the whole result
 
 
 def sharded(
     fn: Callable, tensors: Tensors, choice: Sequence[int | None], pieces: Sequence[tuple[int, int]]
-) -> Found | None:
+) -> Holding | None:
     """The placements of each result, the chosen dimensions cut into ``pieces``; None where that fails."""
     size = next(x.shape[d] for x, d in zip(tensors, choice, strict=True) if d is not None)
     cut = [
@@ -29,14 +29,14 @@ def sharded(
     return _compare(fn, tensors, cut, [rows for _, rows in pieces])
 
 
-def partial(fn: Callable, tensors: Tensors, chosen: Sequence[int]) -> Found | None:
+def partial(fn: Callable, tensors: Tensors, chosen: Sequence[int]) -> Holding | None:
     """The placements of each result where the chosen operands are given as parts of a sum."""
     parts = {i: parts_of(tensors[i]) for i in chosen}
     cut = [[parts[i][k] if i in parts else x for i, x in enumerate(tensors)] for k in range(3)]
     return _compare(fn, tensors, cut, [])
 
 
-def _compare(fn: Callable, tensors: Tensors, cut: list, rows: list[int]) -> Found | None:
+def _compare(fn: Callable, tensors: Tensors, cut: list, rows: list[int]) -> Holding | None:
     try:
         whole = seeded_tensors(fn, tensors)
         runs = [seeded_tensors(fn, piece) for piece in cut]
@@ -98,7 +98,7 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.shape == b.shape and rel_diff(a, b, scale_of(a)) < TOLERANCE
 
 
-def intersect(draws: Sequence[Found | None]) -> Found | None:
+def intersect(draws: Sequence[Holding | None]) -> Holding | None:
     """The placements that hold in every draw."""
     if not draws or any(d is None or len(d) != len(draws[0] or ()) for d in draws):
         return None

@@ -135,7 +135,7 @@ class _Survey:
         if back is None or len(back) == len(results):
             self._record(sample, ("backward", tuple(choice)), back, results, outcome)
 
-    def _record(self, sample: Sample, kind: tuple, held: brute.Found | None, results: list[Node], outcome) -> None:
+    def _record(self, sample: Sample, kind: tuple, held: brute.Holding | None, results: list[Node], outcome) -> None:
         """Keep whether a placement holds on this sample, and whether the table gives it."""
         if not held or not all(held):
             self.tally[sample.group, *kind].append((False, False, ""))
@@ -180,7 +180,7 @@ class _Survey:
         self.tally[sample.group, "P", chosen].append((True, given, f"{sample.name} {sample.key} ('P', {chosen})"))
 
 
-def _words(held: brute.Found) -> list[list[str]]:
+def _words(held: brute.Holding) -> list[list[str]]:
     return [sorted(map(str, h)) for h in held]
 
 

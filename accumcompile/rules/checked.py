@@ -17,7 +17,7 @@ _TENSOR = ("Tensor", "Optional[Tensor]")
 _LISTS = ("List[Tensor]", "List[Optional[Tensor]]", "Optional[List[Tensor]]")
 
 
-def check(op: torch._ops.OpOverload, rule: object) -> None:
+def check_rule(op: torch._ops.OpOverload, rule: object) -> None:
     """Nothing, if ``rule`` can be read as a rule of ``op``.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .checked import check
+from .checked import check_rule
 from .rule import Rule
 
 
@@ -32,7 +32,7 @@ def register_rule(op: Any, rule: Rule) -> None:
     from .table import RULES  # late: it brings the compiler
 
     overload = overload_of(op)
-    check(overload, rule)
+    check_rule(overload, rule)
     if RULES.get(overload) == rule:
         return
     why = _unusable(overload)
