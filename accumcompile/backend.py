@@ -11,6 +11,7 @@ from torch import fx
 from . import errors
 from .capture import breaks, carried, dynamo, floats, frames, retrace, safety, symbolic
 from .capture.ambient import here
+from .capture.calls import Calls
 from .options import Options
 from .session import Session
 
@@ -57,17 +58,18 @@ def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], sessi
     batch = frames.find_batch(gm, session)
     if here.call is not None and (batch is not None or dynamo.differentiable_outputs(gm)):
         here.call.watch.graphs += 1
-    session.calls.differentiate |= dynamo.differentiates(gm)
+    session.part(Calls).differentiate |= dynamo.differentiates(gm)
     if batch is None:
         return safety.without_batch(gm.forward)
     _check_plain(gm)
     if not batch.symbols:
         return gm.forward
     frames.warn_of_last_capture(session)
-    from .capture.aot import split_graph  # late: it brings the compiler
+    from .capture.aot import split_graph  # late: these bring the compiler
+    from .compiler import compile_piece
 
     with retrace.numbers_of_tensors(), floats.tensors_stay_tensors(gm):
-        run = split_graph(gm, example_inputs, batch, session)
+        run = split_graph(gm, example_inputs, batch, session, compile_piece)
     if not frames.is_still_symbolic(gm, session):
         return safety.without_batch(gm.forward)
     return safety.split(carried.remembering(dynamo.taking_plain(run, gm), gm, batch.symbols))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from accumcompile.differences import largest, rel_diff, wide
 from accumcompile.record import Record
-from accumcompile.testing import largest, rel_diff, wide
 
 EXACT = 1e-10  # allowed in float64
 

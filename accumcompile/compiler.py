@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from . import facts
 from .divisibility import divisible
-from .dump import History
+from .dump import History, dumper_of
 from .kept import first_run, warn_of_kept
 from .names import Names
 from .operands import input_sizes, is_size, shape_of
@@ -46,7 +46,7 @@ def compile_piece(
         history: what was made of the graph before, for the dump.
     """
     batch = batch_of(gm, symbols)
-    dump = session.dumper.graph(road)
+    dump = dumper_of(session).graph(road)
     if history is not None:
         history.into(dump)
     dump.observe(road, gm, 0.0)

@@ -12,22 +12,21 @@ level (TORCH_LOGS="+accumcompile"). Without any of the three, a dump costs nothi
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.fx import GraphModule
 
 from accumcompile.journal import Run
 from accumcompile.program_text import program_source, repro_source
-from accumcompile.report import Report
-
-if TYPE_CHECKING:
-    from accumcompile.session import Session
+from accumcompile.report import Report, report_of
+from accumcompile.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +109,17 @@ class GraphDump:
         """The program, whose first input is a `Split`, as a Python file, and a report of its first `run`."""
         self.dumper.put(f"{self.name}/program.py", lambda: program_source(gm, run.split, run.sizes))
         if self.dumper.wanted():
-            self.dumper.report(session.report([run]), self.name)
+            self.dumper.report(report_of(session, [run]), self.name)
+
+
+class Dumpers(dict[str | None, Dumper]):
+    """A step's dumpers, by folder: the graphs of each are numbered on."""
+
+
+def dumper_of(session: Session) -> Dumper:
+    """Writes to the folder that is asked for now."""
+    folder = None if session.options.dump is None else os.fsdecode(session.options.dump)
+    return session.part(Dumpers).setdefault(folder, Dumper(folder))
 
 
 def write_repro(session: Session, name: str, graph: GraphModule, arguments: Sequence[Any]) -> str:
@@ -118,7 +127,7 @@ def write_repro(session: Session, name: str, graph: GraphModule, arguments: Sequ
 
     Returns where to find it, in words.
     """
-    folder = session.dumper.directory
+    folder = dumper_of(session).directory
     if folder is None:
         return "with dump= set, a file that shows it is written"
     file = folder / f"wrong_{safe(name)}.py"
@@ -131,7 +140,7 @@ def write_repro(session: Session, name: str, graph: GraphModule, arguments: Sequ
 @contextmanager
 def reported(session: Session) -> Iterator[None]:
     """Around one call of a step: dump a report of it if it compiled something."""
-    dumper = session.dumper
+    dumper = dumper_of(session)
     if not dumper.wanted():
         yield
         return
@@ -139,7 +148,7 @@ def reported(session: Session) -> Iterator[None]:
     with session.journal.recording() as runs:
         yield
     if dumper.graphs != before:
-        dumper.report(session.report(runs))
+        dumper.report(report_of(session, runs))
 
 
 def trace(name: str, text: Callable[[], str]) -> None:

@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from accumcompile.binding import Binding
 from accumcompile.loop import Split
-from accumcompile.plan import Plan
 
 
 @dataclass(frozen=True)
 class Run:
     """One run of one graph: its plan, the sizes its symbols had, and how the batch was cut."""
 
-    plan: Plan
+    plan: Any  # its facts
     sizes: Binding
     split: Split
 
@@ -33,7 +33,7 @@ class Journal:
     runs: list[Run] | None = field(default=None, repr=False)
     most_rows: int = 0
 
-    def ran(self, plan: Plan, sizes: Binding, split: Split) -> None:
+    def ran(self, plan: Any, sizes: Binding, split: Split) -> None:
         """A graph compiled to `plan` runs now. Backward passes say so from autograd's own threads."""
         self.most_rows = max(self.most_rows, min(split.rows, split.batch))
         if self.runs is not None:

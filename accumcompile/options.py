@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from . import errors, where
-from .lowering.registry import LOWERINGS
+from .lowerings import LOWERINGS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,11 @@ import dataclasses
 import json
 from collections.abc import Iterable
 
+from accumcompile.check_cost import CheckCost
 from accumcompile.entries import Entries, GraphEntry
 from accumcompile.journal import Run
 from accumcompile.report_text import plain, render_report
+from accumcompile.session import Session
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,3 +45,15 @@ class Report(Entries):
 
     def __str__(self) -> str:
         return plain(self.__rich__())
+
+
+def report_of(session: Session, runs: Iterable[Run]) -> Report:
+    """Of the runs of one call of a step."""
+    steps = session.options.steps
+    return Report.of(
+        runs,
+        name=session.name,
+        steps=steps if isinstance(steps, int) else None,
+        micro_batch_size=session.options.micro_batch_size,
+        notes=[*session.notes, *session.part(CheckCost).said()],
+    )

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Iterable
+import pkgutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from .capture.batch import Candidates
-from .capture.safety import Calls
-from .dump import Dumper
-from .journal import Journal, Run
-from .lowering.check_cost import CheckCost
-from .lowering.protocol import Lowering
-from .lowering.registry import LOWERINGS
+from .journal import Journal
+from .lowerings import LOWERINGS, Lowering
 from .options import Options
-from .report import Report
 from .where import Frame
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -28,9 +24,6 @@ class Session:
     name: the step's, as messages call it.
     frame: where the step is defined.
     journal: what ran, as long as somebody records it.
-    candidates: which arguments have been as large as the batch.
-    calls: what the safety net has learnt from the calls so far.
-    check_cost: of the checks of compiled code so far.
     notes: what explain() adds about the capture.
     warned: warnings that were given, each once: its code and line.
     """
@@ -39,13 +32,16 @@ class Session:
     name: str = "step"
     frame: Frame | None = None
     journal: Journal = field(default_factory=Journal)
-    candidates: Candidates = field(default_factory=Candidates)
-    calls: Calls = field(default_factory=Calls)
-    check_cost: CheckCost = field(default_factory=CheckCost)
     notes: list[str] = field(default_factory=list)
     warned: set[tuple[str, str | None]] = field(default_factory=set)
-    _dumpers: dict[str | None, Dumper] = field(default_factory=dict)  # a folder's graphs are numbered on
+    _parts: dict[Any, Any] = field(default_factory=dict)
     _lowerings: dict[str, Lowering] = field(default_factory=dict)
+
+    def part(self, kind: Callable[[], T]) -> T:
+        """What some part of the compiler remembers of the step, by its class; made when it is first asked for."""
+        if kind not in self._parts:
+            self._parts.setdefault(kind, kind())  # another thread may have been first
+        return self._parts[kind]
 
     def change(self, **options: Any) -> None:
         """Replace options between calls; they are validated again."""
@@ -61,31 +57,14 @@ class Session:
         return self.options.strict
 
     @property
-    def dumper(self) -> Dumper:
-        """Writes to the folder that is asked for now."""
-        folder = None if self.options.dump is None else os.fsdecode(self.options.dump)
-        if folder not in self._dumpers:
-            self._dumpers.setdefault(folder, Dumper(folder))  # another thread may have been first
-        return self._dumpers[folder]
-
-    @property
     def lowering(self) -> Lowering:
         """That which is asked for now."""
         name = self.options.lowering
         if name not in self._lowerings:
-            self._lowerings.setdefault(name, LOWERINGS[name](self))
+            found = LOWERINGS[name]
+            make = pkgutil.resolve_name(found) if isinstance(found, str) else found
+            self._lowerings.setdefault(name, make(self))
         return self._lowerings[name]
-
-    def report(self, runs: Iterable[Run]) -> Report:
-        """Of the runs of one call."""
-        steps = self.options.steps
-        return Report.of(
-            runs,
-            name=self.name,
-            steps=steps if isinstance(steps, int) else None,
-            micro_batch_size=self.options.micro_batch_size,
-            notes=[*self.notes, *self.check_cost.said()],
-        )
 
     def note(self, text: str) -> None:
         """Add a line for explain(), once."""

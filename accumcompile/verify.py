@@ -18,7 +18,7 @@ from accumcompile.compare import EXACT, FLOORS, TOLERANCES, Comparison, Verifica
 from accumcompile.float64 import NoReferenceError, in_float64
 from accumcompile.loop import Split
 from accumcompile.record import Record, record
-from accumcompile.report import Report
+from accumcompile.report import Report, report_of
 from accumcompile.report_text import plain
 from accumcompile.snapshot import Snapshot
 from accumcompile.verify_text import render_verification
@@ -39,7 +39,7 @@ def explain(step: Any, *args: Any, **kwargs: Any) -> Report:
     step, args = _unbound(step, args)
     with Snapshot.of(step.fn, args, kwargs), step.session.journal.recording() as runs:
         step(*args, **kwargs)
-    return step.session.report(runs)
+    return report_of(step.session, runs)
 
 
 def verify(step: Any, *args: Any, **kwargs: Any) -> VerifyReport:

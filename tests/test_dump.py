@@ -15,7 +15,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 from accumcompile import accumulate
 from accumcompile.carry import Carry
-from accumcompile.dump import Dumper, reported
+from accumcompile.dump import Dumper, dumper_of, reported
 from accumcompile.journal import Run
 from accumcompile.loop import LoopSpec, ProgramCode, Split, X, Y, accumulate_loop
 from accumcompile.options import Options
@@ -133,7 +133,7 @@ def test_a_call_that_compiled_is_reported(tmp_path):
         pass
     assert not (tmp_path / "report.txt").exists()
     with reported(session):
-        session.dumper.graph("fused").write("captured", "text")
+        dumper_of(session).graph("fused").write("captured", "text")
         session.journal.ran(PLAN, {PLAN.batch: 4}, Split(4, 2))
     headline = "train_step: steps=2 asked for; a batch of 4 ran whole: nothing could be split"
     assert (tmp_path / "report.txt").read_text().startswith(headline)
@@ -142,8 +142,8 @@ def test_a_call_that_compiled_is_reported(tmp_path):
 @pytest.mark.parametrize("named", [str, os.fsencode, lambda path: path], ids=["str", "bytes", "Path"])
 def test_a_folder_is_named_as_os_names_it(tmp_path, named):
     session = Session(Options(steps=2, dump=named(tmp_path)))
-    assert session.dumper.directory == tmp_path
-    assert session.dumper is session.dumper
+    assert dumper_of(session).directory == tmp_path
+    assert dumper_of(session) is dumper_of(session)
 
 
 def test_off_it_costs_nothing():

@@ -13,7 +13,7 @@ from capturing import assert_same
 
 from accumcompile import accumulate
 from accumcompile.capture.batch import Candidates
-from accumcompile.capture.safety import Calls
+from accumcompile.capture.calls import Calls
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
@@ -58,7 +58,7 @@ def test_a_step_by_another_name_has_its_function_and_options(again):
     made = again(other_name)
     assert made is not other_name
     assert (made.fn, made.session.options) == (small.plain, other_name.session.options)
-    assert (made.session.calls, made.session.candidates) == (Calls(), Candidates())
+    assert (made.session.part(Calls), made.session.part(Candidates)) == (Calls(), Candidates())
     assert small.runs(made, small.net(), *small.data(12)) == [(12, 3)]
 
 

@@ -17,7 +17,7 @@ import accumcompile.passes
 from accumcompile import AccumulateError, accumulate
 from accumcompile.loop import accumulate_loop
 from accumcompile.lowering.eager import EagerLowering
-from accumcompile.lowering.registry import LOWERINGS
+from accumcompile.lowerings import LOWERINGS
 from accumcompile.session import Session
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")

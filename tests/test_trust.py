@@ -13,6 +13,7 @@ from loops import Capture, aten, body_of, lower, program_of, session
 from torch.fx import GraphModule, Interpreter
 
 from accumcompile import AccumulateError, AccumulateWarning, accumulate
+from accumcompile.check_cost import CheckCost
 from accumcompile.loop import Split
 from accumcompile.lowering import inductor_api
 from accumcompile.lowering.bridges import CompiledSegment
@@ -79,18 +80,18 @@ def test_each_form_is_checked_once(compiler):
     run, given = program()
     for _ in range(3):
         assert_right(run(ACROSS, W, X))
-    assert given.check_cost.graphs == 3 and given.check_cost.seconds > 0 and given.check_cost.bytes > 0
+    assert given.part(CheckCost).graphs == 3 and given.part(CheckCost).seconds > 0 and given.part(CheckCost).bytes > 0
     assert compiler.runs == 9
 
 
 def test_always_and_never(compiler):
     run, given = program(check="always")
     run(ACROSS, W, X), run(ACROSS, W, X)
-    assert given.check_cost.graphs == 6
+    assert given.part(CheckCost).graphs == 6
     given.change(check="never")
     compiler.wrong = aten.tanh.default
     assert not torch.allclose(run(ACROSS, W, X)[2], expected()[2], rtol=1e-5)
-    assert given.check_cost.graphs == 6
+    assert given.part(CheckCost).graphs == 6
 
 
 @pytest.mark.parametrize("wrong", [aten.tanh.default, aten.sum.dim_IntList, aten.add.Tensor, aten.exp.default])
@@ -142,9 +143,9 @@ def test_where_there_is_no_memory_for_a_check_that_is_said(compiler, monkeypatch
     monkeypatch.setattr("accumcompile.lowering.trust.available", lambda device: 64)
     run, given = program()
     assert_right(run(ACROSS, W, X))
-    assert given.check_cost.graphs == 0 and given.check_cost.skipped == 3
+    assert given.part(CheckCost).graphs == 0 and given.part(CheckCost).skipped == 3
     assert "test: loop_0 is not checked against its graph: no memory for it" in caplog.text
-    assert list(given.check_cost.said()) == [
+    assert list(given.part(CheckCost).said()) == [
         "3 compiled graphs were not compared with what they were made of: no memory for it"
     ]
 
@@ -171,7 +172,7 @@ def test_bridges_are_checked_too(compiler):
     graph = GraphModule(torch.nn.Module(), body_of(body, None, None).graph)
     segment = CompiledSegment(graph, "bridge_0", given := session(), Progress("test"))
     assert_right(segment(12, torch.tensor(0), W, X))
-    assert given.check_cost.graphs == 1
+    assert given.part(CheckCost).graphs == 1
     wrong = CompiledSegment(graph, "bridge_1", session(), Progress("test"))
     compiler.wrong = aten.tanh.default
     with pytest.warns(AccumulateWarning, match="AC050"):
@@ -191,6 +192,6 @@ def test_a_step_that_draws_is_checked_and_right():
 
     decorated = accumulate(steps=3, strict=True)(step)
     decorated(model, torch.randn(12, 8))
-    assert decorated.session.check_cost.graphs >= 2
+    assert decorated.session.part(CheckCost).graphs >= 2
     (note,) = (note for note in decorated.explain(model, torch.randn(12, 8)).notes if "was compared" in note)
     assert note.startswith("compiled code of ")

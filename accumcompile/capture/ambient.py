@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch._dynamo import symbolic_convert
 
+from ..session import Session
 from . import dynamo
 from .batch import Leaf
 from .watch import Watch
-
-if TYPE_CHECKING:
-    from ..session import Session
-    from .retrace import Retrace
 
 
 @dataclass(eq=False)
@@ -48,6 +45,17 @@ class Call:
     on_backward: Callable[[Sequence[torch.Tensor], bool], None] | None = None
     is_nested: bool = False
     in_chunk: bool = False
+
+
+@dataclass
+class Retrace:
+    """A frame whose batch came in as a constant is traced again: with marks, then with every int symbolic."""
+
+    frame: object
+    undo: ExitStack
+    tries: int = 0
+    has_forgotten: bool = False
+    reads_lists: bool = False
 
 
 class _Here(threading.local):

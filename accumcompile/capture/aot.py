@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from ..compiler import compile_piece
+from ..dump import dumper_of
 from ..names import CALLED, Names, called
 from ..operands import ancestors, outputs
 from ..passes import NORMALISATION
@@ -27,19 +27,23 @@ from .saved import Changeable
 from .undefined import reached, undefined_stays
 
 
-def split_graph(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, session: Session) -> Callable:
-    """Compile one graph of a step, whose batch is named by ``batch.symbols``."""
+def split_graph(
+    gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, session: Session, compile_piece: Callable
+) -> Callable:
+    """Compile one graph of a step, whose batch is named by ``batch.symbols``; ``compile_piece`` is the compiler's."""
     naming.name_nodes(gm)
     respell(gm)
     gm, assigned = made_outputs(gm)
-    return assigning(_compiled(gm, example_inputs, batch, session), assigned)
+    return assigning(_compiled(gm, example_inputs, batch, session, compile_piece), assigned)
 
 
-def _compiled(gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, session: Session) -> Callable:
+def _compiled(
+    gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, session: Session, compile_piece: Callable
+) -> Callable:
     changeable = Changeable.of(example_inputs)
 
     def captured(gm: GraphModule, inputs: Sequence[Any], **how: Any) -> tuple[Callable, Roads]:
-        return capture(gm, inputs, batch, session, changeable, **how)
+        return capture(gm, inputs, batch, session, compile_piece, changeable, **how)
 
     sink = scalar_sink(gm)
     if sink is None:
@@ -61,6 +65,7 @@ def capture(
     example_inputs: Sequence[Any],
     batch: BatchSymbols,
     session: Session,
+    compile_piece: Callable,
     changeable: Changeable,
     fused: bool = False,
     beside: Sequence[int] = (),
@@ -70,7 +75,7 @@ def capture(
     names, lowering = Names.of(gm), session.lowering
 
     def new_roads() -> Roads:
-        history = session.dumper.history()
+        history = dumper_of(session).history()
 
         def normalise(graph: GraphModule) -> GraphModule:
             history.observe("captured", graph, 0.0)

@@ -7,14 +7,12 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from .. import errors, where
-
-if TYPE_CHECKING:
-    from ..session import Session
+from ..session import Session
 
 # What an argument may hold besides tensors; none of these holds a part of the batch.
 NOT_DATA = (
@@ -188,7 +186,7 @@ def _leading(found: Sequence[tuple[str, torch.Tensor]]) -> tuple[str, torch.Tens
 
 def _inferred(name: str, tensor: torch.Tensor, size: int, first: str | None, session: Session) -> int | None:
     """Dim 0 where it has been as large as the batch in every call so far, else None from now on."""
-    known = session.candidates
+    known = session.part(Candidates)
     if name == first or (tensor.shape[0] == size and name not in known.refused):
         known.taken.add(name)
         return 0

@@ -15,6 +15,7 @@ from torch._functorch.vmap import _process_batched_inputs
 
 from . import replaced
 from .ambient import Call, here
+from .calls import Calls
 
 
 @replaced.replaces(apis, "vmap_impl")
@@ -46,5 +47,5 @@ def _rows(call: Call, func: Any, in_dims: Any, randomness: str, args: tuple) -> 
     size, *_ = _process_batched_inputs(in_dims, args, func)
     if size != call.batch:
         return None
-    call.session.calls.differentiate = True  # perhaps; and nothing else will show it
+    call.session.part(Calls).differentiate = True  # perhaps; and nothing else will show it
     return call.session.options.rows(size)

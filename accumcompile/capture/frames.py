@@ -8,23 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import sympy
 import torch
 from torch import fx
 
 from .. import errors, where
+from ..session import Session
 from . import batch as batches
 from . import carried, dynamo, retrace
 from .ambient import here
-from .batch import Leaf
+from .batch import Candidates, Leaf
 from .dynamo import Input
 from .limits import last_capture
 from .reasons import recompilation
-
-if TYPE_CHECKING:
-    from ..session import Session
 
 
 @dataclass(frozen=True)
@@ -204,7 +201,7 @@ def _became_constant(carrier: Carrier, gm: fx.GraphModule, session: Session, alo
         errors.warn("AC016", session, line, **facts)
     at = f" at {line.where}" if line else ""
     session.note(f"{carrier.name}: dim {carrier.dim} is no batch, its size {carrier.hint} became a constant{at}")
-    session.candidates.refused.add(carrier.name)
+    session.part(Candidates).refused.add(carrier.name)
 
 
 def _lists_of_the_batch() -> str:

@@ -13,6 +13,7 @@ from .. import errors, where
 from . import batch as batches
 from . import carried, dynamo, replaced
 from .ambient import Call, here
+from .calls import Calls
 from .reasons import recompilation
 
 _COMPILE_CODE = convert_frame._compile.__code__
@@ -63,7 +64,7 @@ def _refuse(hit: RecompileLimit, call: Call) -> None:
     facts = {"limit": hit.times, "config": hit.config, "reason": recompilation(hit.reason)}
     if not where.is_resumed(hit.code):
         raise errors.error("AC023", where.of_code(hit.code), **facts)
-    call.session.calls.dropped = True
+    call.session.part(Calls).dropped = True
     errors.warn("AC037", call.session, where.of_code(hit.code), **facts)
 
 

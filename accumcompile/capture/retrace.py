@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from .. import where
 from . import breaks
-from .ambient import here
+from .ambient import Retrace, here
 from .dynamo import mark, patcher
 from .floats import forget_floats
 
@@ -31,17 +30,6 @@ NUMBERS_OF_TENSORS_SYMBOLIC: dict[str, Any] = {"capture_scalar_outputs": True}
 
 class _Restart(exc.TensorifyScalarRestartAnalysis, exc.UnspecializeRestartAnalysis):
     """The first is the restart that a backend may raise; the second makes Dynamo forget its path so far."""
-
-
-@dataclass
-class Retrace:
-    """A frame whose batch came in as a constant is traced again: with marks, then with every int symbolic."""
-
-    frame: object
-    undo: ExitStack
-    tries: int = 0
-    has_forgotten: bool = False
-    reads_lists: bool = False
 
 
 def retrace(dims: Iterable[tuple[torch.Tensor, int]]) -> None:

@@ -18,6 +18,7 @@ from torch.autograd.function import BackwardCFunction
 from .. import errors, where
 from . import dynamo, replaced, watch
 from .ambient import Call, here
+from .calls import Calls
 from .reasons import explained
 
 _TAG = "accumcompile"  # in a node's metadata: it belongs to a graph that holds no batch
@@ -115,20 +116,6 @@ def _is_scalar(node: Any, index: int) -> bool:
 # At each backward of a call
 
 
-@dataclass
-class Calls:
-    """What is known of a step's calls so far.
-
-    frames: how many Dynamo had looked at when the last of them returned, which was right; None: none has.
-    dropped: whether Dynamo has dropped a function: from then on that runs as it is, and nothing tells of it.
-    differentiate: whether graphs of theirs hold derivatives of their own, which no backward shows.
-    """
-
-    frames: int | None = None
-    dropped: bool = False
-    differentiate: bool = False
-
-
 @dataclass(eq=False)
 class Net:
     """The safety net of one call."""
@@ -157,7 +144,7 @@ class Net:
     @property
     def must_look(self) -> bool:
         """Whether anything may have changed since a call in which all was well."""
-        before, now = self.call.session.calls, self.call.watch
+        before, now = self.call.session.part(Calls), self.call.watch
         seen = now.captured_anew or before.frames != now.frames_before
         return seen or now.idle or before.dropped
 
@@ -194,13 +181,13 @@ class Net:
             if self.is_forward_only:
                 errors.warn("AC031", session, session.frame, step=session.name)
         if self.call.watch.dropped:
-            session.calls.dropped = True
-        session.calls.frames = watch.frames_seen()
+            session.part(Calls).dropped = True
+        session.part(Calls).frames = watch.frames_seen()
 
     @property
     def is_forward_only(self) -> bool:
         """Whether nothing was differentiated, here or by a step that this one is a part of."""
-        differentiated = self.backwards or self.call.session.calls.differentiate
+        differentiated = self.backwards or self.call.session.part(Calls).differentiate
         return torch.is_grad_enabled() and not differentiated and not self.call.is_nested
 
     def warn_of_compiled_modules(self) -> None:

@@ -1,6 +1,4 @@
-"""From a program that runs as it stands to one that runs fast: what that is asked for is in ``protocol``, the classes
-that answer in ``registry``.
-"""
+"""From a program that runs as it stands to one that runs fast: what that is asked for is in ``lowerings``."""
 
 from __future__ import annotations
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
 from ..binding import Binding, bind
 from ..loop import LoopSpec, Split, finish, run_reference
+from ..session import Session
 from ..sizes import ROWS
 from . import inductor_api
 from .arguments import Cut, check_body, local_shape
@@ -19,9 +20,6 @@ from .inductor_api import signature
 from .progress import Progress
 from .specs import ArgumentSpec, Array, Literal, Symbolic, describe, describe_tensor, stride_pattern
 from .trust import UNUSABLE, Trust, device_of
-
-if TYPE_CHECKING:
-    from ..session import Session
 
 STATIC_ROWS = 8  # micro-batch sizes compiled as numbers; further ones share a form with symbolic rows
 STATIC_TAILS = 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.fx import Graph, GraphModule, Node
@@ -17,6 +17,7 @@ from ..binding import Binding, bind
 from ..cost import elements_of
 from ..loop import accumulate_loop
 from ..operands import comes_from_data, is_view
+from ..session import Session
 from . import inductor_api, random
 from .forms import Form, bytes_at_once, chooser
 from .inductor_api import signature
@@ -25,9 +26,6 @@ from .progress import Progress
 from .specialise import specialise
 from .specs import describe
 from .trust import UNUSABLE, Trust
-
-if TYPE_CHECKING:
-    from ..session import Session
 
 aten, prims = torch.ops.aten, torch.ops.prims
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.fx import GraphModule
 
 from ..binding import bind
 from ..loop import LoopSpec, Split, run_reference
+from ..session import Session
 from . import inductor_api, replace_bodies
 from .arguments import check_body
-
-if TYPE_CHECKING:
-    from ..session import Session
 
 
 class EagerLowering:

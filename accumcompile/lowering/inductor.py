@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.fx import GraphModule
 
+from ..session import Session
 from . import inductor_api, replace_bodies
 from .progress import Progress
-
-if TYPE_CHECKING:
-    from ..session import Session
 
 
 class InductorLowering:

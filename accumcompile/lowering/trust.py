@@ -16,13 +16,14 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from .. import errors, where
+from ..check_cost import CheckCost
 from ..dump import write_repro
 from ..errors import AccumulateError
+from ..session import Session
 from .available import available
 from .check import Expected, WrongCodeError
 
 if TYPE_CHECKING:
-    from ..session import Session
     from .forms import Form
 
 log = logging.getLogger("accumcompile")
@@ -73,7 +74,7 @@ class Trust:
 
     def _expected(self, need: int, arguments: Sequence[Any], meaning: Callable[[list], list]) -> Expected | None:
         """What the graph gives; None where there is no memory to find out."""
-        cost = self.session.check_cost
+        cost = self.session.part(CheckCost)
         try:
             if need <= available(device_of(arguments)):
                 with self._timed():
@@ -91,7 +92,7 @@ class Trust:
     def _timed(self) -> Iterator[None]:
         begun = time.perf_counter()
         yield
-        self.session.check_cost.seconds += time.perf_counter() - begun
+        self.session.part(CheckCost).seconds += time.perf_counter() - begun
 
     @contextmanager
     def compiling(self, arguments: Sequence[Any]) -> Iterator[None]:

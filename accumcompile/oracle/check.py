@@ -11,6 +11,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
+from ..differences import rel_diff
 from ..operands import is_data_dependent, operands, shape_of
 from ..passes import GRAPH_PASSES, NORMALISATION, PROGRAM_PASSES
 from ..passes.manager import Context, Planned, run
@@ -21,7 +22,6 @@ from ..rules.rule import Alignment, Facts
 from ..rules.table import is_impure, rule_of
 from ..sizes import NO_BATCH, Batch, expression
 from ..stages import schedule
-from ..testing import rel_diff
 from .capture import Captured, differentiable
 
 TOLERANCE = 1e-7

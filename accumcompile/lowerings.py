@@ -1,4 +1,4 @@
-"""All that the compiler asks of a lowering."""
+"""The lowerings: all that the compiler asks of one, and where each is found by its name."""
 
 from __future__ import annotations
 
@@ -26,3 +26,10 @@ class Lowering(Protocol):
         A loop is a call of ``accumulate_loop`` in it. Its body may give way to any module with a method ``run``, which
         does what ``run_reference`` does of a body.
         """
+
+
+# By name: a class (a function that makes one of a session), or where it is imported from when it is first asked for.
+LOWERINGS: dict[str, str | Callable[[Any], Lowering]] = {
+    "inductor": "accumcompile.lowering.inductor:InductorLowering",
+    "eager": "accumcompile.lowering.eager:EagerLowering",
+}
