@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from .decorator import AccumulatedStep, accumulate
-from .errors import AccumulateError, AccumulateWarning, BuildError
-from .options import Options
+from .diagnostics.errors import AccumulateError, AccumulateWarning, BuildError
 from .rules.register import register_rule
 from .rules.rule import Rule
-from .verify import explain, verify
+from .session.options import Options
+from .verify.verify import explain, verify
 
 __all__ = [
     "AccumulateError",

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from . import errors
 from .capture import breaks, carried, dynamo, floats, frames, retrace, safety, symbolic
 from .capture.ambient import here
 from .capture.calls import Calls
-from .options import Options
-from .session import Session
+from .diagnostics import errors
+from .session.options import Options
+from .session.session import Session
 
 symbolic.register()
 

@@ -9,20 +9,20 @@ import sympy
 import torch
 from torch.fx import GraphModule, Node
 
-from . import facts
-from .divisibility import divisible
-from .dump import History, dumper_of
-from .kept import first_run, warn_of_kept
-from .names import Names
-from .operands import input_sizes, is_size, shape_of
+from .ir.divisibility import divisible
+from .ir.operands import input_sizes, is_size, shape_of
+from .ir.sizes import NO_BATCH, Batch, expression
 from .passes import GRAPH_PASSES, PROGRAM_PASSES, spec
 from .passes.manager import Context, Planned, run
-from .propagate import propagate
-from .runner import Runner
-from .session import Session
-from .sizes import NO_BATCH, Batch, expression
-from .stages import schedule
-from .unsplit import warn_of_unsplit
+from .planning.stages import schedule
+from .program.runner import Runner
+from .propagation.propagate import propagate
+from .report import facts
+from .report.dump import History, dumper_of
+from .report.kept import first_run, warn_of_kept
+from .report.names import Names
+from .report.unsplit import warn_of_unsplit
+from .session.session import Session
 
 
 def compile_piece(

@@ -11,12 +11,14 @@ from functools import cached_property
 from types import MethodType
 from typing import Any
 
-from . import backend, dump, errors, where
+from . import backend
 from .capture import batch as batches
 from .capture import dynamo, dynamo_hooks, retrace, safety
 from .capture.ambient import Call, during
-from .options import Options
-from .session import Session
+from .diagnostics import errors, where
+from .report import dump
+from .session.options import Options
+from .session.session import Session
 
 
 class AccumulatedStep:

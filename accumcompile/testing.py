@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .differences import largest, rel_diff, wide
+from .verify.differences import largest, rel_diff, wide
 
 __all__ = ["check_rule", "gradients", "largest", "max_rel_diff", "rel_diff", "rel_diffs", "state", "wide"]
 

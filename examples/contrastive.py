@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accumcompile import accumulate, verify
+from accumcompile import accumulate
+from accumcompile.verify import verify
 
 
 class Encoder(nn.Module):

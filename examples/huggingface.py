@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from accumcompile import accumulate, verify
+from accumcompile import accumulate
+from accumcompile.verify import verify
 
 VOCABULARY = 512
 

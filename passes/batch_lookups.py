@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from accumcompile.sizes import Batch, expression
+from accumcompile.ir.sizes import Batch, expression
 
 from .manager import Context
 from .rewriting import Emit, Rewrite, rewrite, scalar, sizes_of

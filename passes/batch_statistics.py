@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from accumcompile.rules.ops import moments
-from accumcompile.sizes import Batch, expression
+from accumcompile.ir.ops import moments
+from accumcompile.ir.sizes import Batch, expression
 
 from .manager import Context
 from .rewriting import Emit, product, rewrite, sizes_of

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from accumcompile.binding import traced
+from accumcompile.ir.binding import traced
 
 from .manager import Context
 from .rewriting import Emit, rewrite, sizes_of

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch.fx import Graph, GraphModule, Node
 
-from accumcompile.operands import is_decided_by_data
+from accumcompile.ir.operands import is_decided_by_data
 from accumcompile.rules.table import is_impure
 
 from .manager import Context

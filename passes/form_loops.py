@@ -23,14 +23,14 @@ import operator
 import torch
 from torch.fx import GraphModule, Node
 
-from accumcompile.body import Body
-from accumcompile.bridges import Bridges
-from accumcompile.carry import Carry
-from accumcompile.loop import LoopSpec, X, Y, accumulate_loop
-from accumcompile.operands import shape_of
-from accumcompile.placement import Partial, Shard
+from accumcompile.ir.carry import Carry
+from accumcompile.ir.loop import LoopSpec, X, Y, accumulate_loop
+from accumcompile.ir.operands import shape_of
+from accumcompile.ir.placement import Partial, Shard
+from accumcompile.planning.schedule import Loop
+from accumcompile.program.body import Body
+from accumcompile.program.bridges import Bridges
 from accumcompile.rules.table import is_impure
-from accumcompile.schedule import Loop
 
 from .manager import Planned
 

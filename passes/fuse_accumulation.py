@@ -26,7 +26,7 @@ from torch._inductor.decomposition import select_decomp_table
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from accumcompile.carry import REDUCTIONS
+from accumcompile.ir.carry import REDUCTIONS
 
 from .rewriting import copied
 

@@ -10,8 +10,8 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch.fx import GraphModule
 
-from accumcompile.schedule import Schedule
-from accumcompile.sizes import NO_BATCH, Batch
+from accumcompile.ir.sizes import NO_BATCH, Batch
+from accumcompile.planning.schedule import Schedule
 
 C = TypeVar("C")
 Pass: TypeAlias = Callable[[GraphModule, C], GraphModule]

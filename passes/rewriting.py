@@ -14,7 +14,7 @@ from torch._guards import detect_fake_mode
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_map_only
 
-from accumcompile.arithmetic import apply
+from accumcompile.ir.arithmetic import apply
 from accumcompile.rules.table import is_impure
 
 # What a node's meta tells of where it comes from.

@@ -22,8 +22,8 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_map_only
 
-from accumcompile.carry import WIDER
-from accumcompile.operands import is_size, is_tensor
+from accumcompile.ir.carry import WIDER
+from accumcompile.ir.operands import is_size, is_tensor
 from accumcompile.rules.table import rule_of
 
 from .manager import Context

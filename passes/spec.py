@@ -15,16 +15,16 @@ import sympy
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from accumcompile import errors
-from accumcompile.carry import REDUCTIONS
-from accumcompile.loop import LoopSpec, accumulate_loop
-from accumcompile.operands import leaves, shapes_of
-from accumcompile.placement import Partial, Shard
-from accumcompile.propagation import Placed, Propagation
+from accumcompile.diagnostics import errors
+from accumcompile.diagnostics.where import user_frame
+from accumcompile.ir.carry import REDUCTIONS
+from accumcompile.ir.loop import LoopSpec, accumulate_loop
+from accumcompile.ir.operands import leaves, shapes_of
+from accumcompile.ir.placement import Partial, Shard
+from accumcompile.ir.sizes import SYMBOLIC
+from accumcompile.planning.schedule import Loop, Schedule
+from accumcompile.propagation.placed import Placed, Propagation
 from accumcompile.rules.table import is_impure
-from accumcompile.schedule import Loop, Schedule
-from accumcompile.sizes import SYMBOLIC
-from accumcompile.where import user_frame
 
 
 class Invariant(NamedTuple):

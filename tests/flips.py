@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from accumcompile.operands import operands
+from accumcompile.ir.operands import operands
 from accumcompile.oracle.capture import capture
 from accumcompile.oracle.check import alignment_of
 from accumcompile.oracle.flips import flips

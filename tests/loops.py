@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, symbolic_trace
 
-from accumcompile.carry import Carry
-from accumcompile.loop import LoopSpec, ProgramCode, X, Y, accumulate_loop
+from accumcompile.ir.carry import Carry
+from accumcompile.ir.loop import LoopSpec, ProgramCode, X, Y, accumulate_loop
 from accumcompile.lowering.inductor_api import Tracing
-from accumcompile.options import Options
-from accumcompile.session import Session
+from accumcompile.session.options import Options
+from accumcompile.session.session import Session
 
 aten, prims = torch.ops.aten, torch.ops.prims
 

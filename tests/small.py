@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from accumcompile import AccumulateError, AccumulateWarning, accumulate
-from accumcompile.session import Session
+from accumcompile.session.session import Session
 
 
 class Net(nn.Module):

@@ -10,8 +10,8 @@ from loops import aten, body_of, lower, prims, program_of, session
 from torch import nn
 
 from accumcompile import accumulate
-from accumcompile.errors import AccumulateWarning
-from accumcompile.loop import Split
+from accumcompile.diagnostics.errors import AccumulateWarning
+from accumcompile.ir.loop import Split
 from accumcompile.lowering import access_order
 from accumcompile.lowering.bridges import CompiledSegment
 from accumcompile.lowering.progress import Progress

@@ -10,8 +10,8 @@ from torch.fx import Graph, GraphModule
 from torch.utils._sympy import functions as sizes
 from torch.utils._sympy.functions import FloorDiv, Mod
 
-from accumcompile.arithmetic import emit_number
-from accumcompile.errors import BuildError
+from accumcompile.diagnostics.errors import BuildError
+from accumcompile.ir.arithmetic import emit_number
 
 s, t = sympy.symbols("s t", integer=True)
 

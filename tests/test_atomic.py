@@ -8,7 +8,7 @@ import torch
 from capturing import decorated
 from torch import nn
 
-from accumcompile import loop
+from accumcompile.ir import loop
 from accumcompile.lowering import body
 from accumcompile.testing import gradients, max_rel_diff, state
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from accumcompile import accumulate
-from accumcompile.carry import REDUCTIONS, ROUND, Carry
+from accumcompile.ir.carry import REDUCTIONS, ROUND, Carry
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 LOWERINGS = ["eager", pytest.param("inductor", marks=pytest.mark.inductor)]

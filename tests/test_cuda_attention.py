@@ -6,15 +6,15 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from accumcompile.loop import accumulate_loop
+from accumcompile.ir.loop import accumulate_loop
+from accumcompile.ir.placement import Partial, R
+from accumcompile.ir.sizes import Batch, expression
 from accumcompile.oracle.check import NO_BATCH
 from accumcompile.passes import form_loops
 from accumcompile.passes.manager import Planned
-from accumcompile.placement import Partial, R
-from accumcompile.propagate import propagate
+from accumcompile.planning.stages import schedule
+from accumcompile.propagation.placed.propagate import propagate
 from accumcompile.rules.table import is_impure
-from accumcompile.sizes import Batch, expression
-from accumcompile.stages import schedule
 
 aten = torch.ops.aten
 FLASH, EFFICIENT, CUDNN = "flash", "efficient", "cudnn"

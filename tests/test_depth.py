@@ -8,7 +8,7 @@ from loops import Capture, session
 from torch.fx import Graph, GraphModule
 
 from accumcompile.compiler import compile_piece
-from accumcompile.names import Names
+from accumcompile.report.names import Names
 
 aten, prims = torch.ops.aten, torch.ops.prims
 DEPTH = 3000

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from accumcompile.errors import MESSAGES
+from accumcompile.diagnostics.errors import MESSAGES
 
 DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)

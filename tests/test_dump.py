@@ -14,16 +14,16 @@ from torch.fx import Graph, GraphModule
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from accumcompile import accumulate
-from accumcompile.carry import Carry
-from accumcompile.dump import Dumper, dumper_of, reported
-from accumcompile.journal import Run
-from accumcompile.loop import LoopSpec, ProgramCode, Split, X, Y, accumulate_loop
-from accumcompile.options import Options
+from accumcompile.ir.carry import Carry
+from accumcompile.ir.loop import LoopSpec, ProgramCode, Split, X, Y, accumulate_loop
 from accumcompile.passes.manager import run
-from accumcompile.plan import Plan
-from accumcompile.program_text import program_source
-from accumcompile.report import Report
-from accumcompile.session import Session
+from accumcompile.report.dump import Dumper, dumper_of, reported
+from accumcompile.report.plan import Plan
+from accumcompile.report.program_text import program_source
+from accumcompile.report.report import Report
+from accumcompile.session.journal import Run
+from accumcompile.session.options import Options
+from accumcompile.session.session import Session
 
 aten = torch.ops.aten
 PLAN = Plan("fused", sympy.Symbol("s0"), 1, (), ())
@@ -192,7 +192,7 @@ def test_a_step_dumps_what_was_made_of_it(tmp_path):
 
 
 TRACED = """
-from accumcompile.dump import Dumper
+from accumcompile.report.dump import Dumper
 Dumper().graph("fused").write("captured", "the text")
 """
 

@@ -9,8 +9,9 @@ import torch
 from expecttest import assert_expected_inline
 from torch.nn import functional as F
 
-from accumcompile import AccumulateError, AccumulateWarning, BuildError, Options, errors, where
-from accumcompile.session import Session
+from accumcompile import AccumulateError, AccumulateWarning, BuildError, Options
+from accumcompile.diagnostics import errors, where
+from accumcompile.session.session import Session
 
 FRAME = where.Frame("model.py", 23, "Net.forward", "d = torch.cdist(z, z)")
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from accumcompile import AccumulateWarning, accumulate, explain, verify
-from accumcompile.carry import REDUCTIONS
+from accumcompile import AccumulateWarning, accumulate, explain
+from accumcompile.ir.carry import REDUCTIONS
 from accumcompile.testing import gradients, max_rel_diff, state
+from accumcompile.verify import verify
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +145,7 @@ def returns_logits(model, x):
 
 
 def test_live_outputs_are_said_once(monkeypatch):
-    monkeypatch.setattr("accumcompile.kept.LEAST", 0)
+    monkeypatch.setattr("accumcompile.report.kept.LEAST", 0)
     model, x = torch.nn.Linear(8, 32), torch.randn(16, 8)
     with pytest.warns(AccumulateWarning, match="AC033: outputs are held for the full batch: logits") as said:
         returns_logits(model, x)

@@ -8,7 +8,7 @@ from steps import CATALOGUE
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from accumcompile import accumulate
-from accumcompile.carry import Carry
+from accumcompile.ir.carry import Carry
 from accumcompile.passes import sizes_in_half
 from accumcompile.passes.manager import Context
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from loops import Capture, aten, body_of, lower, prims, program_of, session
 
-from accumcompile import errors
-from accumcompile.loop import Split
+from accumcompile.diagnostics import errors
+from accumcompile.ir.loop import Split
+from accumcompile.ir.sizes import ROWS
 from accumcompile.lowering.arguments import Cut
 from accumcompile.lowering.specs import stride_pattern
-from accumcompile.sizes import ROWS
 
 
 def mean_step():

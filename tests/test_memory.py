@@ -5,8 +5,8 @@ import torch
 from torch.fx import Graph
 from torch.utils._sympy.functions import FloorDiv
 
-from accumcompile.binding import is_known, value, weigh
-from accumcompile.memory import Made, Step, owner, peak, steps_of, volume
+from accumcompile.ir.binding import is_known, value, weigh
+from accumcompile.planning.memory import Made, Step, owner, peak, steps_of, volume
 
 aten = torch.ops.aten
 B = sympy.Symbol("s0", integer=True, positive=True)

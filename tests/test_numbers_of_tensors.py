@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from accumcompile.arithmetic import first_that_holds
+from accumcompile.ir.arithmetic import first_that_holds
 
 TIME = 5
 

@@ -8,13 +8,13 @@ from flips import EQUIVALENT, Case
 from rule_samples import SAMPLES
 from torch.testing._internal.common_methods_invocations import op_db
 
+from accumcompile.ir.placement import Partial, Shard
 from accumcompile.oracle import brute
 from accumcompile.oracle.apart import apart
 from accumcompile.oracle.capture import capture
 from accumcompile.oracle.check import TOLERANCE, Uneven, run_split
 from accumcompile.oracle.rules import survives, surviving
 from accumcompile.oracle.survey import survey
-from accumcompile.placement import Partial, Shard
 from accumcompile.rules.table import RULES
 
 aten = torch.ops.aten

@@ -22,8 +22,8 @@ from accumcompile.passes.form_loops import form_loops
 from accumcompile.passes.fuse_accumulation import Accumulation, fuse_accumulation
 from accumcompile.passes.manager import Context, Planned, run
 from accumcompile.passes.sizes_in_half import sizes_in_half
-from accumcompile.propagate import propagate
-from accumcompile.stages import schedule
+from accumcompile.planning.stages import schedule
+from accumcompile.propagation.placed.propagate import propagate
 
 aten = torch.ops.aten
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from accumcompile.ir.placement import Shard
 from accumcompile.oracle.capture import capture
 from accumcompile.passes import GRAPH_PASSES, NORMALISATION
 from accumcompile.passes.manager import Context, run
-from accumcompile.placement import Shard
-from accumcompile.propagate import propagate
-from accumcompile.stages import schedule
+from accumcompile.planning.stages import schedule
+from accumcompile.propagation.placed.propagate import propagate
 
 aten = torch.ops.aten
 B, T, C = 12, 5, 3

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.fx import Graph, GraphModule
 
-from accumcompile import accumulate, draws
+from accumcompile import accumulate
+from accumcompile.ir import draws
 from accumcompile.lowering import random
 from accumcompile.lowering.inductor_api import Tracing, compile_graph
 

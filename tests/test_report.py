@@ -7,12 +7,12 @@ import small
 import sympy
 import torch
 
-from accumcompile.journal import Journal, Run
-from accumcompile.loop import Split
-from accumcompile.memory import Made, Step
-from accumcompile.plan import BarrierFact, LoopFact, Plan, ValueFact
-from accumcompile.report import Report
-from accumcompile.report_text import described, human
+from accumcompile.ir.loop import Split
+from accumcompile.planning.memory import Made, Step
+from accumcompile.report.plan import BarrierFact, LoopFact, Plan, ValueFact
+from accumcompile.report.report import Report
+from accumcompile.report.report_text import described, human
+from accumcompile.session.journal import Journal, Run
 
 B = sympy.Symbol("s0", integer=True, positive=True)
 u = sympy.Symbol("u0", integer=True)

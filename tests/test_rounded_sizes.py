@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils._sympy.functions import CleanDiv, FloorDiv, Mod
 
-from accumcompile.divisibility import divisible
-from accumcompile.sizes import Batch
+from accumcompile.ir.divisibility import divisible
+from accumcompile.ir.sizes import Batch
 
 SIZE = sympy.Symbol("s", integer=True, positive=True)
 EVEN = Batch.of([SIZE], [FloorDiv(SIZE, 2)], lambda by: by in (1, 2))

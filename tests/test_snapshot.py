@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from accumcompile.reach import reach
-from accumcompile.snapshot import Snapshot
+from accumcompile.verify.reach import reach
+from accumcompile.verify.snapshot import Snapshot
 
 COUNTER = 0
 CACHE = torch.zeros(3)

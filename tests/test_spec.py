@@ -10,14 +10,14 @@ import torch
 from torch.fx import GraphModule
 
 from accumcompile import BuildError
-from accumcompile.loop import accumulate_loop
-from accumcompile.operands import shape_of
+from accumcompile.ir.loop import accumulate_loop
+from accumcompile.ir.operands import shape_of
+from accumcompile.ir.placement import Layout, Partial, R, Shard
 from accumcompile.oracle.capture import capture
 from accumcompile.passes import GRAPH_PASSES, NORMALISATION, PROGRAM_PASSES, spec
 from accumcompile.passes.manager import Context, Planned, run
-from accumcompile.placement import Layout, Partial, R, Shard
-from accumcompile.propagate import propagate
-from accumcompile.stages import schedule
+from accumcompile.planning.stages import schedule
+from accumcompile.propagation.placed.propagate import propagate
 
 aten = torch.ops.aten
 

@@ -11,7 +11,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module, distribute_tensor
 from torch.testing._internal.two_tensor import TwoTensor
 
-from accumcompile import explain, verify
+from accumcompile import explain
+from accumcompile.verify import verify
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 

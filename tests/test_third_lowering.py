@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 import accumcompile.passes
 from accumcompile import AccumulateError, accumulate
-from accumcompile.loop import accumulate_loop
+from accumcompile.ir.loop import accumulate_loop
 from accumcompile.lowering.eager import EagerLowering
-from accumcompile.lowerings import LOWERINGS
-from accumcompile.session import Session
+from accumcompile.session.lowerings import LOWERINGS
+from accumcompile.session.session import Session
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 aten = torch.ops.aten

@@ -13,11 +13,11 @@ from loops import Capture, aten, body_of, lower, program_of, session
 from torch.fx import GraphModule, Interpreter
 
 from accumcompile import AccumulateError, AccumulateWarning, accumulate
-from accumcompile.check_cost import CheckCost
-from accumcompile.loop import Split
+from accumcompile.ir.loop import Split
 from accumcompile.lowering import inductor_api
 from accumcompile.lowering.bridges import CompiledSegment
 from accumcompile.lowering.progress import Progress
+from accumcompile.session.check_cost import CheckCost
 
 
 class Compiler:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from small import eager, net
 
 from accumcompile import AccumulateWarning, accumulate
-from accumcompile.errors import AccumulateError
+from accumcompile.diagnostics.errors import AccumulateError
 
 HIDDEN = 1024
 

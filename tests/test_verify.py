@@ -7,13 +7,13 @@ import sympy
 import torch
 import torch.nn.functional as F
 
-from accumcompile.errors import AccumulateError
-from accumcompile.loop import Split
-from accumcompile.options import Options
-from accumcompile.plan import Plan
-from accumcompile.session import Session
+from accumcompile.diagnostics.errors import AccumulateError
+from accumcompile.ir.loop import Split
+from accumcompile.report.plan import Plan
+from accumcompile.session.options import Options
+from accumcompile.session.session import Session
 from accumcompile.testing import gradients, max_rel_diff, rel_diff, rel_diffs, state
-from accumcompile.verify import explain, verify
+from accumcompile.verify.verify import explain, verify
 
 B = sympy.Symbol("s0", integer=True, positive=True)
 PLAN = Plan("fused", B, 1, (), ())

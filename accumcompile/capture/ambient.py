@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch._dynamo import symbolic_convert
 
-from ..session import Session
+from ..session.session import Session
 from . import dynamo
 from .batch import Leaf
 from .watch import Watch

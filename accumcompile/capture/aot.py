@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from ..dump import dumper_of
-from ..names import CALLED, Names, called
-from ..operands import ancestors, outputs
+from ..ir.operands import ancestors, outputs
 from ..passes import NORMALISATION
 from ..passes.manager import run
-from ..session import Session
+from ..report.dump import dumper_of
+from ..report.names import CALLED, Names, called
+from ..session.session import Session
 from . import aot_api, dynamo, naming, untraceable
 from .assigned import assigning, made_outputs
 from .divided import ask_divided

@@ -12,7 +12,7 @@ import torch
 from torch._dynamo import convert_frame
 from torch._dynamo.types import ConvertFrameReturn, FrameAction, FrameExecStrategy
 
-from .. import where
+from ..diagnostics import where
 
 # Those that are not named below replace functions of torch's too.
 from . import breaks, chunks, compiling, dynamo, floats, idle, limits, lists, optimizers, quiet, replaced  # noqa: F401

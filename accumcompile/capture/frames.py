@@ -13,8 +13,8 @@ import sympy
 import torch
 from torch import fx
 
-from .. import errors, where
-from ..session import Session
+from ..diagnostics import errors, where
+from ..session.session import Session
 from . import batch as batches
 from . import carried, dynamo, retrace
 from .ambient import here

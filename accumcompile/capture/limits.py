@@ -9,7 +9,7 @@ from typing import Any
 
 from torch._dynamo import config, convert_frame
 
-from .. import errors, where
+from ..diagnostics import errors, where
 from . import batch as batches
 from . import carried, dynamo, replaced
 from .ambient import Call, here

@@ -6,8 +6,8 @@ import re
 
 from torch.fx import GraphModule
 
-from ..names import CALLED, of_source
-from ..where import user_frame
+from ..diagnostics.where import user_frame
+from ..report.names import CALLED, of_source
 from . import dynamo
 
 _ASSIGNED = re.compile(r"(\w+)\s*(?::[^=]+)?=[^=]")  # a line that assigns one variable

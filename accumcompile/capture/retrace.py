@@ -15,7 +15,7 @@ from torch._dynamo.convert_frame import compile_lock
 from torch._guards import CompileContext
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from .. import where
+from ..diagnostics import where
 from . import breaks
 from .ambient import Retrace, here
 from .dynamo import mark, patcher

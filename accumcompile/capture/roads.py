@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from ..operands import ancestors, is_size, outputs
-from ..placement import Partial, R
-from ..propagate import propagate
+from ..ir.operands import ancestors, is_size, outputs
+from ..ir.placement import Partial, R
+from ..ir.sizes import NO_BATCH
+from ..propagation.propagate import propagate
 from ..rules.table import is_impure
-from ..sizes import NO_BATCH
 from . import aot_api
 from .saved import NOTHING, Changeable, handing_over, needed_backwards, read_backwards
 from .undefined import passing_undefined

@@ -15,7 +15,7 @@ from weakref import WeakSet
 import torch
 from torch.autograd.function import BackwardCFunction
 
-from .. import errors, where
+from ..diagnostics import errors, where
 from . import dynamo, replaced, watch
 from .ambient import Call, here
 from .calls import Calls

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from ..operands import ancestors, is_view, outputs
+from ..ir.operands import ancestors, is_view, outputs
 from . import aot_api
 
 # Of parameters only the small ones are copied, such as biases and temperatures. A larger one that no backward reads

@@ -13,9 +13,9 @@ import sympy
 import torch
 from torch.fx import GraphModule, Node
 
-from ..binding import number, symbol_reads
-from ..operands import ancestors, outputs
-from ..sizes import expression
+from ..ir.binding import number, symbol_reads
+from ..ir.operands import ancestors, outputs
+from ..ir.sizes import expression
 from . import aot_api
 
 

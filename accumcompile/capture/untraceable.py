@@ -10,8 +10,8 @@ from typing import Any
 from torch._dynamo.exc import TorchDynamoException
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from .. import errors, where
-from ..errors import AccumulateError
+from ..diagnostics import errors, where
+from ..diagnostics.errors import AccumulateError
 from . import retrace
 from .ambient import here
 from .reasons import first_sentence

@@ -9,9 +9,9 @@ import sympy
 import torch
 from torch.fx import GraphModule, Node
 
-from ..binding import Binding, value
-from ..loop import Split, X, slice_rows
-from ..sizes import ROWS, expression
+from ..ir.binding import Binding, value
+from ..ir.loop import Split, X, slice_rows
+from ..ir.sizes import ROWS, expression
 from .specialise import specialise
 from .specs import ArgumentSpec, Array, Literal, Symbolic, describe
 

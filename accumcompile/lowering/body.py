@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from ..binding import Binding, bind
-from ..loop import LoopSpec, Split, finish, run_reference
-from ..session import Session
-from ..sizes import ROWS
+from ..ir.binding import Binding, bind
+from ..ir.loop import LoopSpec, Split, finish, run_reference
+from ..ir.sizes import ROWS
+from ..session.session import Session
 from . import inductor_api
 from .arguments import Cut, check_body, local_shape
 from .forms import Form, build
@@ -46,7 +46,7 @@ class CompiledBody(torch.nn.Module):
         self._last: LoopRun | None = None
 
     def run(self, split: Split, consts: Sequence[Any], xs: Sequence[Any], spec: LoopSpec) -> list[torch.Tensor]:
-        """The loop: see ``accumcompile.loop``."""
+        """The loop: see ``accumcompile.ir.loop``."""
         with torch.no_grad():
             if not self.trust.lost:
                 try:

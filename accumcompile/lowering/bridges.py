@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from ..binding import Binding, bind
-from ..cost import elements_of
-from ..loop import accumulate_loop
-from ..operands import comes_from_data, is_view
-from ..session import Session
+from ..ir.binding import Binding, bind
+from ..ir.loop import accumulate_loop
+from ..ir.operands import comes_from_data, is_view
+from ..propagation.cost import elements_of
+from ..session.session import Session
 from . import inductor_api, random
 from .forms import Form, bytes_at_once, chooser
 from .inductor_api import signature

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from ..binding import bind
-from ..loop import LoopSpec, Split, run_reference
-from ..session import Session
+from ..ir.binding import bind
+from ..ir.loop import LoopSpec, Split, run_reference
+from ..session.session import Session
 from . import inductor_api, replace_bodies
 from .arguments import check_body
 
@@ -42,7 +42,7 @@ class CheckedBody(torch.nn.Module):
         self.seen: set[Any] = set()
 
     def run(self, split: Split, consts: Sequence[Any], xs: Sequence[Any], spec: LoopSpec) -> list[torch.Tensor]:
-        """The loop: see ``accumcompile.loop``."""
+        """The loop: see ``accumcompile.ir.loop``."""
         if split not in self.seen:
             holders = self.body.graph.find_nodes(op="placeholder")[2:]
             rows = dict.fromkeys([split.rows, self.granule, split.tail or split.rows])

@@ -11,12 +11,12 @@ import sympy
 import torch
 from torch.fx import GraphModule
 
-from ..binding import Binding, number, traced
-from ..loop import LoopSpec
-from ..memory import peak, steps_of
+from ..ir.binding import Binding, number, traced
+from ..ir.loop import LoopSpec
+from ..ir.sizes import expression
 from ..passes.fuse_accumulation import Accumulation, fuse_accumulation
 from ..passes.manager import run
-from ..sizes import expression
+from ..planning.memory import peak, steps_of
 from . import inductor_api
 from .products import in_place_products
 from .specialise import Specialised, specialise

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.fx import GraphModule
 
-from ..session import Session
+from ..session.session import Session
 from . import inductor_api, replace_bodies
 from .progress import Progress
 

@@ -8,7 +8,7 @@ import torch
 from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
-from ..draws import SLICES, whole_args
+from ..ir.draws import SLICES, whole_args
 
 
 class Plain(Interpreter):

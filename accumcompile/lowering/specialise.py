@@ -15,10 +15,10 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
-from .. import errors, where
-from ..binding import Binding, number, traced, value
-from ..placement import Size
-from ..sizes import ROWS
+from ..diagnostics import errors, where
+from ..ir.binding import Binding, number, traced, value
+from ..ir.placement import Size
+from ..ir.sizes import ROWS
 from .inductor_api import Tracing
 from .specs import SCALED, ArgumentSpec, Array, Floating, Literal, Symbolic
 

@@ -15,10 +15,11 @@ import sympy
 import torch
 from torch.fx import Node
 
-from .. import binding, errors
-from ..binding import Binding, size_held
-from ..placement import Size
-from ..sizes import expression
+from ..diagnostics import errors
+from ..ir import binding
+from ..ir.binding import Binding, size_held
+from ..ir.placement import Size
+from ..ir.sizes import expression
 
 aten = torch.ops.aten
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from .. import errors, where
-from ..check_cost import CheckCost
-from ..dump import write_repro
-from ..errors import AccumulateError
-from ..session import Session
+from ..diagnostics import errors, where
+from ..diagnostics.errors import AccumulateError
+from ..report.dump import write_repro
+from ..session.check_cost import CheckCost
+from ..session.session import Session
 from .available import available
 from .check import Expected, WrongCodeError
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.utils._pytree import tree_leaves
 
-from ..differences import rel_diff
-from ..loop import slice_rows
-from ..placement import Partial, Placement, Replicate, Shard
+from ..ir.loop import slice_rows
+from ..ir.placement import Partial, Placement, Replicate, Shard
+from ..verify.differences import rel_diff
 from .capture import Tensors, differentiable
 from .check import TOLERANCE, parts_of, scale_of, seeded
 

@@ -15,11 +15,11 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.fx.graph import CodeGen
 from torch.utils._pytree import tree_leaves
 
-from ..binding import traced
-from ..divisibility import divisible
-from ..operands import comes_from_data, input_sizes
-from ..placement import Size
-from ..sizes import Batch, expression
+from ..ir.binding import traced
+from ..ir.divisibility import divisible
+from ..ir.operands import comes_from_data, input_sizes
+from ..ir.placement import Size
+from ..ir.sizes import Batch, expression
 
 Tensors = Sequence[torch.Tensor]
 Choice = tuple[int | tuple[int, ...] | None, ...]  # for each tensor, its dimensions of batch size

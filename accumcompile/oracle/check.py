@@ -11,17 +11,17 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
-from ..differences import rel_diff
-from ..operands import is_data_dependent, operands, shape_of
+from ..ir.operands import is_data_dependent, operands, shape_of
+from ..ir.placement import Placement, R, Size
+from ..ir.sizes import NO_BATCH, Batch, expression
 from ..passes import GRAPH_PASSES, NORMALISATION, PROGRAM_PASSES
 from ..passes.manager import Context, Planned, run
-from ..placement import Placement, R, Size
-from ..propagate import propagate
-from ..propagation import Propagation
+from ..planning.stages import schedule
+from ..propagation.placed import Propagation
+from ..propagation.propagate import propagate
 from ..rules.rule import Alignment, Facts
 from ..rules.table import is_impure, rule_of
-from ..sizes import NO_BATCH, Batch, expression
-from ..stages import schedule
+from ..verify.differences import rel_diff
 from .capture import Captured, differentiable
 
 TOLERANCE = 1e-7

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from ..differences import rel_diff
-from ..operands import operands
-from ..placement import Partial
+from ..ir.operands import operands
+from ..ir.placement import Partial
 from ..rules.rule import Alignment, Rule
 from ..rules.table import RULES
+from ..verify.differences import rel_diff
 from .apart import apart
 from .capture import Captured, Choice, capture, chosen
 from .check import TOLERANCE, alignment_of, linear_differences, parts_of, placed, run_split, scale_of, seeded

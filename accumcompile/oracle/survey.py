@@ -12,9 +12,9 @@ import torch
 from torch.fx import Interpreter, Node
 from torch.utils._pytree import tree_leaves
 
-from ..placement import Partial, Replicate
-from ..propagate import propagate
-from ..sizes import NO_BATCH
+from ..ir.placement import Partial, Replicate
+from ..ir.sizes import NO_BATCH
+from ..propagation.propagate import propagate
 from . import brute
 from .capture import Captured, Choice, capture, differentiable
 from .check import PATTERN, TOLERANCE, Uneven, linear_differences, normal, run_split

@@ -7,11 +7,11 @@ from functools import partial, reduce
 
 import torch
 
-from ..carry import WIDER
-from ..draws import slice_op
-from ..errors import check
-from ..operands import shape_of
-from ..placement import R
+from ..diagnostics.errors import check
+from ..ir.carry import WIDER
+from ..ir.draws import slice_op
+from ..ir.operands import shape_of
+from ..ir.placement import R
 from .rule import Dims, Facts, Groups, Rule, align_dims
 
 aten = torch.ops.aten

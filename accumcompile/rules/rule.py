@@ -10,8 +10,8 @@ from typing import Any
 
 import torch.fx
 
-from ..placement import Size
-from ..sizes import Batch
+from ..ir.placement import Size
+from ..ir.sizes import Batch
 
 Factor = str
 Dim = tuple[Factor, ...]  # a dimension as its factors, outermost first; () where it is broadcast or opaque

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import sympy
 from torch.fx import Node
 
-from ..placement import Size
-from ..sizes import expression
+from ..ir.placement import Size
+from ..ir.sizes import expression
 from .rule import Dim, Dims, Facts, align_dims
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from ..ir.ops import moments
 from . import indexing, local, reductions, slices, views
-from .ops import moments
 from .optional import OPTIONAL, overload
 from .rule import Rule
 

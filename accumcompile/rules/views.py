@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..placement import Size
+from ..ir.placement import Size
 from .rule import Dim, Dims, Facts, Groups, align_dims
 from .slices import value_of
 

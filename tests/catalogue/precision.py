@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from accumcompile.float64 import in_float64
-from accumcompile.snapshot import Snapshot
 from accumcompile.testing import wide
+from accumcompile.verify.float64 import in_float64
+from accumcompile.verify.snapshot import Snapshot
 
 from .compare import UPDATES, History, observed
 from .row import Case, Row

@@ -18,7 +18,7 @@ from catalogue.compare import TOLERANCE, UPDATES, History, _observe, beyond, dif
 from catalogue.row import Case
 
 from accumcompile import accumulate
-from accumcompile.errors import AccumulateError, AccumulateWarning, BuildError
+from accumcompile.diagnostics.errors import AccumulateError, AccumulateWarning, BuildError
 
 from .noise import NOISE, Rounding, Tied
 from .peak import measured

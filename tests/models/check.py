@@ -13,7 +13,7 @@ import torch
 from zoo import ZOO, Batch
 
 from accumcompile import AccumulateError, accumulate
-from accumcompile.compare import largest, rel_diff
+from accumcompile.verify.compare import largest, rel_diff
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 

@@ -1,0 +1,146 @@
+"""Finding the user's own line: the innermost frame that lies outside installed packages."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import re
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from traceback import FrameSummary
+from types import CodeType, FrameType
+
+import torch
+
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>[^\n]+)(?:\n(?P<code>[^\n]*))?')
+_COMMENT = re.compile(r"(?P<code>.*?)  # (?P<file>\S+):(?P<line>\d+) in (?P<function>\S+)")
+_RESUMED = re.compile(r"torch_dynamo_resume_in_(?P<name>.+?)_at_\d+(?:_\d+)?$")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One line of a user's program."""
+
+    file: str
+    line: int
+    function: str
+    code: str
+
+    @property
+    def where(self) -> str:
+        """``file:line``, with the file's name relative to the working directory where it lies below it."""
+        return f"{shortened(self.file)}:{self.line}"
+
+    def __str__(self) -> str:
+        code = f"\n    {self.code}" if self.code else ""
+        return f"{self.where} in {self.function}{code}"
+
+
+@cache
+def _installed() -> tuple[str, ...]:
+    """The folders whose files are not the user's."""
+    paths = sysconfig.get_paths()
+    folders = [paths["stdlib"], paths["purelib"], paths["platlib"]]
+    folders += [str(Path(torch.__file__).parent), str(Path(__file__).parents[1])]
+    return tuple(os.path.normcase(os.path.realpath(f)) + os.sep for f in folders)
+
+
+@cache
+def is_users(file: str) -> bool:
+    """Whether ``file`` is part of the user's program."""
+    if not file or file.startswith("<"):
+        return file.startswith("<ipython") or file == "<stdin>"
+    path = os.path.normcase(os.path.realpath(file))
+    return not path.startswith(_installed()) and "site-packages" not in Path(path).parts
+
+
+def shortened(file: str) -> str:
+    """The file's name as a person at a prompt would write it."""
+    try:
+        return str(Path(file).resolve().relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return file
+
+
+def named(function: str) -> str:
+    """A function's name, without what encloses it and without Dynamo's name for a part of it."""
+    return _RESUMED.sub(r"\g<name>", function.rpartition("<locals>.")[2])
+
+
+def is_resumed(code: CodeType) -> bool:
+    """Whether a function is what Dynamo made of the rest of another, after a break of the graph."""
+    return _RESUMED.search(code.co_name) is not None
+
+
+def parse(stack_trace: str) -> list[Frame]:
+    """The frames of a formatted stack trace, outermost first."""
+    return [
+        Frame(m["file"], int(m["line"]), named(m["function"].strip()), (m["code"] or "").strip())
+        for m in _FRAME.finditer(stack_trace or "")
+    ]
+
+
+def of_comment(text: str) -> Frame | None:
+    """The frame in ShapeEnv's notation, ``code  # file:line in function``; it cuts the file's name short."""
+    found = _COMMENT.match(text)
+    if found is None:
+        return None
+    files = (getattr(m, "__file__", None) or "" for m in list(sys.modules.values()))
+    file = next((f for f in files if f.endswith(found["file"])), found["file"])
+    return Frame(file, int(found["line"]), named(found["function"]), found["code"].strip())
+
+
+def innermost(frames: Iterable[Frame]) -> Frame | None:
+    """The last of ``frames`` that is the user's."""
+    users = [frame for frame in frames if is_users(frame.file)]
+    return users[-1] if users else None
+
+
+def user_frame(stack_trace: str | None) -> Frame | None:
+    """The innermost frame of a formatted stack trace (``node.meta["stack_trace"]``) that is the user's."""
+    return innermost(parse(stack_trace or ""))
+
+
+def of_summaries(stack: Iterable[FrameSummary] | None) -> Frame | None:
+    """The innermost user's frame of a ``traceback.StackSummary``."""
+    frames = (Frame(s.filename, s.lineno or 0, named(s.name), (s.line or "").strip()) for s in stack or ())
+    return innermost(frames)
+
+
+def of_code(code: CodeType) -> Frame:
+    """Where a Python function begins, from its code."""
+    return Frame(code.co_filename, code.co_firstlineno, named(code.co_qualname), "")
+
+
+def _frames() -> list[FrameType]:
+    """The Python frames that are running now, innermost first, from the caller's on."""
+    found, frame = [], sys._getframe(1).f_back
+    while frame is not None:
+        found.append(frame)
+        frame = frame.f_back
+    return found
+
+
+def running_code() -> Iterator[CodeType]:
+    """The code of the user's functions that are running now, innermost first."""
+    return (frame.f_code for frame in _frames() if is_users(frame.f_code.co_filename))
+
+
+def here() -> Frame | None:
+    """The user's line that is running now."""
+    for frame in _frames():
+        code = frame.f_code
+        if is_users(code.co_filename):
+            line = linecache.getline(code.co_filename, frame.f_lineno).strip()
+            return Frame(code.co_filename, frame.f_lineno, named(code.co_qualname), line)
+    return None
+
+
+def depth_of_user() -> int:
+    """The ``stacklevel`` with which a warning of the caller points at the user's line."""
+    files = [frame.f_code.co_filename for frame in _frames()]
+    return next((depth for depth, file in enumerate(files, 1) if is_users(file)), 2)

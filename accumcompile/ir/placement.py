@@ -1,0 +1,61 @@
+"""Where a value lives along the time axis: the sequence of micro-batches.
+
+The three placements are DTensor's, with a mesh axis replaced by time. A value's placement says how the full
+batch's value is put together from the values of the micro-batches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import sympy
+
+Size: TypeAlias = int | sympy.Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Replicate:
+    """The value is the same in every micro-batch, and is the full batch's."""
+
+    def __str__(self) -> str:
+        return "R"
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The full value is the micro-batches' values concatenated along a factor of ``dim``.
+
+    The dimension is read as ``(outer rest)``, as einops writes it: the micro-batches are concatenated along
+    ``rest``, whose size is proportional to the batch. ``outer`` is 1 for a plain batch dimension, and T for
+    the dimension that ``x.flatten()`` makes of ``[T, B]``.
+    """
+
+    dim: int
+    outer: Size = 1
+
+    def __str__(self) -> str:
+        return f"S({self.dim})" if self.outer == 1 else f"S({self.dim}, outer={self.outer})"
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """The full value is the micro-batches' values reduced by ``op``: a key of ``accumcompile.ir.carry.REDUCTIONS``."""
+
+    op: str = "sum"
+
+    def __str__(self) -> str:
+        return f"P({self.op})"
+
+
+Placement = Replicate | Shard | Partial
+
+R = Replicate()
+S = Shard
+P = Partial
+
+
+class Layout(NamedTuple):
+    """Where a value lives: its placement along each axis. Time is the first."""
+
+    time: Placement

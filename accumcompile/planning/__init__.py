@@ -1,0 +1,1 @@
+"""Which loop computes what, and what that costs."""

@@ -1,0 +1,90 @@
+"""Deadlines: after which loop each value is assembled.
+
+A value that needs a barrier is available one stage later. Loop k holds exactly what stage k + 1 or the outputs need,
+as late as possible: a forward pass whose results only matter in stage 1 runs in stage 1.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+
+from torch.fx import Graph, Node
+
+from ..propagation.placed import Propagation
+from .schedule import Loop, Schedule
+
+_NEVER = 1 << 30
+
+
+def assign_roots(graph: Graph, known: Propagation) -> Schedule:
+    """Loops that assemble whatever the outputs need, and nothing in them yet."""
+    outputs = tuple(graph.output_node().args[0])
+    deadlines = _Deadlines(graph, known, [o for o in outputs if isinstance(o, Node)])
+    deadlines.settle()
+    deadlines.advance()
+    loops = (Loop(k, tuple(roots)) for k, roots in enumerate(deadlines.roots_by_loop()) if roots)
+    return Schedule(graph, known, tuple(loops), outputs)
+
+
+class _Deadlines:
+    """The latest loop after which each assembled value must be there."""
+
+    def __init__(self, graph: Graph, known: Propagation, outputs: list[Node]):
+        self.known, self.outputs = known, outputs
+        self.order = {node: i for i, node in enumerate(graph.nodes)}
+        self.last = max((p.stage for p in known if p.is_local and p.node.op == "call_function"), default=0)
+        self.deadline: dict[Node, int] = {}  # an S or P value: the loop after which it is assembled
+        self.wanted: dict[Node, int] = {}  # an R value: the loop before which it is computed
+        self.changed = False
+
+    def settle(self) -> None:
+        """Lower deadlines until every loop's body finds its constants in time."""
+        self.changed = True
+        while self.changed:
+            self.changed = False
+            for output in self.outputs:
+                self._want(output, self.last + 1)
+            for k in range(self.last, -1, -1):
+                for node in self.body(self.roots(k)):
+                    for source in (*self.known[node].whole, *self.known[node].sizes_from):
+                        self._want(source, k)
+
+    def _want(self, node: Node, before: int) -> None:
+        """The whole of ``node`` is needed before a loop."""
+        stack = [node]
+        while stack:
+            node = stack.pop()
+            placed = self.known[node]
+            table, time = (self.wanted, before) if placed.remade else (self.deadline, before - 1)
+            if table.get(node, _NEVER) <= time:
+                continue
+            table[node] = time
+            self.changed = True
+            if placed.remade:
+                stack += [o.node for o in placed.operands if o.node is not None]
+                stack += placed.sizes_from
+                stack += [n for n in node.all_input_nodes if node.target is operator.getitem]
+
+    def roots(self, k: int) -> list[Node]:
+        """What is assembled after loop ``k``."""
+        return [node for node, deadline in self.deadline.items() if deadline == k]
+
+    def roots_by_loop(self) -> list[list[Node]]:
+        return [sorted(self.roots(k), key=self.order.__getitem__) for k in range(self.last + 1)]
+
+    def body(self, roots: Iterable[Node]) -> set[Node]:
+        """Everything local that the roots are computed from."""
+        return self.known.closure(roots)
+
+    def advance(self) -> None:
+        """Assemble a value in an earlier loop where that computes it anyway, and the later one would not."""
+        for node in sorted(self.deadline, key=self.order.__getitem__):
+            stage, deadline = self.known[node].stage, self.deadline[node]
+            if stage < deadline:
+                own = self.body([node])
+                others = {k: [r for r in self.roots(k) if r is not node] for k in range(stage, deadline + 1)}
+                extra = {k: len(own - self.body(rest)) for k, rest in others.items() if rest or k == deadline}
+                best = min(extra, key=lambda k: (extra[k], -k))
+                self.deadline[node] = best
+        self.settle()

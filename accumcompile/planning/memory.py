@@ -1,0 +1,150 @@
+"""How much memory a piece of code needs: the values it makes, and how long each of them lives.
+
+Estimates from shapes, by one scan in program order. Inputs and parameters are not counted, nor is what a
+compiler saves by never making a value.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Node
+
+from ..ir.binding import Binding, is_known, value
+from ..ir.operands import is_size, is_view
+from ..ir.placement import Placement, Shard, Size
+from ..ir.sizes import expression
+
+Key = tuple[Node, int]  # a node, and which of its results
+
+
+@dataclass(frozen=True)
+class Made:
+    """A tensor that a step makes. ``shape`` is the full batch's."""
+
+    shape: tuple[Size, ...]
+    itemsize: int
+    sharded: bool  # a micro-batch holds its share of it
+    last: int  # the step of its last use
+    wider: int = 0  # by how many bytes an element is larger while a loop accumulates it
+
+    def bytes(self, sizes: Binding) -> int:
+        """The full batch's bytes."""
+        return volume(self.shape, sizes) * self.itemsize
+
+    def wider_bytes(self, sizes: Binding) -> int:
+        """How many bytes more it takes while a loop accumulates it."""
+        return volume(self.shape, sizes) * self.wider
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node: what it makes, and the number of the loop that it runs, if it runs one."""
+
+    makes: tuple[Made, ...]
+    loop: int | None = None
+
+
+def volume(shape: Iterable[Size], sizes: Binding) -> int:
+    """The elements of a shape: none, where data decides how many."""
+    total = 1
+    for size in shape:
+        total *= value(size, sizes) or 0
+    return total
+
+
+def all_known(steps: Iterable[Step], sizes: Binding) -> bool:
+    """Whether data decides the size of nothing that the steps make."""
+    return all(is_known(made.shape, sizes) for step in steps for made in step.makes)
+
+
+def peak(steps: Sequence[Step], sizes: Binding, share: tuple[int, int] = (1, 1), loops: Sequence[int] = ()) -> int:
+    """The most bytes that are alive at once.
+
+    Args:
+        steps: the code.
+        sizes: the symbols' values.
+        share: (samples of a micro-batch, samples of the batch), for what is sharded; sums of one micro-batch are
+            not accumulated.
+        loops: the bytes that each loop needs while it runs.
+    """
+    freed = [0] * (len(steps) + 1)
+    alive = most = 0
+    for i, step in enumerate(steps):
+        for made in step.makes:
+            size = made.bytes(sizes)
+            size = -(-size * share[0] // share[1]) if made.sharded else size
+            alive += size
+            freed[made.last] += size
+        most = max(most, alive + (_running(step, sizes, share, loops[step.loop]) if step.loop is not None else 0))
+        alive -= freed[i]
+    return most
+
+
+def _running(step: Step, sizes: Binding, share: tuple[int, int], need: int) -> int:
+    """The bytes that a loop takes while it runs, beside what it yields."""
+    return need + sum(made.wider_bytes(sizes) for made in step.makes if share[0] < share[1])
+
+
+def steps_of(
+    nodes: Sequence[Node],
+    stay: Iterable[Node],
+    placements: Callable[[Node], Sequence[Placement]] = lambda node: (),
+    loops: Mapping[Node, tuple[int, Mapping[Node, int]]] | None = None,
+) -> tuple[Step, ...]:
+    """The steps of ``nodes``.
+
+    Args:
+        nodes: the code, in order.
+        stay: what is still alive at the end.
+        placements: of each result of a node; left out, nothing is sharded.
+        loops: nodes that run a loop: its number, and nodes with the values that it yields, each with the bytes by
+            which an element is larger while it is accumulated.
+    """
+    loops = loops or {}
+    last: dict[Key, int] = {}
+    owners: dict[Node, Key] = {}
+    for i, node in enumerate(nodes):
+        if node.target is not operator.getitem:
+            last |= dict.fromkeys((owner(source, owners) for source in node.all_input_nodes), i)
+    last |= dict.fromkeys((owner(node, owners) for node in stay), len(nodes))
+    found = []
+    for i, node in enumerate(nodes):
+        number_of_loop, yielded = loops.get(node, (None, {}))
+        wider = list(yielded.values())
+        makes = [
+            Made(shape, itemsize, sharded, last.get((node, k), i), wider[k] if wider else 0)
+            for k, shape, itemsize, sharded in _results(node, yielded, placements(node))
+        ]
+        found.append(Step(tuple(makes), number_of_loop))
+    return tuple(found)
+
+
+def _results(node: Node, yielded: Iterable[Node], placements: Sequence[Placement]) -> Iterator[tuple]:
+    """(index, shape, itemsize, sharded) of each tensor that a node makes: none where it is a view."""
+    if is_size(node) or is_view(node):
+        return
+    value = [n.meta["val"] for n in yielded] or node.meta.get("val")
+    for k, tensor in enumerate(value if isinstance(value, (tuple, list)) else [value]):
+        if isinstance(tensor, torch.Tensor):
+            sharded = k < len(placements) and isinstance(placements[k], Shard)
+            yield k, tuple(expression(s) for s in tensor.shape), tensor.dtype.itemsize, sharded
+
+
+def owner(node: Node, known: dict[Node, Key] | None = None) -> Key:
+    """The node, and which of its results, whose memory a node's value lies in. ``known`` are earlier answers."""
+    known = {} if known is None else known
+    base = node
+    while base not in known and is_view(base) and not _is_result(base):
+        base = next(n for n in base.all_input_nodes if not is_size(n))
+    key = known.get(base) or ((base.args[0], base.args[1]) if _is_result(base) else (base, 0))
+    known[node] = key
+    return key
+
+
+def _is_result(node: Node) -> bool:
+    """Whether a node is one of several results that another node makes."""
+    return node.target is operator.getitem and not is_view(node.args[0])

@@ -1,0 +1,136 @@
+"""What two loops need: saved by the earlier one, or computed again by the later one.
+
+Saving everything is the full batch's memory; computing everything again is quadratic in the number of loops. So what
+costs time is computed again in one loop at most: the one to which most bytes would have to be saved instead. An
+embedding is saved rather than its tower run again for the loss; for its backward the tower is run again rather than
+its activations saved. Every other loop loads the smallest cut, in bytes, between what was computed before and what it
+yields. Cheap operators may run again in any loop. Nothing does whose rounding must not differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import networkx
+from torch.fx import Node
+
+from ..ir.operands import is_tensor, is_view
+from ..ir.placement import Partial, Shard
+from ..propagation.cost import bytes_of
+from ..propagation.placed import Propagation
+from ..rules.table import rule_of
+from .schedule import Loop, Schedule
+
+_AGAIN = 16  # bytes made again that are as dear as one byte saved
+_UNSAVABLE = 1 << 62  # bytes: partial sums
+
+
+def choose_saved(plan: Schedule) -> Schedule:
+    """The schedule with the nodes of every loop, and with what earlier loops keep for it."""
+    known, order = plan.propagation, {node: i for i, node in enumerate(plan.graph.nodes)}
+    again = _loops_to_compute_again_in(plan)
+    maker: dict[Node, int] = {}  # the last loop that computed a value
+    whole: set[Node] = set()  # S values that exist for the full batch
+    saved: list[list[Node]] = [[] for _ in plan.loops]
+    loops: list[Loop] = []
+    for k, loop in enumerate(plan.loops):
+        needed = known.closure(loop.roots, whole)
+        made = needed.intersection(maker)
+        forbidden = {n for n in made if not _is_cheap(n) and again.get(n) != k}
+        loaded = _smallest_cut(known, needed, loop.roots, made, forbidden | _pinned(known, needed, maker))
+        for node in sorted(loaded, key=order.__getitem__):
+            saved[maker[node]].append(node)
+        whole |= loaded
+        roots = tuple(root for root in loop.roots if root not in whole)
+        body = known.closure(roots, whole)
+        loops.append(replace(loop, roots=roots, nodes=tuple(sorted(body, key=order.__getitem__))))
+        maker |= dict.fromkeys(body, k)
+        whole |= _whole_after(known, roots)
+    return replace(plan, loops=tuple(replace(loop, saved=tuple(kept)) for loop, kept in zip(loops, saved, strict=True)))
+
+
+def _loops_to_compute_again_in(plan: Schedule) -> dict[Node, int]:
+    """For each value, the loop that would have to load most if nothing were computed again."""
+    known = plan.propagation
+    most: dict[Node, int] = {}
+    chosen: dict[Node, int] = {}
+    made: set[Node] = set()
+    whole: set[Node] = set()
+    for k, loop in enumerate(plan.loops):
+        needed = known.closure(loop.roots, whole)
+        known_before = needed & made
+        loaded = sum(map(bytes_of, _smallest_cut(known, needed, loop.roots, known_before, known_before)))
+        for node in known_before:
+            if loaded >= most.get(node, 0):
+                most[node], chosen[node] = loaded, k
+        made |= needed
+        whole |= _whole_after(known, loop.roots)
+    return chosen
+
+
+def _whole_after(known: Propagation, roots: Iterable[Node]) -> set[Node]:
+    """What exists for the full batch once a loop has assembled its roots."""
+    return {root for root in roots if isinstance(known.placement(root), Shard)}
+
+
+def _is_cheap(node: Node) -> bool:
+    rule = rule_of(node.target)
+    return is_view(node) or (rule is not None and rule.is_cheap)
+
+
+def _smallest_cut(
+    known: Propagation, needed: set[Node], roots: Sequence[Node], made: set[Node], forbidden: set[Node]
+) -> set[Node]:
+    """The saved values that cost least, together with what is then computed again: nothing forbidden, if it can be."""
+    graph = networkx.DiGraph()
+    graph.add_nodes_from(("source", "sink"))
+    for node in made:
+        graph.add_edge((node, "in"), (node, "out"), capacity=bytes_of(node) if _savable(known, node) else _UNSAVABLE)
+        again = {} if node in forbidden else {"capacity": 0 if is_view(node) else bytes_of(node) // _AGAIN}
+        graph.add_edge("source", (node, "in"), **again)
+        if node in roots:
+            graph.add_edge((node, "out"), "sink")
+    for node in needed:
+        for operand in made.intersection(known[node].local):
+            graph.add_edge((operand, "out"), (node, "in") if node in made else "sink")
+    _, (reached, _) = networkx.minimum_cut(graph, "source", "sink")
+    return {n for n in made if _savable(known, n) and (n, "in") in reached and (n, "out") not in reached}
+
+
+def _savable(known: Propagation, node: Node) -> bool:
+    return is_tensor(node) and isinstance(known.placement(node), Shard)
+
+
+def _pinned(known: Propagation, needed: set[Node], maker: dict) -> set[Node]:
+    """Values made before that meet their own maximum or order in an operator that jumps.
+
+    Computed again, they may round differently, and then equal nothing.
+    """
+    pinned: set[Node] = set()
+    for node in needed:
+        rule = rule_of(node.target)
+        if rule is None or not rule.discontinuous:
+            continue
+        above = known.closure([node])
+        assembled = {b for n in above for w in known[n].whole for b in _barriers(known, w)}
+        for barrier in assembled:
+            common = above & known.closure([barrier])
+            pinned |= {n for n in common if n in maker and any(user in above - common for user in n.users)}
+    return pinned
+
+
+def _barriers(known: Propagation, value: Node) -> set[Node]:
+    """The maxima, minima and gathered values that a whole value is computed from."""
+    found, seen, stack = set(), set(), [value]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        placed = known[node]
+        if placed.remade:
+            stack += node.all_input_nodes
+        elif isinstance(placed.placement, Shard) or placed.placement in (Partial("max"), Partial("min")):
+            found.add(node)
+    return found

@@ -1,0 +1,21 @@
+"""The schedule of a graph: one decision after the other."""
+
+from __future__ import annotations
+
+from torch.fx import Graph
+
+from ..propagation.placed import Propagation
+from .at_once import run_small_at_once
+from .deadlines import assign_roots
+from .saving import choose_saved
+from .schedule import Schedule
+
+DECISIONS = (choose_saved, run_small_at_once)
+
+
+def schedule(graph: Graph, known: Propagation) -> Schedule:
+    """Assign every value that the outputs need to the loops that compute it."""
+    plan = assign_roots(graph, known)
+    for decide in DECISIONS:
+        plan = decide(plan)
+    return plan

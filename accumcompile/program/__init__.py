@@ -1,0 +1,1 @@
+"""From a schedule to a program with loops, and how it runs."""

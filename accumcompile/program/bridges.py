@@ -1,0 +1,124 @@
+"""The bridges of a program: full values, made on demand between its loops."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import sympy
+import torch
+from torch.fx import Graph, Node
+
+from ..diagnostics import errors
+from ..ir.loop import ProgramCode, Split
+from ..ir.operands import Path, data_symbols, is_data_dependent, is_size, shape_of
+from ..ir.sizes import SYMBOLIC, expression
+from ..propagation.placed import Propagation
+from ..rules.table import is_impure
+from .writer import Writer
+
+aten = torch.ops.aten
+
+
+class Bridges(Writer):
+    """The program: full values, made on demand between the loops."""
+
+    def __init__(self, graph: Graph, known: Propagation):
+        super().__init__(known)
+        self.graph.set_codegen(ProgramCode())
+        self.split = self.graph.placeholder("split")
+        self._whole_split: Node | None = None
+        self.whole_of: dict[Node, Any] = {}
+        self._source = graph
+        for node in graph.find_nodes(op="placeholder"):
+            self.whole_of[node] = copy = self.graph.placeholder(node.name)
+            copy.meta |= node.meta
+        self._symbols = dict(self._bindings())
+
+    def _bindings(self):
+        """Every symbol that can be read off an input, and how."""
+        found: set[sympy.Symbol] = set()
+        for node in self._source.find_nodes(op="placeholder"):
+            expr = expression(node.meta["val"]) if is_size(node) else None
+            if isinstance(expr, sympy.Symbol) and expr not in found:
+                found.add(expr)
+                yield self.batch.unified(expr), self.whole_of[node]
+        for node in self._source.find_nodes(op="placeholder"):
+            for dim, expr in enumerate(shape_of(node) or ()):
+                if isinstance(expr, sympy.Symbol) and expr not in found:
+                    found.add(expr)
+                    yield self.batch.unified(expr), (node, dim)
+
+    def symbol(self, symbol: sympy.Symbol) -> Node:
+        """Read off an input, or off the node whose data it is."""
+        bound = self._symbols.get(symbol)
+        if isinstance(bound, tuple):
+            bound = self._symbols[symbol] = self.call(aten.sym_size.int, (self.whole_of[bound[0]], bound[1]))
+        return bound if bound is not None else self._from_data(symbol)
+
+    def _from_data(self, symbol: sympy.Symbol) -> Node:
+        """A size that depends on data: the number that it was made as, or the size of the tensor that was made."""
+        errors.check(symbol in self._makers, f"nothing in the graph has the size {symbol}")
+        node, dim = self._makers[symbol]
+        made = self.whole(node)
+        self._symbols[symbol] = found = made if dim is None else self.call(aten.sym_size.int, (made, dim))
+        return found
+
+    @cached_property
+    def _makers(self) -> dict[sympy.Basic, tuple[Node, int | None]]:
+        """The first node that yields a size that data decides, and along which dimension; None: as a number."""
+        found: dict[sympy.Basic, tuple[Node, int | None]] = {}
+        for node in (n for n in self._source.nodes if n.op == "call_function"):
+            sizes = [(expression(node.meta["val"]), None)] if is_size(node) else []
+            for size, dim in (*sizes, *((size, dim) for dim, size in enumerate(shape_of(node) or ()))):
+                if isinstance(size, sympy.Symbol) and is_data_dependent(size):
+                    found.setdefault(size, (node, dim))
+        return found
+
+    def whole(self, node: Node) -> Any:
+        """The full value of a node of the source graph: assembled by a loop, or made here."""
+        stack = [node]
+        while stack:
+            node = stack[-1]
+            missing = [] if node in self.whole_of else [n for n in self._reads(node) if n not in self.whole_of]
+            stack += reversed(missing)
+            if not missing:
+                stack.pop()
+                if node not in self.whole_of:
+                    self.whole_of[node] = self._make(node)
+        return self.whole_of[node]
+
+    def _reads(self, node: Node) -> list[Node]:
+        """The values that have to be there before a node: its operands, and what has the sizes that data decides."""
+        tensors = [n for n in node.all_input_nodes if not is_size(n)]
+        sizes = [n.meta["val"] for n in node.all_input_nodes if is_size(n)]
+        decided = [s for size in (*sizes, *(shape_of(node) or ())) for s in data_symbols(size) if s in self._makers]
+        return tensors + [maker for maker, _ in map(self._makers.__getitem__, decided) if maker is not node]
+
+    def _make(self, node: Node) -> Node:
+        if node.op == "get_attr":
+            return self.graph.get_attr(node.target)
+        copy = self.emit(node, self._leaf)
+        copy.meta["val"] = node.meta.get("val")
+        return copy
+
+    def _leaf(self, path: Path, leaf: Any) -> Any:
+        """What an argument of a node of the source graph is here."""
+        if not isinstance(leaf, Node):
+            return leaf
+        value = leaf.meta.get("val")
+        if not is_size(leaf):
+            return self.whole_of[leaf]
+        return self.size(expression(value)) if isinstance(value, SYMBOLIC) else value
+
+    def at_once(self) -> Node:
+        """The split of a loop that runs as one micro-batch."""
+        if self._whole_split is None:
+            self._whole_split = self.call(Split.at_once, (self.split,))
+        return self._whole_split
+
+    def draw(self, before: int) -> None:
+        """Run what may run only once, in its original order, as soon as its operands are there."""
+        for node in self._source.nodes:
+            if node.op == "call_function" and is_impure(node) and self.known[node].stage <= before:
+                self.whole(node)

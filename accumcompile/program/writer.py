@@ -1,0 +1,95 @@
+"""Writing nodes into a graph: sizes, and the nodes of the source graph as the table says they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import sympy
+import torch
+from torch.fx import Graph, Node
+
+from ..ir.arithmetic import apply, emit_number
+from ..ir.operands import Path, operands, rebuild, shape_of
+from ..ir.placement import Placement, R, Size
+from ..propagation.placed import Propagation
+from ..rules.rule import Facts, Rule
+from ..rules.table import rule_of
+
+aten = torch.ops.aten
+_SPELLING = {aten.view.default: aten.reshape.default}  # a slice, or an assembled value, may have other strides
+
+
+class Writer:
+    """Adds nodes to a graph and works out sizes in it."""
+
+    def __init__(self, known: Propagation):
+        self.known, self.batch = known, known.batch
+        self.graph = Graph()
+        self._sizes: dict[Size, Node | int] = {}
+
+    def call(self, target: Any, args: Iterable[Any], kwargs: dict | None = None, like: Node | None = None) -> Node:
+        """A new node, speaking for the source line of ``like``."""
+        node = self.graph.call_function(_SPELLING.get(target, target), tuple(args), kwargs or {})
+        if like is not None:
+            node.meta |= {k: like.meta[k] for k in ("stack_trace", "seq_nr", "original_aten") if k in like.meta}
+        return node
+
+    def number(self, target: Callable, *arguments: Any) -> Any:
+        """Arithmetic on sizes: worked out where all of them are known, else a node."""
+        return apply(self.graph, target, *arguments)
+
+    def size(self, size: Size) -> Node | int:
+        """A node (or number) for a size."""
+        size = self.batch.unified(size)
+        if not isinstance(size, sympy.Basic):
+            return size
+        if size not in self._sizes:
+            self._sizes[size] = emit_number(self.graph, size, self.symbol)
+        return self._sizes[size]
+
+    def symbol(self, symbol: sympy.Symbol) -> Node:
+        """The node that holds a symbol's value."""
+        raise LookupError(symbol)
+
+    # --- what rows of the table may ask; these answers are a bridge's
+
+    def facts(self, node: Node) -> Facts:
+        """What the node's rule is worked out from."""
+        shapes = tuple(shape_of(o.node) for o in operands(node))
+        return Facts(node, shapes, (shape_of(node),), self.batch)
+
+    def placement(self, node: Node) -> Placement:
+        """The placement of a node of the source graph, as it is written here."""
+        return R
+
+    def shape(self, node: Node) -> tuple[Size, ...]:
+        """The shape that a node of the source graph has here."""
+        return shape_of(node) or ()
+
+    def offset(self, node: Node) -> Node | None:
+        """Where a factory's result begins along its sharded dimension; None where it is not sharded."""
+        return None
+
+    def emit(self, node: Node, at: Callable[[Path, Any], Any], write: Callable | None = None) -> Node:
+        """A node of the source graph, with ``at`` giving what each leaf of its arguments is here."""
+        rule = rule_of(node.target) or Rule()
+        args, kwargs = rebuild(node, at)
+        write = write or rule.local or _plainly
+        if rule.shape_arg is not None:
+            args = self.with_shape(args, rule.shape_arg, self.shape(node))
+        return write(self, node, args, kwargs)
+
+    def with_shape(self, args: tuple, position: int, shape: Iterable[Size]) -> tuple:
+        """The arguments of an operator that is told the shape of its result, at ``position``."""
+        here = self.sizes(shape)
+        value = here if isinstance(args[position], (list, tuple)) else here[0]
+        return (*args[:position], value, *args[position + 1 :])
+
+    def sizes(self, shape: Iterable[Size]) -> list[Node | int]:
+        """A shape as arguments of a node."""
+        return [self.size(s) for s in shape]
+
+
+def _plainly(writer: Writer, node: Node, args: tuple, kwargs: dict) -> Node:
+    return writer.call(node.target, args, kwargs, like=node)

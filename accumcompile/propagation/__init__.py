@@ -1,0 +1,1 @@
+"""A placement and a stage for every value of a graph."""

@@ -1,0 +1,55 @@
+"""What a node takes from its own micro-batch, and what it takes whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from torch.fx import Node
+
+from ..ir.operands import Operand, is_size, reads_sizes
+from ..ir.placement import Replicate
+from ..rules.table import rule_of
+from .cost import elements_of
+from .placed import Need, Propagation
+
+Takes = Iterable[tuple[Operand, Need]]
+
+
+def local_and_whole(known: Propagation, node: Node, takes: Takes) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+    """Operands taken from the micro-batch, S as S and P as P, and those that are taken whole, or to be sliced."""
+    if is_size(node):
+        return (), () if reads_sizes(node) else tuple(o.node for o, _ in takes if o.node is not None)
+    local: list[Node] = []
+    whole: list[Node] = []
+    for operand, need in takes:
+        if operand.node is not None:
+            (local if _is_local(known, operand.node, need) else whole).append(operand.node)
+    return tuple(local), tuple(whole)
+
+
+def _is_local(known: Propagation, operand: Node, need: Need) -> bool:
+    if isinstance(need.placement, Replicate):
+        return False
+    placed = known[operand]
+    return placed.has_many or placed.placement == need.placement
+
+
+def moves_behind(node: Node, local: tuple[Node, ...]) -> bool:
+    """Whether data movement makes nothing smaller: it is done once, after its operand is assembled."""
+    rule = rule_of(node.target)
+    if rule is None or not rule.moves or len(local) != 1 or sum(not is_size(n) for n in node.all_input_nodes) != 1:
+        return False
+    return elements_of(local[0]) <= elements_of(node)
+
+
+def sources_of_sizes(node: Node) -> Iterator[Node]:
+    """Tensors whose data (not their sizes) the sizes in a node's arguments come from."""
+    seen: set[Node] = set()
+    stack = [n for n in node.all_input_nodes if is_size(n)]
+    while stack:
+        size = stack.pop()
+        if size in seen or size.op == "placeholder" or reads_sizes(size):
+            continue
+        seen.add(size)
+        stack += [n for n in size.all_input_nodes if is_size(n)]
+        yield from (n for n in size.all_input_nodes if not is_size(n))

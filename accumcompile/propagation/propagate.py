@@ -1,0 +1,48 @@
+"""Propagation: a placement and a stage for every value of a graph, from those of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch.fx import Graph, Node
+
+from ..ir.operands import shape_of
+from ..ir.placement import Layout, Placement, R, Replicate, Shard
+from ..ir.sizes import Batch
+from .placed import Placed, Propagation
+from .placer import Placer
+
+
+def propagate(graph: Graph, batch: Batch, inputs: Mapping[Node, Placement] | None = None) -> Propagation:
+    """Place every value of ``graph``.
+
+    Args:
+        graph: a functional ATen graph with fake tensors in ``meta["val"]``.
+        batch: the batch's symbol.
+        inputs: placements of placeholders; left out, a tensor is sharded along its first dimension that is a
+            multiple of the batch, and everything else is replicated.
+    """
+    result = Propagation(batch)
+    for node in graph.nodes:
+        if node.op == "output":
+            continue
+        if node.op in ("placeholder", "get_attr"):
+            placement = inputs.get(node, R) if inputs is not None else input_placement(node, batch)
+            result.place(_input(node, placement))
+        else:
+            result.place(Placer(result, node).place())
+    return result
+
+
+def _input(node: Node, placement: Placement) -> Placed:
+    """An input exists whole, wherever it lives."""
+    made = isinstance(placement, Replicate)
+    return Placed(node, (Layout(placement),), whole_stage=0, made=made, remade=True, reason="input")
+
+
+def input_placement(node: Node, batch: Batch) -> Placement:
+    """Sharded along the first dimension that holds a whole number of rows for each sample."""
+    for dim, size in enumerate(shape_of(node) or ()):
+        if batch.per_sample(size) is not None and batch.granule(size) == 1 and "//" not in str(size):
+            return Shard(dim)
+    return R

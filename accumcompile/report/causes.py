@@ -1,0 +1,143 @@
+"""Why there is a barrier: the first operator that really needed the whole value, in words."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch.fx import Graph, Node
+
+from ..ir.operands import is_size, shape_of
+from ..ir.placement import Partial, Replicate
+from ..planning.schedule import Schedule
+from ..propagation.cost import elements_of
+from ..propagation.placed import Need, Propagation
+from .called import Called, is_rearrangement, short
+from .plan import BarrierFact
+
+FINISHED = {"sum": "sum", "max": "maximum", "min": "minimum", "moments": "mean and variance", "any": "first"}
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """A value that is assembled because a later loop reads it, and the way to the operator that does."""
+
+    node: Node
+    stage: int
+    way: tuple[Node, ...]
+
+
+def barriers(plan: Schedule) -> Iterator[Barrier]:
+    """The reduces and gathers whose results a later loop is computed from."""
+    known = plan.propagation
+    read = read_between_loops(plan, (n for loop in plan.loops for n in loop.nodes))
+    inside = {n for loop in plan.loops for n in loop.nodes}
+    for loop in plan.loops:
+        for root in loop.roots:
+            if root in read and known[root].is_local:
+                yield Barrier(root, loop.stage, _way(known, root, inside, read))
+
+
+def read_between_loops(plan: Schedule, readers: Iterator[Node], outputs: bool = False) -> dict[Node, None]:
+    """Whole values that ``readers`` are computed from: what loops assembled, and what is made of it since."""
+    known = plan.propagation
+    found: dict[Node, None] = {}
+    assembled = {n for loop in plan.loops for n in (*loop.roots, *loop.saved)}
+    stack = [w for n in readers for w in (*known[n].whole, *known[n].sizes_from)]
+    stack += [o for o in plan.outputs if outputs and isinstance(o, Node)]
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found[node] = None
+            if node not in assembled:
+                stack += [n for n in node.all_input_nodes if not is_size(n)]
+                stack += known[node].sizes_from
+    return found
+
+
+def turning_whole(plan: Schedule, graph: Graph) -> Node | None:
+    """The operator that takes the largest part of the batch whole, though that is an input or made in a loop."""
+    known = plan.propagation
+    taking = {
+        node: max((elements_of(need) for need in _taken_whole(known, node)), default=0)
+        for node in graph.nodes
+        if node.op == "call_function" and not is_size(node)
+    }
+    most = max(taking.values(), default=0)
+    return next(node for node, size in taking.items() if size == most) if most else None
+
+
+def _taken_whole(known: Propagation, node: Node) -> Iterator[Node]:
+    """Operands with the batch's size, split in their own right, that a node can only take whole."""
+    for operand, need in known[node].takes():
+        source = operand.node
+        whole = source is not None and isinstance(need.placement, Replicate) and known[source].is_local
+        if whole and any(known.batch.in_size(size) for size in shape_of(source) or ()):
+            yield source
+
+
+def _way(known: Propagation, root: Node, inside: set[Node], read: dict[Node, None]) -> tuple[Node, ...]:
+    """From a value to the first operator that needs it whole, looking through casts and views."""
+    seen = {root}
+    open_: deque[tuple[Node, ...]] = deque([(root,)])
+    through: tuple[Node, ...] = ()
+    while open_:
+        way = open_.popleft()
+        for user in way[-1].users:
+            counts = user in read or user in inside
+            if user in seen or not counts or not _takes_whole(known, user, way[-1], inside):
+                continue
+            seen.add(user)
+            if user in inside or not (known[user].is_local or _looks_through(user)):
+                return (*way, user)
+            through = through or (*way, user)
+            open_.append((*way, user))
+    return through or (root,)
+
+
+def _takes_whole(known: Propagation, user: Node, value: Node, inside: set[Node]) -> bool:
+    """Whether a node reads the assembled value, rather than its own micro-batch's part."""
+    if is_size(user) or user not in inside or not known[value].is_local:
+        return True
+    return any(need.placement != known.placement(value) for need in _needs(known, user, value))
+
+
+def _needs(known: Propagation, user: Node, value: Node) -> list[Need]:
+    """How a node takes a value."""
+    return [need for operand, need in known[user].takes() if operand.node is value]
+
+
+def _looks_through(node: Node) -> bool:
+    """Whether a node only moves data or casts it: someone behind it is the reason."""
+    return is_size(node) or is_rearrangement(node)
+
+
+def fact(plan: Schedule, barrier: Barrier, called: Called, value) -> BarrierFact:
+    """The barrier for people; ``value`` is the fact of its value."""
+    known = plan.propagation
+    kind = "reduce" if isinstance(known.placement(barrier.node), Partial) else "gather"
+    path = [f"{value.name} {value.placement}", f"{kind} R"]
+    path += [f"{short(n)} {_placement(known, n)}" for n in barrier.way[1:]]
+    return BarrierFact(kind, value, barrier.stage, words(known, barrier, called), tuple(path))
+
+
+def _placement(known: Propagation, node: Node) -> str:
+    """Where the result of an operator that took a whole value is."""
+    return str(known.placement(node)) if node in known else "R"
+
+
+def words(known: Propagation, barrier: Barrier, called: Called) -> str:
+    """Why the whole value is needed."""
+    placement = known.placement(barrier.node)
+    if len(barrier.way) == 1:
+        return "a later loop reads it"
+    node, before = barrier.way[-1], barrier.way[-2]
+    name, needs = called.function(node), _needs(known, node, before)
+    if isinstance(placement, Partial):
+        return f"{name} needs the finished {FINISHED.get(placement.op, placement.op)}"
+    if known[node].is_local and any(isinstance(need.placement, Replicate) for need in needs):
+        return f"every row of {name}'s result reads every sample"
+    if known[node].is_local:
+        return f"{name} reads it along another dimension than it was made"
+    return f"{name}: " + next((need.cause for need in needs if need.cause), "it takes its operands whole")

@@ -1,0 +1,176 @@
+"""What the compiler did, as files: each graph after every pass, the final program, the report.
+
+    <dump>/<graph>/00_captured.txt, 01_<pass>.txt, ...   readable code; a backward begins where the forward parted
+    <dump>/<graph>/program.py                            the final program; `python program.py` runs it
+    <dump>/<graph>/report.txt, report.json               what explain() says of this graph
+    <dump>/report.txt, report.json                       what explain() says of the call that compiled
+
+The same texts go to TORCH_TRACE, where tlparse shows them, and to the logger "accumcompile.report.dump" at debug
+level (TORCH_LOGS="+accumcompile"). Without any of the three, a dump costs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.fx import GraphModule
+
+from accumcompile.report.program_text import program_source, repro_source
+from accumcompile.report.report import Report, report_of
+from accumcompile.session.journal import Run
+from accumcompile.session.session import Session
+
+log = logging.getLogger("accumcompile.dump")
+
+
+class Dumper:
+    """Writes texts below `directory`, or only to the logs where that is None."""
+
+    def __init__(self, directory: str | PathLike[str] | None = None) -> None:
+        self.directory = Path(directory) if directory is not None else None
+        self.graphs = 0  # so far
+
+    def graph(self, road: str) -> GraphDump:
+        """The texts of the next graph."""
+        self.graphs += 1
+        return GraphDump(self, f"graph_{self.graphs}_{safe(road)}")
+
+    def history(self) -> History:
+        """For the passes that run before a graph has a name."""
+        return History(self.wanted())
+
+    def report(self, report: Report, graph: str = "") -> None:
+        """The report as text and as JSON."""
+        folder = f"{graph}/" if graph else ""
+        self.put(f"{folder}report.txt", lambda: str(report) + "\n")
+        self.put(f"{folder}report.json", lambda: report.to_json() + "\n")
+
+    def wanted(self) -> bool:
+        """Whether anybody reads the texts."""
+        handlers = logging.getLogger("torch.__trace").handlers
+        return self.directory is not None or log.isEnabledFor(logging.DEBUG) or bool(handlers)
+
+    def put(self, name: str, text: Callable[[], str]) -> None:
+        """Write one text wherever somebody wants it; `text` is called only then."""
+        if self.directory is not None:
+            path = self.directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text(), encoding="utf-8")
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("%s\n%s", name, text())
+        trace(name, text)
+
+
+class History:
+    """What passes made of a graph before it was known which pieces it becomes; the first of them gets it."""
+
+    def __init__(self, wanted: bool) -> None:
+        self.wanted = wanted
+        self.steps: list[tuple[str, GraphModule, float]] = []
+
+    def observe(self, step: str, gm: GraphModule, seconds: float) -> None:
+        """Remember it, if anybody reads it."""
+        if self.wanted:
+            self.steps.append((step, gm, seconds))
+
+    def into(self, dump: GraphDump) -> None:
+        """Write it all, and forget it."""
+        for step in self.steps:
+            dump.observe(*step)
+        self.steps.clear()
+
+
+class GraphDump:
+    """The texts of one graph, numbered."""
+
+    def __init__(self, dumper: Dumper, name: str) -> None:
+        self.dumper, self.name, self.written = dumper, name, 0
+
+    def observe(self, step: str, gm: GraphModule, seconds: float) -> None:
+        """What a pass made of the graph, and how long that took."""
+        log.info("%s: %s took %.3f s", self.name, step, seconds)
+        self.write(step, gm)
+
+    def write(self, step: str, content: str | GraphModule) -> None:
+        """The next text: what the graph was after `step`."""
+        name = f"{self.name}/{self.written:02}_{safe(step)}.txt"
+        self.written += 1
+        self.dumper.put(name, lambda: readable(content))
+
+    def program(self, gm: GraphModule, run: Run, session: Session) -> None:
+        """The program, whose first input is a `Split`, as a Python file, and a report of its first `run`."""
+        self.dumper.put(f"{self.name}/program.py", lambda: program_source(gm, run.split, run.sizes))
+        if self.dumper.wanted():
+            self.dumper.report(report_of(session, [run]), self.name)
+
+
+class Dumpers(dict[str | None, Dumper]):
+    """A step's dumpers, by folder: the graphs of each are numbered on."""
+
+
+def dumper_of(session: Session) -> Dumper:
+    """Writes to the folder that is asked for now."""
+    folder = None if session.options.dump is None else os.fsdecode(session.options.dump)
+    return session.part(Dumpers).setdefault(folder, Dumper(folder))
+
+
+def write_repro(session: Session, name: str, graph: GraphModule, arguments: Sequence[Any]) -> str:
+    """Below `dump=`, a Python file that compares `graph` with what is compiled of it, and its `arguments`.
+
+    Returns where to find it, in words.
+    """
+    folder = dumper_of(session).directory
+    if folder is None:
+        return "with dump= set, a file that shows it is written"
+    file = folder / f"wrong_{safe(name)}.py"
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(repro_source(graph, file.stem), encoding="utf-8")
+    torch.save([a.detach() if isinstance(a, torch.Tensor) else a for a in arguments], file.with_suffix(".pt"))
+    return f"python {file} shows it"
+
+
+@contextmanager
+def reported(session: Session) -> Iterator[None]:
+    """Around one call of a step: dump a report of it if it compiled something."""
+    dumper = dumper_of(session)
+    if not dumper.wanted():
+        yield
+        return
+    before = dumper.graphs
+    with session.journal.recording() as runs:
+        yield
+    if dumper.graphs != before:
+        dumper.report(report_of(session, runs))
+
+
+def trace(name: str, text: Callable[[], str]) -> None:
+    """Hand `text` to torch's structured trace; it is not called where TORCH_TRACE is off.
+
+    `torch._logging.trace_structured`: the same signature in torch 2.11 to 2.15.
+    """
+    torch._logging.trace_structured(
+        "artifact",
+        metadata_fn=lambda: {"name": f"accumcompile/{name}", "encoding": "string"},
+        payload_fn=text,
+        expect_trace_id=False,
+    )
+
+
+def readable(content: str | GraphModule) -> str:
+    """A graph, and the graphs in it, as code with shapes in comments."""
+    if isinstance(content, str):
+        return content if content.endswith("\n") else content + "\n"
+    return content.print_readable(print_output=False, include_stride=True, include_device=False)
+
+
+def safe(name: str) -> str:
+    """`name` as a file's name."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("_.") or "_"

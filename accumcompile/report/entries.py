@@ -1,0 +1,199 @@
+"""The entries of a report: the graphs of a step that ran, their loops and barriers, and what these hold and cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from accumcompile.ir.binding import Binding, is_known, value
+from accumcompile.planning.memory import all_known, peak
+from accumcompile.report.plan import BarrierFact, LoopFact, ValueFact
+from accumcompile.session.journal import Run
+
+
+@dataclass(frozen=True)
+class ValueEntry:
+    """A value with the sizes it had in this call. `bytes` are the full batch's; a size of -1, which leaves no bytes,
+    is decided by data."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    placement: str
+    bytes: int
+    where: str
+    code: str
+    sliced_from: str = ""  # its placement outside of the loop that slices it, where that is another
+    accumulated_in: str = ""  # the dtype in which a loop accumulates it, where that is another; `bytes` are in this one
+
+    @property
+    def known(self) -> bool:
+        """Whether the value's size was known before it was made."""
+        return -1 not in self.shape
+
+    @classmethod
+    def of(cls, fact: ValueFact, sizes: Binding) -> ValueEntry:
+        """A fact of the plan, with the sizes of one call."""
+        numbers = (value(s, sizes) for s in fact.shape)
+        shape = tuple(-1 if n is None else n for n in numbers)
+        dtypes = [str(d).removeprefix("torch.") if d else "" for d in (fact.dtype, fact.accumulated_in)]
+        size = fact.bytes(sizes)  # none, where data decides it
+        return cls(
+            fact.name,
+            shape,
+            dtypes[0] or "int",
+            fact.placement,
+            size,
+            fact.where,
+            fact.code,
+            fact.sliced_from,
+            dtypes[1],
+        )
+
+
+@dataclass(frozen=True)
+class LoopEntry:
+    """One loop of a graph, in scan's words."""
+
+    stage: int
+    micro_batches: int  # really run: 1 for a loop so small that it takes the batch at once
+    micro_batch_size: int  # of all but perhaps the last
+    nodes: int
+    estimated_bytes: int  # the most that one micro-batch's values need at once
+    full_batch_bytes: int  # the same if the loop took the batch at once
+    consts: tuple[ValueEntry, ...]
+    xs: tuple[ValueEntry, ...]
+    carry: tuple[ValueEntry, ...]
+    ys: tuple[ValueEntry, ...]
+
+    @classmethod
+    def of(cls, fact: LoopFact, run: Run) -> LoopEntry:
+        """A loop of the plan as one call ran it."""
+        held = {
+            kind: tuple(ValueEntry.of(value, run.sizes) for value in getattr(fact, kind))
+            for kind in ("consts", "xs", "carry", "ys")
+        }
+        split = run.split.at_once() if fact.at_once else run.split
+        if len(split) == 1:
+            held["carry"] = tuple(ValueEntry.of(value.alone(), run.sizes) for value in fact.carry)
+        share = (split.rows, split.batch)
+        need, full = peak(fact.body, run.sizes, share), peak(fact.body, run.sizes)
+        return cls(fact.stage, len(split), split.rows, fact.nodes, need, full, **held)
+
+
+@dataclass(frozen=True)
+class BarrierEntry:
+    """A reduce or gather whose result a later loop needs."""
+
+    kind: str  # "reduce" or "gather"
+    where: str  # "file:line"
+    code: str
+    bytes: int
+    name: str
+    stage: int
+    cause: str
+    path: tuple[str, ...]
+    known: bool = True  # False where data decides its size: it has no bytes then
+
+    @classmethod
+    def of(cls, fact: BarrierFact, sizes: Binding) -> BarrierEntry:
+        """A barrier of the plan, with the sizes of one call."""
+        value = fact.value
+        size, known = value.bytes(sizes), is_known(value.shape, sizes)
+        return cls(fact.kind, value.where, value.code, size, value.name, fact.stage, fact.cause, fact.path, known)
+
+
+@dataclass(frozen=True)
+class GraphEntry:
+    """One captured graph of the step, and how often it ran with this batch size."""
+
+    road: str  # "fused", "forward", "backward" or "inference"
+    batch: int
+    micro_batches: tuple[int, ...]  # the samples of each
+    granule: int
+    calls: int
+    loops: tuple[LoopEntry, ...]
+    barriers: tuple[BarrierEntry, ...]
+    kept: tuple[ValueEntry, ...]
+    whole: tuple[ValueEntry, ...]
+    estimated_bytes: int
+    full_batch_bytes: int
+    notes: tuple[str, ...]
+    known: bool = True  # False where data decides some sizes: both estimates leave them out
+
+    @classmethod
+    def of(cls, run: Run, calls: int) -> GraphEntry:
+        """One run of a graph, which stands for `calls` equal ones."""
+        plan = run.plan
+        loops = tuple(LoopEntry.of(loop, run) for loop in plan.loops)
+        share = (run.split.rows, run.split.batch)
+        return cls(
+            road=plan.road,
+            batch=run.split.batch,
+            micro_batches=tuple(rows for _, rows in run.split),
+            granule=plan.granule,
+            calls=calls,
+            loops=loops,
+            barriers=tuple(BarrierEntry.of(barrier, run.sizes) for barrier in plan.barriers),
+            kept=tuple(ValueEntry.of(value, run.sizes) for value in plan.kept),
+            whole=tuple(ValueEntry.of(value, run.sizes) for value in plan.whole),
+            estimated_bytes=peak(plan.program, run.sizes, share, [loop.estimated_bytes for loop in loops]),
+            full_batch_bytes=peak(plan.unsplit, run.sizes),
+            notes=plan.notes,
+            known=all_known((*plan.program, *plan.unsplit), run.sizes),
+        )
+
+
+@dataclass(frozen=True)
+class Entries:
+    """How one call of a step was split: one entry for each of its graphs that ran, in order."""
+
+    name: str
+    steps: int | None  # asked for; None where `asked_size` was
+    asked_size: int | None
+    graphs: tuple[GraphEntry, ...]
+    step_notes: tuple[str, ...] = ()
+
+    @property
+    def loops(self) -> tuple[LoopEntry, ...]:
+        """The loops of all graphs, in the order in which they run."""
+        return tuple(loop for graph in self.graphs for loop in graph.loops)
+
+    @property
+    def barriers(self) -> tuple[BarrierEntry, ...]:
+        """The barriers of all graphs, graph by graph."""
+        return tuple(barrier for graph in self.graphs for barrier in graph.barriers)
+
+    @property
+    def kept(self) -> tuple[ValueEntry, ...]:
+        """Outputs of the graphs that are held for the full batch."""
+        return tuple(value for graph in self.graphs for value in graph.kept)
+
+    @property
+    def whole(self) -> tuple[ValueEntry, ...]:
+        """What is computed on the full batch, because it cannot be split."""
+        return tuple(value for graph in self.graphs for value in graph.whole)
+
+    @property
+    def estimated_bytes(self) -> int:
+        """The estimated peak of what the step makes: kept values, sums, a micro-batch of the largest loop."""
+        return max((graph.estimated_bytes for graph in self.graphs), default=0)
+
+    @property
+    def full_batch_bytes(self) -> int:
+        """The same estimate for the full batch at once."""
+        return max((graph.full_batch_bytes for graph in self.graphs), default=0)
+
+    @property
+    def known(self) -> bool:
+        """Whether all sizes were known; data decides the others, and the estimates leave them out."""
+        return all(graph.known for graph in self.graphs)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Everything else worth saying, each once."""
+        return tuple(dict.fromkeys([*self.step_notes, *(note for graph in self.graphs for note in graph.notes)]))
+
+    @property
+    def gathered_bytes(self) -> int:
+        """The bytes of the full batch's values that gathers put together."""
+        return sum(barrier.bytes for barrier in self.barriers if barrier.kind == "gather")

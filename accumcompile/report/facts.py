@@ -1,0 +1,174 @@
+"""The facts of a plan, for people: read off the schedule and the program, never used to run anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+
+import sympy
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+from ..diagnostics.where import user_frame
+from ..ir.carry import Carry
+from ..ir.loop import LoopSpec, accumulate_loop
+from ..ir.operands import is_size, is_tensor, is_view, shape_of
+from ..ir.placement import Shard
+from ..ir.sizes import expression
+from ..planning.memory import Step, owner, steps_of
+from ..planning.schedule import Loop, Schedule
+from ..rules.table import is_constant
+from . import causes
+from .called import Called, with_descriptions
+from .names import Names, is_users
+from .plan import LoopFact, Plan, ValueFact
+
+
+def plan_facts(road: str, graph: Graph, plan: Schedule, program: GraphModule, names: Names) -> Plan:
+    """Everything that ``explain`` tells of one graph."""
+    known = plan.propagation
+    facts = _Facts(graph, plan, names)
+    turning = causes.turning_whole(plan, graph)
+    return Plan(
+        road,
+        known.batch.symbol,
+        known.granule,
+        tuple(facts.loop(loop, spec) for loop, spec in zip(plan.loops, specs_of(program), strict=True)),
+        tuple(causes.fact(plan, b, facts.called, facts.value(b.node)) for b in causes.barriers(plan)),
+        tuple(facts.value(node) for node in facts.kept()),
+        tuple(fact for node in facts.whole() for fact in facts.results(node)),
+        program=_program_steps(program, facts.nodes),
+        unsplit=_unsplit_steps(graph, plan),
+        turning_whole=facts.value(turning) if turning is not None else None,
+    )
+
+
+class _Facts:
+    """The values of one graph, as facts."""
+
+    def __init__(self, graph: Graph, plan: Schedule, names: Names):
+        self.graph, self.plan, self.known = graph, plan, plan.propagation
+        self.called = Called(graph, plan, names)
+        self.nodes = {node.name: node for node in graph.nodes}
+
+    def value(self, node: Node, taken: str = "") -> ValueFact:
+        """A value of the graph; ``taken`` is the placement in which a loop takes it."""
+        frame = user_frame(node.meta.get("stack_trace"))
+        value = node.meta.get("val")
+        placement = str(self.known.placement(node)) if node in self.known else "R"
+        return ValueFact(
+            self.called.of(node),
+            shape_of(node) or (),
+            value.dtype if isinstance(value, torch.Tensor) else None,
+            taken or placement,
+            frame.where if frame else "",
+            frame.code if frame else "",
+            _elsewhere(placement) if taken not in ("", placement) else "",
+            frame.function if frame else "",
+        )
+
+    def carried(self, carry: Carry) -> ValueFact:
+        """A value that a loop carries."""
+        wider = carry.dtype if carry.dtype != carry.result else None
+        return replace(self.value(self.nodes[carry.source]), accumulated_in=wider)
+
+    def results(self, node: Node) -> Iterator[ValueFact]:
+        """A value that was computed whole: each of its results, where there are several."""
+        fact, value = replace(self.value(node), placement="R"), node.meta.get("val")
+        for tensor in value if isinstance(value, (tuple, list)) else ():
+            if isinstance(tensor, torch.Tensor):
+                yield replace(fact, shape=tuple(expression(s) for s in tensor.shape), dtype=tensor.dtype)
+        if isinstance(value, torch.Tensor):
+            yield fact
+
+    def loop(self, loop: Loop, spec: LoopSpec) -> LoopFact:
+        """One loop, in scan's words."""
+        return LoopFact(
+            loop.stage,
+            tuple(self.value(node, "R") for node in self._consts(spec)),
+            tuple(self.value(self.nodes[x.source], x.placement) for x in spec.xs),
+            tuple(map(self.carried, spec.carry)),
+            tuple(self.value(self.nodes[y.source]) for y in spec.ys),
+            len(loop.nodes),
+            loop.at_once,
+            steps_of(loop.nodes, _yielded(spec, self.nodes), lambda n: self.known[n].placements),
+        )
+
+    def _consts(self, spec: LoopSpec) -> Iterable[Node]:
+        """The tensors that every micro-batch takes whole: not the views of them that it takes."""
+        taken = (self.nodes.get(source) for source in spec.consts)
+        return dict.fromkeys(_base(node) for node in taken if is_tensor(node))
+
+    def kept(self) -> Iterator[Node]:
+        """Outputs of the user's that are held for the full batch."""
+        for node, description in with_descriptions(self.graph):
+            made = isinstance(node, Node) and node.op == "call_function" and is_users(description)
+            if made and isinstance(self.known.placement(node), Shard):
+                yield node
+
+    def whole(self) -> Iterator[Node]:
+        """What is computed on the full batch: everything of its size that no loop computes."""
+        inside = [n for loop in self.plan.loops for n in loop.nodes]
+        read = causes.read_between_loops(self.plan, iter(inside), outputs=True)
+        for node in self.graph.nodes:
+            if node in read and node not in self.called.assembled and self._costs_memory(node):
+                yield node
+
+    def _costs_memory(self, node: Node) -> bool:
+        """Whether a node makes something of the batch's size: no view, and no constant."""
+        if node.op != "call_function" or is_size(node) or is_view(node) or is_constant(node):
+            return False
+        sizes = _symbolic_sizes(node)
+        return any(self.known.batch.in_size(s) or not s.free_symbols <= self._given for s in sizes)
+
+    @cached_property
+    def _given(self) -> set:
+        """The symbols that do not depend on data."""
+        holders = self.graph.find_nodes(op="placeholder")
+        return {symbol for n in holders for size in _symbolic_sizes(n) for symbol in size.free_symbols}
+
+
+def _elsewhere(placement: str) -> str:
+    """The placement outside of loops of what had ``placement`` in one: sums are finished by then."""
+    return "R" if placement.startswith("P") else placement
+
+
+def _symbolic_sizes(node: Node) -> list[sympy.Expr]:
+    """The sizes of a node's results that are no plain numbers."""
+    value = node.meta.get("val")
+    values = value if isinstance(value, (tuple, list)) else [value]
+    sizes = [expression(s) for v in values if isinstance(v, torch.Tensor) for s in v.shape]
+    return [s for s in sizes if isinstance(s, sympy.Expr)]
+
+
+def _base(node: Node) -> Node:
+    """The value that a view is a view of."""
+    base, _ = owner(node)
+    return base if is_tensor(base) else node
+
+
+def specs_of(program: GraphModule) -> Iterator[LoopSpec]:
+    """What each loop of a program takes and yields, in their order."""
+    for call in program.graph.find_nodes(op="call_function", target=accumulate_loop):
+        yield call.args[-1]
+
+
+def _program_steps(program: GraphModule, sources: Mapping[str, Node]) -> tuple[Step, ...]:
+    """What the program makes, in order, its loops among it."""
+    nodes = [n for n in program.graph.nodes if n.op == "call_function"]
+    calls = [n for n in nodes if n.target is accumulate_loop]
+    loops = {call: (i, _yielded(call.args[-1], sources)) for i, call in enumerate(calls)}
+    return steps_of(nodes, program.graph.output_node().all_input_nodes, loops=loops)
+
+
+def _yielded(spec: LoopSpec, sources: Mapping[str, Node]) -> dict[Node, int]:
+    """What a loop yields, and by how many bytes an element is larger while it is accumulated."""
+    carried = {sources[each.source]: each.dtype.itemsize - each.result.itemsize for each in spec.carry}
+    return carried | {sources[y.source]: 0 for y in spec.ys}
+
+
+def _unsplit_steps(graph: Graph, plan: Schedule) -> tuple[Step, ...]:
+    """What the graph as it was captured would make on the full batch."""
+    nodes = [n for n in graph.nodes if n.op == "call_function"]
+    return steps_of(nodes, [o for o in plan.outputs if isinstance(o, Node)])

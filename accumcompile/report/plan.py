@@ -1,0 +1,84 @@
+"""What the compiler decided for one graph: facts only, nothing that runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import sympy
+import torch
+
+from ..diagnostics.where import Frame
+from ..ir.binding import Binding
+from ..planning.memory import Step, volume
+
+
+@dataclass(frozen=True)
+class ValueFact:
+    """A value as a person wants to see it. ``shape`` is the full batch's, in the symbols of the graph."""
+
+    name: str
+    shape: tuple[sympy.Expr | int, ...]
+    dtype: torch.dtype | None
+    placement: str
+    where: str = ""  # "file:line" of the innermost frame outside installed packages
+    code: str = ""  # that line's text
+    sliced_from: str = ""  # the placement that it has outside of a loop which slices it
+    function: str = ""  # that the line is in
+    accumulated_in: torch.dtype | None = None  # where that is another dtype than its own
+
+    def bytes(self, sizes: Binding) -> int:
+        """Bytes of the full value, as a loop accumulates it, with the graph's symbols bound by ``sizes``."""
+        dtype = self.accumulated_in or self.dtype
+        return volume(self.shape, sizes) * (dtype.itemsize if dtype else 8)
+
+    def alone(self) -> ValueFact:
+        """The value where one micro-batch makes it, and nothing is accumulated."""
+        return replace(self, accumulated_in=None)
+
+    @property
+    def frame(self) -> Frame | None:
+        """The user's line that made it."""
+        file, _, line = self.where.rpartition(":")
+        return Frame(file, int(line), self.function, self.code) if file else None
+
+
+@dataclass(frozen=True)
+class BarrierFact:
+    """A reduce or gather whose result is needed by a later loop."""
+
+    kind: str  # "reduce" or "gather"
+    value: ValueFact
+    stage: int  # the loop after which it happens
+    cause: str  # why: the operator that needed the whole value, in words
+    path: tuple[str, ...] = ()  # "z S(0)", "gather R", "cdist R"
+
+
+@dataclass(frozen=True)
+class LoopFact:
+    """One loop of the program."""
+
+    stage: int
+    consts: tuple[ValueFact, ...]
+    xs: tuple[ValueFact, ...]
+    carry: tuple[ValueFact, ...]
+    ys: tuple[ValueFact, ...]
+    nodes: int  # operators in the body
+    at_once: bool = False  # so small that it runs as one micro-batch
+    body: tuple[Step, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of one captured graph. ``road`` is "fused", "forward", "backward" or "inference"."""
+
+    road: str
+    batch: sympy.Symbol
+    granule: int
+    loops: tuple[LoopFact, ...]
+    barriers: tuple[BarrierFact, ...]
+    kept: tuple[ValueFact, ...] = ()
+    whole: tuple[ValueFact, ...] = ()  # computed on the full batch, between loops
+    notes: tuple[str, ...] = ()
+    program: tuple[Step, ...] = field(default=(), repr=False)
+    unsplit: tuple[Step, ...] = field(default=(), repr=False)  # the graph as it was captured
+    turning_whole: ValueFact | None = None  # made by the operator that takes the most of the batch whole

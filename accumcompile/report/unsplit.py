@@ -1,0 +1,29 @@
+"""A graph of which little could be split: said once without being asked."""
+
+from __future__ import annotations
+
+from ..diagnostics import errors
+from ..session.journal import Run
+from ..session.session import Session
+from .entries import GraphEntry
+from .kept import LEAST, at_most
+from .report_text import human
+
+TRAINING = ("fused", "backward")
+
+
+def warn_of_unsplit(run: Run, session: Session) -> None:
+    """Say so if a training graph runs on the full batch in large part, and needs most of its memory for that."""
+    if run.plan.road not in TRAINING or not run.plan.whole:
+        return
+    graph = GraphEntry.of(at_most(run), calls=1)
+    if graph.full_batch_bytes < LEAST:
+        return
+    if graph.estimated_bytes > graph.full_batch_bytes * _most(len(run.split)):
+        facts = {"peak": human(graph.estimated_bytes), "full": human(graph.full_batch_bytes)}
+        errors.warn("AC035", session, (run.plan.turning_whole or run.plan.whole[0]).frame, **facts)
+
+
+def _most(micro_batches: int) -> float:
+    """The share of the full batch's memory that is worth no word: half, or twice what micro-batches must hold."""
+    return max(1 / 2, 2 / micro_batches)

@@ -1,0 +1,1 @@
+"""What a step was asked for, and what it remembers."""

@@ -1,0 +1,51 @@
+"""A journal of the graphs that ran: how `explain` sees past every break of a step.
+
+Each run of a compiled graph reports itself here. That costs next to nothing unless somebody is recording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from accumcompile.ir.binding import Binding
+from accumcompile.ir.loop import Split
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one graph: its plan, the sizes its symbols had, and how the batch was cut."""
+
+    plan: Any  # its facts
+    sizes: Binding
+    split: Split
+
+
+@dataclass
+class Journal:
+    """Records runs inside `recording()`, and only there.
+
+    most_rows: of the largest micro-batch that ever ran, in samples.
+    """
+
+    runs: list[Run] | None = field(default=None, repr=False)
+    most_rows: int = 0
+
+    def ran(self, plan: Any, sizes: Binding, split: Split) -> None:
+        """A graph compiled to `plan` runs now. Backward passes say so from autograd's own threads."""
+        self.most_rows = max(self.most_rows, min(split.rows, split.batch))
+        if self.runs is not None:
+            self.runs.append(Run(plan, dict(sizes), split))
+
+    @contextmanager
+    def recording(self) -> Iterator[list[Run]]:
+        """Yield the list that runs are added to until the end of the block."""
+        outer, self.runs = self.runs, []
+        try:
+            yield self.runs
+        finally:
+            if outer is not None:
+                outer.extend(self.runs)
+            self.runs = outer

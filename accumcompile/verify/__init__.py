@@ -1,0 +1,1 @@
+"""A step compared with the full batch, value by value."""
