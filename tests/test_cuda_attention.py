@@ -13,7 +13,7 @@ from accumcompile.oracle.check import NO_BATCH
 from accumcompile.passes import form_loops
 from accumcompile.passes.manager import Planned
 from accumcompile.planning.stages import schedule
-from accumcompile.propagation.placed.propagate import propagate
+from accumcompile.propagation.propagate import propagate
 from accumcompile.rules.table import is_impure
 
 aten = torch.ops.aten

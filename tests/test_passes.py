@@ -23,7 +23,7 @@ from accumcompile.passes.fuse_accumulation import Accumulation, fuse_accumulatio
 from accumcompile.passes.manager import Context, Planned, run
 from accumcompile.passes.sizes_in_half import sizes_in_half
 from accumcompile.planning.stages import schedule
-from accumcompile.propagation.placed.propagate import propagate
+from accumcompile.propagation.propagate import propagate
 
 aten = torch.ops.aten
 
@@ -31,7 +31,7 @@ aten = torch.ops.aten
 def code(gm):
     """A graph as Python, without what frees values and says where they live."""
     lines = [re.sub(r"; .* = None$|;  .*= None", "", line) for line in gm.graph.python_code("self").src.splitlines()]
-    lines = [re.sub(r"torch\.ops\.|accumcompile_loop_", "", line) for line in lines]
+    lines = [re.sub(r"torch\.ops\.|accumcompile_ir_loop_", "", line) for line in lines]
     lines = [
         re.sub(r", (layout|pin_memory|requires_grad) = [\w.]+|, device = device\(.*?\)", "", line) for line in lines
     ]

@@ -9,7 +9,7 @@ from accumcompile.oracle.capture import capture
 from accumcompile.passes import GRAPH_PASSES, NORMALISATION
 from accumcompile.passes.manager import Context, run
 from accumcompile.planning.stages import schedule
-from accumcompile.propagation.placed.propagate import propagate
+from accumcompile.propagation.propagate import propagate
 
 aten = torch.ops.aten
 B, T, C = 12, 5, 3

@@ -17,7 +17,7 @@ from accumcompile.oracle.capture import capture
 from accumcompile.passes import GRAPH_PASSES, NORMALISATION, PROGRAM_PASSES, spec
 from accumcompile.passes.manager import Context, Planned, run
 from accumcompile.planning.stages import schedule
-from accumcompile.propagation.placed.propagate import propagate
+from accumcompile.propagation.propagate import propagate
 
 aten = torch.ops.aten
 
