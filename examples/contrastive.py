@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accumcompile import accumulate
-from accumcompile.verify import verify
+from accumcompile import accumulate, verify
 
 
 class Encoder(nn.Module):

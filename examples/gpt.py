@@ -18,8 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from accumcompile import accumulate
-from accumcompile.verify import verify
+from accumcompile import accumulate, verify
 
 BATCH, CONTEXT, VOCABULARY = 32, 128, 2048
 ROOT = Path(__file__).parents[1]

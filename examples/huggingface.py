@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from accumcompile import accumulate
-from accumcompile.verify import verify
+from accumcompile import accumulate, verify
 
 VOCABULARY = 512
 

@@ -6,10 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from accumcompile import AccumulateWarning, accumulate, explain
+from accumcompile import AccumulateWarning, accumulate, explain, verify
 from accumcompile.ir.carry import REDUCTIONS
 from accumcompile.testing import gradients, max_rel_diff, state
-from accumcompile.verify import verify
 
 
 @pytest.fixture(autouse=True)

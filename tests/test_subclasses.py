@@ -11,8 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module, distribute_tensor
 from torch.testing._internal.two_tensor import TwoTensor
 
-from accumcompile import explain
-from accumcompile.verify import verify
+from accumcompile import explain, verify
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 

@@ -5,7 +5,7 @@
     <dump>/<graph>/report.txt, report.json               what explain() says of this graph
     <dump>/report.txt, report.json                       what explain() says of the call that compiled
 
-The same texts go to TORCH_TRACE, where tlparse shows them, and to the logger "accumcompile.report.dump" at debug
+The same texts go to TORCH_TRACE, where tlparse shows them, and to the logger "accumcompile.dump" at debug
 level (TORCH_LOGS="+accumcompile"). Without any of the three, a dump costs nothing.
 """
 

@@ -16,7 +16,7 @@ from accumcompile.ir.loop import Split
 HEADER = '"""A program of accumcompile on random inputs: python runs it."""\n'
 IMPORTS = (
     "import accumcompile.rules.table  # registers operators of ours",
-    "from accumcompile.loop import Split",
+    "from accumcompile.ir.loop import Split",
     "from math import inf, nan",
     "import torch",
 )
