@@ -53,6 +53,7 @@ def compile_piece(
     gm = run(GRAPH_PASSES, gm, Context(batch), [dump.observe, spec.check_graph])
     known = propagate(gm.graph, batch)
     spec.check_placed(known)
+    dump.placed(gm, known)
     plan = schedule(gm.graph, known)
     spec.check_schedule(plan)
     planned = Planned(plan, session.options.accumulator_dtype)

@@ -15,10 +15,8 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_map_only
 
 from accumcompile.ir.arithmetic import apply
+from accumcompile.ir.origin import origin
 from accumcompile.rules.table import is_impure
-
-# What a node's meta tells of where it comes from.
-ORIGIN = ("stack_trace", "seq_nr", "nn_module_stack", "original_aten", "from_node", "source_fn_stack")
 
 Emit = Callable[..., Any]  # emit(target, *arguments): a node; arithmetic on known numbers is worked out at once
 Rewrite = Callable[[Emit, Node, tuple, dict], Any]
@@ -58,7 +56,7 @@ def _must_stay(node: Node) -> bool:
     return node.op in ("placeholder", "output") or is_impure(node)
 
 
-def _emitter(graph: Graph, origin: Node) -> Emit:
+def _emitter(graph: Graph, of: Node) -> Emit:
     def emit(target: Any, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(target, torch._ops.OpOverload):  # arithmetic on sizes
             node = apply(graph, target, *args)
@@ -66,11 +64,9 @@ def _emitter(graph: Graph, origin: Node) -> Emit:
             node = graph.call_function(target, args, kwargs)
         if not isinstance(node, Node):
             return node
-        for key in ORIGIN:
-            if key in origin.meta:
-                node.meta[key] = origin.meta[key]
+        node.meta |= origin(of)
         values = tree_map_only(Node, lambda n: n.meta["val"], (args, kwargs))
-        with _fake_mode((values, origin.meta.get("val"))):
+        with _fake_mode((values, of.meta.get("val"))):
             node.meta["val"] = target(*values[0], **values[1])
         return node
 

@@ -19,6 +19,7 @@ from torch._functorch._aot_autograd.descriptors import (
     IntermediateBaseAOTOutput,
     PlainAOTInput,
     PlainAOTOutput,
+    TangentAOTInput,
 )
 from torch._functorch.partitioners import _extract_fwd_bwd_modules
 from torch._guards import TracingContext, tracing
@@ -81,7 +82,7 @@ def later(capture: Callable[[Sequence[Any]], Callable], inputs: Sequence[Any]) -
 
 def tangents(gm: GraphModule) -> list[Node]:
     """The inputs of a joint graph that are gradients of its outputs."""
-    return [n for n in gm.graph.find_nodes(op="placeholder") if n.name.startswith("tangents")]
+    return [n for n in gm.graph.find_nodes(op="placeholder") if isinstance(n.meta.get("desc"), TangentAOTInput)]
 
 
 def backward_nodes(gm: GraphModule) -> set[Node]:

@@ -93,6 +93,11 @@ class LoopSpec:
         return carries + list(outputs[count:])
 
 
+def at_once(split: Split) -> Split:
+    """The split of a loop that runs as one micro-batch."""
+    return split.at_once()
+
+
 class ProgramCode(CodeGen):
     """The code of a graph that has loops: it names what a spec is made of."""
 

@@ -10,6 +10,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from ..ir.operands import Path, is_size, rebuild, shape_of
+from ..ir.origin import PLACE
 from ..ir.placement import Placement, R, Replicate, Shard, Size
 from ..ir.sizes import ROWS, unfolded
 from ..rules.table import RULES, is_constant, rule_of
@@ -80,7 +81,11 @@ class Body(Writer):
 
         copy = self.emit(node, at, write)
         if copy is not None and isinstance(node.meta.get("val"), torch.Tensor):
-            copy.meta["local_shape"] = self.shape(node)
+            copy.meta |= {
+                "local_shape": self.shape(node),
+                "dtype": node.meta["val"].dtype,
+                PLACE: self.known[node].place,
+            }
         return copy
 
     def unrounded(self, node: Node) -> Node:

@@ -10,8 +10,9 @@ import torch
 from torch.fx import Graph, Node
 
 from ..diagnostics import errors
-from ..ir.loop import ProgramCode, Split
+from ..ir.loop import ProgramCode, at_once
 from ..ir.operands import Path, data_symbols, is_data_dependent, is_size, shape_of
+from ..ir.origin import PLACE
 from ..ir.sizes import SYMBOLIC, expression
 from ..propagation.placed import Propagation
 from ..rules.table import is_impure
@@ -99,7 +100,7 @@ class Bridges(Writer):
         if node.op == "get_attr":
             return self.graph.get_attr(node.target)
         copy = self.emit(node, self._leaf)
-        copy.meta["val"] = node.meta.get("val")
+        copy.meta |= {"val": node.meta.get("val"), PLACE: f"R @{self.known[node].stage}"}
         return copy
 
     def _leaf(self, path: Path, leaf: Any) -> Any:
@@ -114,7 +115,7 @@ class Bridges(Writer):
     def at_once(self) -> Node:
         """The split of a loop that runs as one micro-batch."""
         if self._whole_split is None:
-            self._whole_split = self.call(Split.at_once, (self.split,))
+            self._whole_split = self.call(at_once, (self.split,))
         return self._whole_split
 
     def draw(self, before: int) -> None:

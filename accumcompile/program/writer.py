@@ -11,6 +11,7 @@ from torch.fx import Graph, Node
 
 from ..ir.arithmetic import apply, emit_number
 from ..ir.operands import Path, operands, rebuild, shape_of
+from ..ir.origin import origin
 from ..ir.placement import Placement, R, Size
 from ..propagation.placed import Propagation
 from ..rules.rule import Facts, Rule
@@ -29,10 +30,11 @@ class Writer:
         self._sizes: dict[Size, Node | int] = {}
 
     def call(self, target: Any, args: Iterable[Any], kwargs: dict | None = None, like: Node | None = None) -> Node:
-        """A new node, speaking for the source line of ``like``."""
-        node = self.graph.call_function(_SPELLING.get(target, target), tuple(args), kwargs or {})
+        """A new node, with the name of ``like`` and speaking for its source line."""
+        name = None if like is None else like.name
+        node = self.graph.create_node("call_function", _SPELLING.get(target, target), tuple(args), kwargs or {}, name)
         if like is not None:
-            node.meta |= {k: like.meta[k] for k in ("stack_trace", "seq_nr", "original_aten") if k in like.meta}
+            node.meta |= origin(like)
         return node
 
     def number(self, target: Callable, *arguments: Any) -> Any:

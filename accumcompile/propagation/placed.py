@@ -60,6 +60,11 @@ class Placed:
         return self.results[0].time
 
     @property
+    def place(self) -> str:
+        """As a dump writes it: ``S(0) @1``."""
+        return f"{', '.join(map(str, self.placements))} @{self.stage}"
+
+    @property
     def placements(self) -> tuple[Placement, ...]:
         """Of every result, along time."""
         return tuple(layout.time for layout in self.results)

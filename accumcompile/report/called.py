@@ -32,7 +32,7 @@ class Called:
         self.assembled = {n for loop in plan.loops for n in (*loop.roots, *loop.saved)}
         self.functions = dict(_with_backward(graph, _function))
         self.places = dict(_with_backward(graph, _place))
-        self.values = {node: names.values.get(name, name) for name, node in _last_of(graph).items()}
+        self.values = {node: names.values.get(name, name) for name, node in last_of(graph).items()}
         self.outputs: dict[Node, list[str]] = {}
         for node, description in with_descriptions(graph):
             if isinstance(node, Node) and (name := names.of_described(description)):
@@ -107,7 +107,7 @@ def short(node: Node) -> str:
     return getattr(packet or node.target, "__name__", str(node.target))
 
 
-def _last_of(graph: Graph) -> dict[str, Node]:
+def last_of(graph: Graph) -> dict[str, Node]:
     """The value of each node of Dynamo's graph, by its name: the last of the nodes that come from it."""
     made = (n for n in graph.nodes if n.op == "call_function" and n.meta.get("from_node") and not is_size(n))
     return {node.meta["from_node"][0].name: node for node in made}

@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
+from accumcompile.propagation.placed import Propagation
+from accumcompile.report.code import annotated, heads
 from accumcompile.report.program_text import program_source, repro_source
 from accumcompile.report.report import Report, report_of
 from accumcompile.session.journal import Run
@@ -99,11 +101,15 @@ class GraphDump:
         log.info("%s: %s took %.3f s", self.name, step, seconds)
         self.write(step, gm)
 
-    def write(self, step: str, content: str | GraphModule) -> None:
+    def write(self, step: str, content: str | GraphModule | Callable[[], str]) -> None:
         """The next text: what the graph was after `step`."""
         name = f"{self.name}/{self.written:02}_{safe(step)}.txt"
         self.written += 1
         self.dumper.put(name, lambda: readable(content))
+
+    def placed(self, gm: GraphModule, known: Propagation) -> None:
+        """The graph with the placement and stage of every value."""
+        self.write("propagate", lambda: annotated(gm, place=lambda node: known[node].place).src.strip() + "\n")
 
     def program(self, gm: GraphModule, run: Run, session: Session) -> None:
         """The program, whose first input is a `Split`, as a Python file, and a report of its first `run`."""
@@ -164,11 +170,20 @@ def trace(name: str, text: Callable[[], str]) -> None:
     )
 
 
-def readable(content: str | GraphModule) -> str:
+def readable(content: str | GraphModule | Callable[[], str]) -> str:
     """A graph, and the graphs in it, as code with shapes in comments."""
+    if not isinstance(content, (str, GraphModule)):
+        return content()
     if isinstance(content, str):
         return content if content.endswith("\n") else content + "\n"
-    return content.print_readable(print_output=False, include_stride=True, include_device=False)
+    about = heads(content)
+    texts = [annotated(content).src.strip()]
+    texts += [f"{name}:\n{annotated(body, about.get(name, ())).src.strip()}" for name, body in _graphs_in(content)]
+    return "\n\n\n".join(texts) + "\n"
+
+
+def _graphs_in(gm: GraphModule) -> Iterator[tuple[str, GraphModule]]:
+    return ((name, child) for name, child in gm.named_children() if isinstance(child, GraphModule))
 
 
 def safe(name: str) -> str:

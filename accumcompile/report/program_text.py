@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 from accumcompile.ir import binding
 from accumcompile.ir.binding import Binding, traced
 from accumcompile.ir.loop import Split
+from accumcompile.report.code import annotated, heads
 
 HEADER = '"""A program of accumcompile on random inputs: python runs it."""\n'
 IMPORTS = (
@@ -76,18 +77,21 @@ def repro_source(graph: GraphModule, stem: str) -> str:
     return "\n".join([header, "\n".join(imports), *("\n" + text for text, _ in classes)]) + REPRO.format(stem=stem)
 
 
-def _module_classes(name: str, gm: GraphModule) -> Iterator[tuple[str, set[str]]]:
-    """The text of the classes of `gm`'s graph modules, innermost first, each with the imports it needs."""
-    lines, imports = [], set()
+def _module_classes(name: str, gm: GraphModule, head: tuple[str, ...] = ()) -> Iterator[tuple[str, set[str]]]:
+    """The text of the classes of `gm`'s graph modules, innermost first, each with the imports it needs.
+
+    `head` are lines to begin the code of `gm` with.
+    """
+    lines, imports, about = [], set(), heads(gm)
     for target in _attributes_used(gm):
         value = _attribute(gm, target)
         inner = f"{name}_{target.replace('.', '_')}"
         if isinstance(value, GraphModule):
-            yield from _module_classes(inner, value)
+            yield from _module_classes(inner, value, about.get(target, ()))
             lines.append(f"self.{target} = {inner}()")
         else:
             lines.append(f"self.{target} = {_constant(value)}")
-    code = gm.graph.python_code("self")
+    code = annotated(gm, head)
     imports |= {line for key, value in code.globals.items() if key in code.src and (line := _import_of(key, value))}
     setup = "\n".join(f"        {line}" for line in ["super().__init__()", *lines])
     forward = "\n".join(f"    {line}" if line.strip() else "" for line in code.src.strip().splitlines())

@@ -1,0 +1,106 @@
+"""A graph as code that a person can read.
+
+Above each group of nodes stand the module and the user's line that they come from, behind each value its shape, its
+placement and its stage, and at the head of a loop's body what the loop takes and yields. All of that are comments: the
+code runs as it did.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch.fx import GraphModule, Node
+from torch.fx.graph import PythonCode
+
+from accumcompile.diagnostics.where import user_frame
+from accumcompile.ir.loop import LoopSpec, accumulate_loop
+from accumcompile.ir.origin import PLACE, is_backward
+from accumcompile.ir.sizes import SYMBOLIC
+
+from .names import of_module
+
+_GROUP = "# ---- "
+_NODE = re.compile(r"# COUNTER: (\d+)")  # torch.fx writes it above each node's code, for such transformers
+_FREED = re.compile(r";  (\w+ = )+None$")
+
+
+def annotated(
+    gm: GraphModule, head: tuple[str, ...] = (), place: Callable[[Node], str] = lambda node: node.meta.get(PLACE, "")
+) -> PythonCode:
+    """The code of one graph; ``head`` are lines to begin it with, ``place`` says where a node's value lives."""
+    nodes = list(gm.graph.nodes)
+
+    def transform(body: list[str]) -> list[str]:
+        return [f"# {line}\n" for line in head] + list(_lines(body, nodes, place))
+
+    with gm.graph.on_generate_code(lambda before: transform):
+        code = gm.graph.python_code("self")
+    return replace(code, src="\n".join(_spaced(code.src.splitlines())))
+
+
+def _spaced(lines: list[str]) -> Iterator[str]:
+    """Without blank lines, but for one above each group of nodes."""
+    for line in filter(str.strip, lines):
+        if line.lstrip().startswith(_GROUP):
+            yield ""
+        yield line
+
+
+def heads(gm: GraphModule) -> dict[str, tuple[str, ...]]:
+    """For each body in a program, what its loop takes and yields."""
+    calls = gm.graph.find_nodes(op="call_function", target=accumulate_loop)
+    return {call.args[0].target: tuple(_head(call.args[-1])) for call in calls}
+
+
+def _head(spec: LoopSpec) -> Iterator[str]:
+    whole = list(spec.consts)
+    sliced = [f"{x.source} {x.placement}" for x in spec.xs]
+    carried = [f"{c.source} P({c.op}) in {str(c.dtype).removeprefix('torch.')}" for c in spec.carry]
+    kept = [f"{y.source} S({y.dim})" for y in spec.ys]
+    for word, values in (("slices", sliced), ("whole", whole), ("carries", carried), ("keeps", kept)):
+        if values:
+            yield f"{word:8}{', '.join(values)}"
+
+
+def _lines(body: list[str], nodes: list[Node], place: Callable[[Node], str]) -> Iterator[str]:
+    about, group = "", ""
+    for line in "".join(body).splitlines():
+        found = _NODE.match(line)
+        if found is not None:
+            node = nodes[int(found[1])]
+            about, origin = _about(node, place), _origin(node)
+            if origin not in ("", group):
+                group = origin
+                yield f"{_GROUP}{origin}\n"
+            yield f"{line}\n"
+        elif line.strip():
+            line = _FREED.sub("", line)
+            yield f"{line}  # {about}\n" if about else f"{line}\n"
+
+
+def _about(node: Node, place: Callable[[Node], str]) -> str:
+    """The value's dtype, shape, placement and stage."""
+    return " ".join(filter(None, (_shape(node), place(node)))) if node.op == "call_function" else ""
+
+
+def _shape(node: Node) -> str:
+    value = node.meta.get("val")
+    if isinstance(value, SYMBOLIC):
+        return "number"
+    dtype = value.dtype if isinstance(value, torch.Tensor) else node.meta.get("dtype")
+    sizes = node.meta.get("local_shape", tuple(value.shape) if isinstance(value, torch.Tensor) else ())
+    return f"{str(dtype).removeprefix('torch.')}[{', '.join(map(str, sizes))}]" if dtype is not None else ""
+
+
+def _origin(node: Node) -> str:
+    """The module and the user's line that a node comes from; "" where nothing tells."""
+    frame = user_frame(node.meta.get("stack_trace")) if node.op == "call_function" else None
+    if frame is None:
+        return ""
+    backward = is_backward(node.meta)
+    module = of_module({"nn_module_stack": node.meta["fwd_nn_module_stack"]} if backward else node.meta)
+    place = f"{module}: " if module else ""
+    return f"{'backward of ' if backward else ''}{place}{frame.where}  {frame.code}"
