@@ -44,3 +44,25 @@ def test_the_core_is_about_150_lines():
 def test_every_code_is_documented():
     codes = set(re.findall(r"AC\d{3}", (DOCS / "errors.md").read_text(encoding="utf-8")))
     assert codes == set(MESSAGES)
+
+
+LISTING = re.compile(r"^<!-- (?:\d+_)?(\w+)\.txt(?:: (\w+))? -->\n```\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def same_symbols(text):
+    return re.sub(r"\bs\d+\b", "s0", text)
+
+
+def test_the_listings_of_the_architecture_are_the_real_dump(tmp_path, fresh_dynamo):
+    """Every line of a listing but the dots stands in the dump, in that order."""
+    page = DOCS / "architecture.md"
+    ((line, code),) = blocks(page)
+    exec(compile("\n" * line + code, str(page), "exec"), {"__name__": "architecture", "folder": str(tmp_path)})
+    listings = LISTING.findall(page.read_text(encoding="utf-8"))
+    assert len(listings) == 4
+    for name, part, listing in listings:
+        (file,) = (tmp_path / "graph_1_fused").glob(f"*_{name}.txt")
+        text = file.read_text(encoding="utf-8").split(f"\n{part}:\n")[-1] if part else file.read_text(encoding="utf-8")
+        dumped = iter(same_symbols(text).splitlines())
+        for wanted in same_symbols(listing).splitlines():
+            assert wanted.strip() == "..." or wanted in dumped, f"{file.name}: {wanted}"
