@@ -50,7 +50,7 @@ def compile_piece(
     if history is not None:
         history.into(dump)
     dump.observe(road, gm, 0.0)
-    gm = run(GRAPH_PASSES, gm, Context(batch), [dump.observe, spec.check_graph])
+    gm = run(GRAPH_PASSES, gm, Context(batch, names), [dump.observe, spec.check_graph])
     known = propagate(gm.graph, batch)
     spec.check_placed(known)
     dump.placed(gm, known)

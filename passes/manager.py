@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
 import torch
@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 
 from accumcompile.ir.sizes import NO_BATCH, Batch
 from accumcompile.planning.schedule import Schedule
+from accumcompile.report.names import Names
 
 C = TypeVar("C")
 Pass: TypeAlias = Callable[[GraphModule, C], GraphModule]
@@ -20,9 +21,10 @@ Observer: TypeAlias = Callable[[str, GraphModule, float], None]  # a pass's name
 
 @dataclass(frozen=True)
 class Context:
-    """What passes over a captured graph are told."""
+    """What passes over a captured graph are told: the batch, and what the user calls the inputs and outputs."""
 
     batch: Batch = NO_BATCH
+    names: Names = field(default_factory=Names)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
@@ -30,14 +29,7 @@ from accumcompile.report.names import Names
 from .manager import Context
 
 
-@dataclass(frozen=True)
-class Named(Context):
-    """What passes are told that know the user's names."""
-
-    names: Names = field(default_factory=Names)
-
-
-def users_names(gm: GraphModule, context: Named) -> GraphModule:
+def users_names(gm: GraphModule, context: Context) -> GraphModule:
     """A copy of ``gm`` whose inputs, outputs and variables have the user's names, as far as they are identifiers."""
     chosen: dict[Node, str] = {}
     for node, name in _names(gm, context.names):

@@ -80,7 +80,7 @@ def test_an_interrupt_in_compiled_code(monkeypatch):
     ours, _ = decorated(small.plain, lowering="inductor")
     model = model_of()
     ours(model, *small.data(12))
-    choose, calls = body.Schedule._form, []
+    choose, calls = body.LoopRun._form, []
 
     def interrupted(self, i, *args):
         calls.append(i)
@@ -89,7 +89,7 @@ def test_an_interrupt_in_compiled_code(monkeypatch):
         return choose(self, i, *args)
 
     with monkeypatch.context() as patch, unchanged(model), pytest.raises(KeyboardInterrupt):
-        patch.setattr(body.Schedule, "_form", interrupted)
+        patch.setattr(body.LoopRun, "_form", interrupted)
         ours(model, *small.data(12))
     ours(model, *small.data(12))
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 
@@ -189,6 +190,36 @@ def test_a_step_dumps_what_was_made_of_it(tmp_path):
         facts = json.loads(report.read_text())
         assert facts["graphs"][0]["loops"][0]["carry"][1]["name"] == "grad of weight"
         assert facts["steps"] == 3
+
+
+def test_a_dump_is_written_as_the_user_speaks(tmp_path):
+    """Names, modules and lines are the user's; forward and backward are told apart; a loop says what it takes."""
+
+    @accumulate(steps=3, lowering="eager", dump=str(tmp_path))
+    def train_step(model, inputs, targets):
+        logits = model(inputs)
+        loss = torch.nn.functional.cross_entropy(logits, targets)
+        loss.backward()
+        return loss.detach()
+
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh())
+    train_step(model, torch.randn(12, 4), torch.randint(0, 3, (12,)))
+    folder = tmp_path / "graph_1_fused"
+    _, _, first, second = next(folder.glob("*_form_loops.txt")).read_text().split("def forward(")
+    assert "carries sum_2 P(sum) in int64" in first
+    for line in (
+        "# slices  inputs S(0), targets S(0)",
+        "# carries loss P(sum) in float32, grad_of_model_0_weight P(sum) in float32",
+        "# ---- model.1: tests/test_dump.py:",
+        "# ---- backward of model.0: tests/test_dump.py:",
+        "logits = torch.ops.aten.tanh.default(model_0_output)  # float32[rows, 3] S(0) @0",
+        "  logits = model(inputs)",
+    ):
+        assert line in second
+    done = run_file(folder / "program.py")
+    assert done.returncode == 0, done.stderr
+    placed = next(folder.glob("*_propagate.txt")).read_text()
+    assert re.search(r"loss = .*  # float32\[\] P\(sum\) @1\n", placed)
 
 
 TRACED = """

@@ -10,7 +10,7 @@ from capturing import decorated, same
 from torch import nn
 from torch.nn import functional as F
 
-from accumcompile.capture import aot
+from accumcompile import compiler
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
@@ -19,13 +19,13 @@ pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 def compiled(monkeypatch):
     """The roads of the pieces that were compiled, in order."""
     pieces = []
-    compile_piece = aot.compile_piece
+    compile_piece = compiler.compile_piece
 
     def counted(gm, road, *args):
         pieces.append(road)
         return compile_piece(gm, road, *args)
 
-    monkeypatch.setattr(aot, "compile_piece", counted)
+    monkeypatch.setattr(compiler, "compile_piece", counted)
     return pieces
 
 

@@ -7,6 +7,7 @@ import re
 import torch
 from expecttest import assert_expected_inline
 from loops import body_of
+from torch._functorch._aot_autograd.descriptors import PlainAOTInput, PlainAOTOutput
 
 from accumcompile.capture.improve import Normalising, improve
 from accumcompile.lowering.products import in_place_products
@@ -22,8 +23,10 @@ from accumcompile.passes.form_loops import form_loops
 from accumcompile.passes.fuse_accumulation import Accumulation, fuse_accumulation
 from accumcompile.passes.manager import Context, Planned, run
 from accumcompile.passes.sizes_in_half import sizes_in_half
+from accumcompile.passes.users_names import users_names
 from accumcompile.planning.stages import schedule
 from accumcompile.propagation.propagate import propagate
+from accumcompile.report.names import Names
 
 aten = torch.ops.aten
 
@@ -102,6 +105,25 @@ def forward(self, arg0_1):
     mul = aten.mul.Tensor(sum_1, sum_1)
     clone = aten.clone.default(mul)
     return [clone]""",
+    )
+
+
+def test_users_names():
+    def step(x):
+        return x.exp().sum(0)
+
+    captured = capture(step, (torch.randn(6, 4),), (0,))
+    (given,), output = captured.gm.graph.find_nodes(op="placeholder"), captured.gm.graph.output_node()
+    given.meta["desc"], output.meta["desc"] = PlainAOTInput(idx=0), [PlainAOTOutput(idx=0)]
+    context = Context(captured.batch, Names(["batch['inputs']"], ["1st result"]))
+    assert_expected_inline(
+        code(users_names(captured.gm, context)),
+        """\
+def forward(self, batch_inputs):
+    exp = aten.exp.default(batch_inputs)
+    sum_1 = aten.sum.dim_IntList(exp, [0])
+    _1st_result = aten.clone.default(sum_1)
+    return [_1st_result]""",
     )
 
 
@@ -233,16 +255,16 @@ def forward(self, split, arg0_1, arg1_1):
     accumulate_loop = accumulate_loop(loop_0, split, [arg1_1], [arg0_1],
         LoopSpec(consts=('arg1_1',), xs=(X(dim=0, source='arg0_1', placement='S(0)'),),
         carry=(Carry(op='sum', dtype=torch.float32, result=torch.float32, source='sum_1'),), ys=()))
-    getitem = accumulate_loop[0]
-    clone_default = aten.clone.default(getitem)
-    return [clone_default]
+    sum_1 = accumulate_loop[0]
+    clone = aten.clone.default(sum_1)
+    return [clone]
 ---
 loop_0:
 def forward(self, rows, start, arg1_1, arg0_1):
-    mm_default = aten.mm.default(arg0_1, arg1_1)
-    exp_default = aten.exp.default(mm_default)
-    sum_default = aten.sum.default(exp_default)
-    return (sum_default,)""",
+    mm = aten.mm.default(arg0_1, arg1_1)
+    exp = aten.exp.default(mm)
+    sum_1 = aten.sum.default(exp)
+    return (sum_1,)""",
     )
 
 

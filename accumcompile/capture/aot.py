@@ -12,7 +12,6 @@ from torch.fx import GraphModule, Node
 from ..ir.operands import ancestors, outputs
 from ..passes import NORMALISATION
 from ..passes.manager import run
-from ..passes.users_names import users_names
 from ..report.dump import dumper_of
 from ..report.names import CALLED, Names, called
 from ..session.session import Session
@@ -80,8 +79,8 @@ def capture(
 
         def normalise(graph: GraphModule) -> GraphModule:
             history.observe("captured", graph, 0.0)
-            context = Normalising(names=names, draws_by_seed=lowering.draws_by_seed, note=session.note)
-            return run([improve, *NORMALISATION, users_names], graph, context, [history.observe])
+            context = Normalising(draws_by_seed=lowering.draws_by_seed, note=session.note)
+            return run([improve, *NORMALISATION], graph, context, [history.observe])
 
         def piece(graph: GraphModule, road: str, owned_from: int | None) -> Callable:
             ask_divided(graph.graph, batch.symbols)

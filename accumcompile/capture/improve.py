@@ -16,15 +16,15 @@ from torch._inductor.pattern_matcher import PatternMatcherPass
 from torch._inductor.virtualized import V
 from torch.fx import GraphModule
 
+from ..passes.manager import Context
 from ..passes.rewriting import copied
-from ..passes.users_names import Named
 from .reasons import first_sentence
 
 InPlacePass = Callable[[GraphModule], object]
 
 
 @dataclass(frozen=True)
-class Normalising(Named):
+class Normalising(Context):
     """What passes over a graph of AOTAutograd's are told.
 
     ``draws_by_seed``: also rewrite random numbers to be functions of a seed, which only Inductor can run. ``note`` is
