@@ -51,6 +51,15 @@ def copied(gm: GraphModule) -> GraphModule:
     return GraphModule(gm, graph)
 
 
+def placeholders_first(graph: Graph) -> Graph:
+    """The same graph with its inputs in front, as AOTAutograd wants them."""
+    ordered = Graph()
+    new: dict[Node, Node] = {}
+    for node in sorted(graph.nodes, key=lambda n: n.op != "placeholder"):
+        new[node] = ordered.node_copy(node, new.__getitem__)
+    return ordered
+
+
 def _must_stay(node: Node) -> bool:
     """A node that no one uses stays where leaving it out would shift the random numbers of the others."""
     return node.op in ("placeholder", "output") or is_impure(node)

@@ -19,6 +19,7 @@ from torch.fx import Graph, GraphModule, Node
 from ..ir.operands import ancestors, is_size, outputs
 from ..ir.placement import Partial, R
 from ..ir.sizes import NO_BATCH
+from ..passes.rewriting import placeholders_first
 from ..propagation.propagate import propagate
 from ..rules.table import is_impure
 from . import aot_api
@@ -155,7 +156,7 @@ class Kept:
         results = torch.fx.map_arg(self.results, new.__getitem__)
         output = graph.output([*results, *(new[g] for g in (*self.distinct, *self.checked))])
         output.meta["desc"] = aot_api.descriptions(joint, [*self.results, *self.distinct, *self.checked])
-        return GraphModule(joint, _placeholders_first(graph))
+        return GraphModule(joint, placeholders_first(graph))
 
     def _backward(self) -> GraphModule:
         """The graph that AOTAutograd wants to see: what ``scale`` does, written as nodes."""
@@ -211,15 +212,6 @@ def scaling(positions: Sequence[int | None]) -> Callable[[list], list]:
     backward: Any = scaled
     backward._boxed_call = True
     return backward
-
-
-def _placeholders_first(graph: Graph) -> Graph:
-    """The same graph with its inputs in front, as AOTAutograd wants them."""
-    ordered = Graph()
-    new: dict[Node, Node] = {}
-    for node in sorted(graph.nodes, key=lambda n: n.op != "placeholder"):
-        new[node] = ordered.node_copy(node, new.__getitem__)
-    return ordered
 
 
 def two_pass(

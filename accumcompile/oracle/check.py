@@ -16,6 +16,7 @@ from ..ir.placement import Placement, R, Size
 from ..ir.sizes import NO_BATCH, Batch, expression
 from ..passes import GRAPH_PASSES, NORMALISATION, PROGRAM_PASSES
 from ..passes.manager import Context, Planned, run
+from ..passes.rewriting import placeholders_first
 from ..planning.stages import schedule
 from ..propagation.placed import Propagation
 from ..propagation.propagate import propagate
@@ -100,14 +101,7 @@ def behind_work(gm: GraphModule) -> GraphModule:
         if node.op == "placeholder" and isinstance(node.meta["val"], torch.Tensor):
             new[node] = graph.call_function(torch.ops.aten.constant_pad_nd.default, (copy, []))
             new[node].meta["val"] = node.meta["val"]
-    return GraphModule(gm, _placeholders_first(graph))
-
-
-def _placeholders_first(graph: Graph) -> Graph:
-    first = next(n for n in graph.nodes if n.op != "placeholder")
-    for node in graph.find_nodes(op="placeholder"):
-        first.prepend(node)
-    return graph
+    return GraphModule(gm, placeholders_first(graph))
 
 
 def scale_of(x: Any) -> float | None:
