@@ -94,7 +94,11 @@ def test_sums_kept_in_half_precision_are_too_far(monkeypatch):
     row, samples = CATALOGUE["named_tuple_batch"], SAMPLES * 12
     assert not too_far(row, torch.bfloat16, steps=samples)[0]
     torch._dynamo.reset()
-    monkeypatch.setattr(Carry, "of", lambda op, result, wide=None: Carry(op, result, result))
+
+    def narrow(op, result, wide=None, source=""):
+        return Carry(op, result, result, source)
+
+    monkeypatch.setattr(Carry, "of", narrow)
     assert "returned " in too_far(row, torch.bfloat16, steps=samples)[0]
 
 
