@@ -49,7 +49,7 @@ def compile_piece(
     dump = dumper_of(session).graph(road)
     if history is not None:
         history.into(dump)
-    dump.observe(road, gm, 0.0)
+    dump.write(road, gm)
     gm = run(GRAPH_PASSES, gm, Context(batch, names), [dump.observe, spec.check_graph])
     known = propagate(gm.graph, batch)
     spec.check_placed(known)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial, reduce
 from typing import Any
@@ -44,20 +44,21 @@ def rewrite(gm: GraphModule, table: Mapping[Any, Rewrite]) -> GraphModule:
 
 def copied(gm: GraphModule) -> GraphModule:
     """The same graph, to be changed in place."""
-    graph = Graph()
-    new: dict[Node, Node] = {}
-    for node in gm.graph.nodes:
-        new[node] = graph.node_copy(node, new.__getitem__)
-    return GraphModule(gm, graph)
+    return GraphModule(gm, _in_order(gm.graph.nodes))
 
 
 def placeholders_first(graph: Graph) -> Graph:
     """The same graph with its inputs in front, as AOTAutograd wants them."""
-    ordered = Graph()
+    return _in_order(sorted(graph.nodes, key=lambda n: n.op != "placeholder"))
+
+
+def _in_order(nodes: Iterable[Node]) -> Graph:
+    """A graph of copies of these nodes."""
+    graph = Graph()
     new: dict[Node, Node] = {}
-    for node in sorted(graph.nodes, key=lambda n: n.op != "placeholder"):
-        new[node] = ordered.node_copy(node, new.__getitem__)
-    return ordered
+    for node in nodes:
+        new[node] = graph.node_copy(node, new.__getitem__)
+    return graph
 
 
 def _must_stay(node: Node) -> bool:

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
+from torch.fx import GraphModule
 from torch.fx.graph import CodeGen
 
 from .carry import Carry
@@ -81,7 +82,7 @@ class LoopSpec:
     carry: tuple[Carry, ...]
     ys: tuple[Y, ...]
 
-    @property
+    @cached_property
     def alone(self) -> LoopSpec:
         """Of one micro-batch: nothing is accumulated."""
         return replace(self, carry=tuple(each.alone for each in self.carry))
@@ -91,11 +92,6 @@ class LoopSpec:
         count, carries = len(self.carry), list(accumulators)
         add_parts(self.carry, carries, list(outputs[:count]))
         return carries + list(outputs[count:])
-
-
-def at_once(split: Split) -> Split:
-    """The split of a loop that runs as one micro-batch."""
-    return split.at_once()
 
 
 class ProgramCode(CodeGen):
@@ -117,6 +113,12 @@ def accumulate_loop(
     spec = spec.alone if len(split) == 1 else spec
     run = getattr(body, "run", None) or partial(run_reference, body)
     return run(split, consts, xs, spec)
+
+
+def loops_in(program: GraphModule) -> Iterator[tuple[str, LoopSpec]]:
+    """The loops of a program in their order: the name of each one's body, and its spec."""
+    for call in program.graph.find_nodes(op="call_function", target=accumulate_loop):
+        yield str(call.args[0].target), call.args[-1]
 
 
 def run_reference(

@@ -7,13 +7,12 @@ from collections.abc import Callable
 import torch
 from torch.fx import GraphModule
 
-from ..ir.loop import accumulate_loop
+from ..ir.loop import loops_in
 
 
 def replace_bodies(program: GraphModule, replacement: Callable[[str, GraphModule], torch.nn.Module]) -> GraphModule:
     """Put ``replacement(name, body)`` in the place of each loop's body."""
-    for call in program.graph.find_nodes(op="call_function", target=accumulate_loop):
-        name = call.args[0].target
+    for name, _ in loops_in(program):
         body = program.get_submodule(name)
         if isinstance(body, GraphModule):
             program.set_submodule(name, replacement(name, body))

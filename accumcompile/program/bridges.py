@@ -10,7 +10,7 @@ import torch
 from torch.fx import Graph, Node
 
 from ..diagnostics import errors
-from ..ir.loop import ProgramCode, at_once
+from ..ir.loop import ProgramCode, Split
 from ..ir.operands import Path, data_symbols, is_data_dependent, is_size, shape_of
 from ..ir.origin import PLACE
 from ..ir.sizes import SYMBOLIC, expression
@@ -115,7 +115,7 @@ class Bridges(Writer):
     def at_once(self) -> Node:
         """The split of a loop that runs as one micro-batch."""
         if self._whole_split is None:
-            self._whole_split = self.call(at_once, (self.split,))
+            self._whole_split = self.call(Split.at_once, (self.split,))
         return self._whole_split
 
     def draw(self, before: int) -> None:

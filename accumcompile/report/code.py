@@ -16,7 +16,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.graph import PythonCode
 
 from accumcompile.diagnostics.where import user_frame
-from accumcompile.ir.loop import LoopSpec, accumulate_loop
+from accumcompile.ir.loop import LoopSpec, loops_in
 from accumcompile.ir.origin import PLACE, is_backward
 from accumcompile.ir.sizes import SYMBOLIC
 
@@ -51,8 +51,7 @@ def _spaced(lines: list[str]) -> Iterator[str]:
 
 def heads(gm: GraphModule) -> dict[str, tuple[str, ...]]:
     """For each body in a program, what its loop takes and yields."""
-    calls = gm.graph.find_nodes(op="call_function", target=accumulate_loop)
-    return {call.args[0].target: tuple(_head(call.args[-1])) for call in calls}
+    return {name: tuple(_head(spec)) for name, spec in loops_in(gm)}
 
 
 def _head(spec: LoopSpec) -> Iterator[str]:

@@ -12,7 +12,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from ..diagnostics.where import user_frame
 from ..ir.carry import Carry
-from ..ir.loop import LoopSpec, accumulate_loop
+from ..ir.loop import LoopSpec, accumulate_loop, loops_in
 from ..ir.operands import is_size, is_tensor, is_view, shape_of
 from ..ir.placement import Shard
 from ..ir.sizes import expression
@@ -34,7 +34,7 @@ def plan_facts(road: str, graph: Graph, plan: Schedule, program: GraphModule, na
         road,
         known.batch.symbol,
         known.granule,
-        tuple(facts.loop(loop, spec) for loop, spec in zip(plan.loops, specs_of(program), strict=True)),
+        tuple(facts.loop(loop, spec) for loop, (_, spec) in zip(plan.loops, loops_in(program), strict=True)),
         tuple(causes.fact(plan, b, facts.called, facts.value(b.node)) for b in causes.barriers(plan)),
         tuple(facts.value(node) for node in facts.kept()),
         tuple(fact for node in facts.whole() for fact in facts.results(node)),
@@ -146,12 +146,6 @@ def _base(node: Node) -> Node:
     """The value that a view is a view of."""
     base, _ = owner(node)
     return base if is_tensor(base) else node
-
-
-def specs_of(program: GraphModule) -> Iterator[LoopSpec]:
-    """What each loop of a program takes and yields, in their order."""
-    for call in program.graph.find_nodes(op="call_function", target=accumulate_loop):
-        yield call.args[-1]
 
 
 def _program_steps(program: GraphModule, sources: Mapping[str, Node]) -> tuple[Step, ...]:

@@ -128,8 +128,10 @@ def _import_of(name: str, value: Any) -> str:
     if value is torch.device:
         return f"from torch import device as {name}" if name != "device" else "from torch import device"
     module, qualname = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-    if not module or not qualname or "." in qualname:
+    if not module or not qualname:
         return ""  # inf and nan are always imported
+    if "." in qualname:  # a method
+        return f"from {module} import {qualname.split('.')[0]}; {name} = {qualname}"
     return f"from {module} import {qualname} as {name}" if qualname != name else f"from {module} import {name}"
 
 
