@@ -174,3 +174,13 @@ def test_every_pair_of_two_samples_with_every_other():
         return (torch.sigmoid(alike).reshape(-1).std() - 1).square() + (alike * alike.softmax(0)).sum(0).mean()
 
     assert_equal(lambda: nn.Linear(5, 4), loss_of, lambda size: (torch.randn(size, 5),), (10,))
+
+
+def test_every_other_row_of_what_the_whole_batch_is_needed_for():
+    """Their gradients are made whole and taken in halves, beside slices of whole rows: two samples stay together."""
+
+    def loss_of(model, x):
+        v = model(model(x).cumsum(0))
+        return (v[::2].mean(0) - v[1::2].mean(0)).square().sum()
+
+    assert_equal(lambda: nn.Linear(4, 4), loss_of, lambda size: (torch.randn(size, 4),), (4, 6, 10), steps_of=(2, 3, 5))

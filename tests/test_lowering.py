@@ -252,6 +252,18 @@ def test_a_wrong_prediction_is_a_bug_of_ours(lowering):
         lower(program, session(lowering=lowering))(Split(12, 4), torch.randn(8, 16), 12, torch.randn(12, 8))
 
 
+@pytest.mark.parametrize("lowering", ["eager", "inductor"])
+def test_a_row_that_two_micro_batches_share_is_a_bug_of_ours(lowering):
+    """Rounded down, it would be in neither."""
+
+    def body(rows, start, x):
+        return (aten.sum.default(x),)
+
+    program = program_of(body_of(body, Capture(s=12).tensor("s", 4)), 0, [0], ["sum"])
+    with pytest.raises(errors.BuildError, match=r"AC901.*3 of 12 samples own no whole number of 6 rows"):
+        lower(program, session(lowering=lowering))(Split(12, 3), torch.randn(6, 4))
+
+
 def test_a_body_that_mutates_is_a_bug_of_ours():
     def body(rows, start, x):
         return (aten.add_.Tensor(x, 1.0),)

@@ -100,6 +100,11 @@ def test_a_model_of_two_batches_runs_in_one_loop():
 # Granules
 
 
+def every_other_row_anew(x):
+    torch._check(x.shape[0] % 2 == 0)
+    return x.slice_scatter(x.new_zeros(x.shape[0] // 2, C), 0, 0, step=2)
+
+
 @pytest.mark.parametrize(
     ("fn", "granule"),
     [
@@ -108,6 +113,7 @@ def test_a_model_of_two_batches_runs_in_one_loop():
         (lambda x: x.view(-1, 2, C).sum(1).sum() + x.view(-1, 3, C).amax(1).sum(), 6),
         (lambda x: x.view(-1, 2 * C).tanh().view(-1, C), 2),
         (lambda x: x.repeat_interleave(3, 0).view(-1, 3, C).sum(1), 1),
+        (every_other_row_anew, 2),
     ],
 )
 def test_granules(fn, granule):

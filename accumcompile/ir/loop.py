@@ -22,6 +22,7 @@ import torch
 from torch.fx import GraphModule
 from torch.fx.graph import CodeGen
 
+from ..diagnostics import errors
 from .carry import Carry
 
 
@@ -53,7 +54,14 @@ class Split:
 def slice_rows(x: torch.Tensor, dim: int, start: int, rows: int, batch: int) -> torch.Tensor:
     """The micro-batch's part of ``x``, whose ``dim`` holds a fixed number of rows for each sample."""
     size = x.shape[dim]
-    return x.narrow(dim, start * size // batch, rows * size // batch)
+    return x.narrow(dim, rows_of(start, size, batch), rows_of(rows, size, batch))
+
+
+def rows_of(samples: int, size: int, batch: int) -> int:
+    """How many of ``size`` rows, which a batch owns, ``samples`` of it own; ``BuildError`` where they share one."""
+    rows, rest = divmod(samples * size, batch)
+    errors.check(rest == 0, f"{samples} of {batch} samples own no whole number of {size} rows")
+    return rows
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from ..ir.binding import Binding, value
-from ..ir.loop import Split, X, slice_rows
+from ..ir.loop import Split, X, rows_of, slice_rows
 from ..ir.sizes import ROWS, expression
 from .specialise import specialise
 from .specs import ArgumentSpec, Array, Literal, Symbolic, describe
@@ -22,7 +22,7 @@ class Cut:
 
     def __init__(self, x: torch.Tensor, dim: int, split: Split):
         self.dim, self.shape, self.batch = dim, x.shape, split.batch
-        self.size = x.shape[dim] * split.rows // split.batch
+        self.size = rows_of(split.rows, x.shape[dim], split.batch)
         others = [s for d, (s, n) in enumerate(zip(x.stride(), x.shape, strict=True)) if d != dim and n > 1]
         self.copied = 0 < x.stride(dim) < max(others, default=0)
 

@@ -12,7 +12,7 @@ import torch
 from torch.fx import GraphModule
 
 from ..ir.binding import Binding, number, traced
-from ..ir.loop import LoopSpec
+from ..ir.loop import LoopSpec, rows_of
 from ..ir.sizes import expression
 from ..passes.fuse_accumulation import Accumulation, fuse_accumulation
 from ..passes.manager import run
@@ -63,7 +63,7 @@ class Buffer:
 
     def pieces(self, whole: torch.Tensor, rows: int, batch: int) -> list[torch.Tensor]:
         """The micro-batches' parts of the whole."""
-        return list(whole.split(max(whole.shape[self.dim] * rows // batch, 1), self.dim))
+        return list(whole.split(max(rows_of(rows, whole.shape[self.dim], batch), 1), self.dim))
 
 
 @dataclass

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from torch.fx import Node
 
-from ..ir.operands import Operand, shapes_of
-from ..ir.placement import Layout, Placement, Replicate, Shard
+from ..ir.operands import Operand, shape_of, shapes_of
+from ..ir.placement import Layout, Placement, Replicate, Shard, Size
 from ..ir.sizes import Batch
 
 
@@ -83,6 +83,14 @@ class Placed:
         """Each tensor operand, and where it is needed to live."""
         return zip(self.operands, self.needs, strict=True)
 
+    def shards(self) -> Iterator[tuple[tuple[Size, ...], Shard]]:
+        """Everything that the node takes or gives in parts: its full shape, and how it is split."""
+        results = zip(shapes_of(self.node), self.placements, strict=False)
+        taken = ((shape_of(operand.node), need.placement) for operand, need in self.takes())
+        for shape, placement in (*results, *taken):
+            if shape is not None and isinstance(placement, Shard):
+                yield shape, placement
+
 
 @dataclass
 class Propagation:
@@ -96,10 +104,8 @@ class Propagation:
     def place(self, placed: Placed) -> None:
         """Enter what is known of a node."""
         self.placed[placed.node] = placed
-        for shape, placement in zip(shapes_of(placed.node), placed.placements, strict=False):
-            if isinstance(placement, Shard) and shape is not None:
-                rows = self.batch.granule(shape[placement.dim], placement.outer)
-                self.granule = math.lcm(self.granule, rows)
+        for shape, shard in placed.shards():
+            self.granule = math.lcm(self.granule, self.batch.granule(shape[shard.dim], shard.outer))
 
     def __getitem__(self, node: Node) -> Placed:
         return self.placed[node]
