@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .decorator import AccumulatedStep, accumulate
 from .diagnostics.errors import AccumulateError, AccumulateWarning, BuildError
 from .rules.register import register_rule
 from .rules.rule import Rule
 from .session.options import Options
+from .step.decorator import AccumulatedStep, accumulate
 from .verify.verify import explain, verify
 
 __all__ = [

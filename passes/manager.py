@@ -10,9 +10,9 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch.fx import GraphModule
 
+from accumcompile.ir.names import Names
 from accumcompile.ir.sizes import NO_BATCH, Batch
 from accumcompile.planning.schedule import Schedule
-from accumcompile.report.names import Names
 
 C = TypeVar("C")
 Pass: TypeAlias = Callable[[GraphModule, C], GraphModule]

@@ -23,8 +23,7 @@ from collections.abc import Iterator
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
-from accumcompile.report.called import last_of, with_descriptions
-from accumcompile.report.names import Names
+from accumcompile.ir.names import Names, last_of, with_descriptions
 
 from .manager import Context
 

@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from accumcompile import accumulate
-from accumcompile.backend import session_of
 from accumcompile.session.journal import Run
 from accumcompile.session.session import Session
+from accumcompile.step.backend import session_of
 from accumcompile.testing import gradients, max_rel_diff, rel_diff, state
 
 TOLERANCE = 1e-10

@@ -7,8 +7,8 @@ import torch
 from loops import Capture, session
 from torch.fx import Graph, GraphModule
 
-from accumcompile.compiler import compile_piece
-from accumcompile.report.names import Names
+from accumcompile.ir.names import Names
+from accumcompile.step.compiler import compile_piece
 
 aten, prims = torch.ops.aten, torch.ops.prims
 DEPTH = 3000

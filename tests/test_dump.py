@@ -18,9 +18,9 @@ from accumcompile import accumulate
 from accumcompile.ir.carry import Carry
 from accumcompile.ir.loop import LoopSpec, ProgramCode, Split, X, Y, accumulate_loop
 from accumcompile.passes.manager import run
+from accumcompile.printing.source import program_source
 from accumcompile.report.dump import Dumper, dumper_of, reported
 from accumcompile.report.plan import Plan
-from accumcompile.report.program_text import program_source
 from accumcompile.report.report import Report
 from accumcompile.session.journal import Run
 from accumcompile.session.options import Options

@@ -10,7 +10,7 @@ from capturing import decorated, same
 from torch import nn
 from torch.nn import functional as F
 
-from accumcompile import compiler
+from accumcompile.step import compiler
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 

@@ -10,6 +10,7 @@ from loops import body_of
 from torch._functorch._aot_autograd.descriptors import PlainAOTInput, PlainAOTOutput
 
 from accumcompile.capture.improve import Normalising, improve
+from accumcompile.ir.names import Names
 from accumcompile.lowering.products import in_place_products
 from accumcompile.lowering.specialise import specialise
 from accumcompile.lowering.specs import Array, Literal
@@ -26,7 +27,6 @@ from accumcompile.passes.sizes_in_half import sizes_in_half
 from accumcompile.passes.users_names import users_names
 from accumcompile.planning.stages import schedule
 from accumcompile.propagation.propagate import propagate
-from accumcompile.report.names import Names
 
 aten = torch.ops.aten
 

@@ -16,12 +16,12 @@ FLOORS = (
     ("diagnostics",),
     ("ir",),
     ("session", "rules"),
-    ("propagation",),
+    ("propagation", "printing"),
     ("planning",),
     ("program", "report"),
     ("passes", "verify"),
     ("lowering", "capture", "oracle"),
-    ("",),  # the decorator, the backend, the compiler
+    ("step",),
 )
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 

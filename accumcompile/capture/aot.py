@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.fx import GraphModule, Node
 
+from ..ir.names import CALLED, Names, called
 from ..ir.operands import ancestors, outputs
 from ..passes import NORMALISATION
 from ..passes.manager import run
-from ..report.dump import dumper_of
-from ..report.names import CALLED, Names, called
 from ..session.session import Session
 from . import aot_api, dynamo, naming, untraceable
 from .assigned import assigning, made_outputs
@@ -27,23 +26,36 @@ from .saved import Changeable
 from .undefined import reached, undefined_stays
 
 
+class PieceCompiler(Protocol):
+    """Made anew for each trace of a graph: it sees what becomes of the graph, and compiles the pieces it falls into."""
+
+    def observe(self, step: str, gm: GraphModule, seconds: float) -> None:
+        """What the graph is after one more pass."""
+
+    def compile(self, gm: GraphModule, road: str, names: Names, owned_from: int | None) -> Callable:
+        """A boxed callable that computes what ``gm`` computes, micro-batch by micro-batch."""
+
+
+Compilers = Callable[[], PieceCompiler]
+
+
 def split_graph(
-    gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, session: Session, compile_piece: Callable
+    gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, session: Session, new_compiler: Compilers
 ) -> Callable:
-    """Compile one graph of a step, whose batch is named by ``batch.symbols``; ``compile_piece`` is the compiler's."""
+    """Compile one graph of a step, whose batch is named by ``batch.symbols``."""
     naming.name_nodes(gm)
     respell(gm)
     gm, assigned = made_outputs(gm)
-    return assigning(_compiled(gm, example_inputs, batch, session, compile_piece), assigned)
+    return assigning(_compiled(gm, example_inputs, batch, session, new_compiler), assigned)
 
 
 def _compiled(
-    gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, session: Session, compile_piece: Callable
+    gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, session: Session, new_compiler: Compilers
 ) -> Callable:
     changeable = Changeable.of(example_inputs)
 
     def captured(gm: GraphModule, inputs: Sequence[Any], **how: Any) -> tuple[Callable, Roads]:
-        return capture(gm, inputs, batch, session, compile_piece, changeable, **how)
+        return capture(gm, inputs, batch, session, new_compiler, changeable, **how)
 
     sink = scalar_sink(gm)
     if sink is None:
@@ -65,7 +77,7 @@ def capture(
     example_inputs: Sequence[Any],
     batch: BatchSymbols,
     session: Session,
-    compile_piece: Callable,
+    new_compiler: Compilers,
     changeable: Changeable,
     fused: bool = False,
     beside: Sequence[int] = (),
@@ -75,16 +87,16 @@ def capture(
     names, lowering = Names.of(gm), session.lowering
 
     def new_roads() -> Roads:
-        history = dumper_of(session).history()
+        compiler = new_compiler()
 
         def normalise(graph: GraphModule) -> GraphModule:
-            history.observe("captured", graph, 0.0)
+            compiler.observe("captured", graph, 0.0)
             context = Normalising(draws_by_seed=lowering.draws_by_seed, note=session.note)
-            return run([improve, *NORMALISATION], graph, context, [history.observe])
+            return run([improve, *NORMALISATION], graph, context, [compiler.observe])
 
         def piece(graph: GraphModule, road: str, owned_from: int | None) -> Callable:
             ask_divided(graph.graph, batch.symbols)
-            return compile_piece(graph, road, batch.symbols, session, names, owned_from, history)
+            return compiler.compile(graph, road, names, owned_from)
 
         return Roads(piece, normalise, fused, reached(gm), beside, changeable)
 

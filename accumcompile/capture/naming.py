@@ -7,7 +7,7 @@ import re
 from torch.fx import GraphModule
 
 from ..diagnostics.where import user_frame
-from ..report.names import CALLED, of_source
+from ..ir.names import CALLED, of_source
 from . import dynamo
 
 _ASSIGNED = re.compile(r"(\w+)\s*(?::[^=]+)?=[^=]")  # a line that assigns one variable

@@ -17,7 +17,7 @@ from torch.fx import GraphModule
 
 from ..diagnostics import errors, where
 from ..diagnostics.errors import AccumulateError
-from ..report.dump import write_repro
+from ..printing.files import write_repro
 from ..session.check_cost import CheckCost
 from ..session.session import Session
 from .available import available
@@ -107,7 +107,7 @@ class Trust:
     def lose(self, why: WrongCodeError | NoCodeError) -> None:
         """There is no code, or it is wrong: say so. From now on the graph runs as it stands."""
         self.lost = True
-        repro = write_repro(self.session, self.name, self.graph, why.arguments)
+        repro = write_repro(self.session.options, self.name, self.graph, why.arguments)
         if isinstance(why, NoCodeError):
             errors.warn("AC051", self.session, self._line(0), what=self.name, reason=str(why), repro=repro)
             return

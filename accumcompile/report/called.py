@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch.fx import Graph, Node
 
+from ..ir.names import Names, last_of, of_module, with_descriptions
 from ..ir.operands import is_size
 from ..ir.placement import Replicate
 from ..planning.schedule import Schedule
 from ..propagation.cost import elements_of
 from ..rules.table import rule_of
-from .names import Names, of_module
 
 _BACKWARD = "the backward of "
 
@@ -86,13 +85,6 @@ class Called:
         return isinstance(self.plan.propagation.placement(node), Replicate)
 
 
-def with_descriptions(graph: Graph) -> Iterable[tuple[Any, Any]]:
-    """Each output with AOTAutograd's description of it, where it has one."""
-    output = graph.output_node()
-    values = output.args[0]
-    return zip(values, output.meta.get("desc") or [None] * len(values), strict=True)
-
-
 def is_rearrangement(node: Node) -> bool:
     """Whether a node only moves the data of one tensor, or casts it."""
     rule = rule_of(node.target)
@@ -105,12 +97,6 @@ def short(node: Node) -> str:
     """The operator's own name: ``mm`` for ``aten.mm.default``."""
     packet = getattr(node.target, "overloadpacket", None)
     return getattr(packet or node.target, "__name__", str(node.target))
-
-
-def last_of(graph: Graph) -> dict[str, Node]:
-    """The value of each node of Dynamo's graph, by its name: the last of the nodes that come from it."""
-    made = (n for n in graph.nodes if n.op == "call_function" and n.meta.get("from_node") and not is_size(n))
-    return {node.meta["from_node"][0].name: node for node in made}
 
 
 def _place(node: Node) -> str:

@@ -12,20 +12,17 @@ level (TORCH_LOGS="+accumcompile"). Without any of the three, a dump costs nothi
 from __future__ import annotations
 
 import logging
-import os
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.fx import GraphModule
 
+from accumcompile.printing.annotated import annotated, heads
+from accumcompile.printing.files import folder_of, safe
+from accumcompile.printing.source import program_source
 from accumcompile.propagation.placed import Propagation
-from accumcompile.report.code import annotated, heads
-from accumcompile.report.program_text import program_source, repro_source
 from accumcompile.report.report import Report, report_of
 from accumcompile.session.journal import Run
 from accumcompile.session.session import Session
@@ -36,8 +33,8 @@ log = logging.getLogger("accumcompile.dump")
 class Dumper:
     """Writes texts below `directory`, or only to the logs where that is None."""
 
-    def __init__(self, directory: str | PathLike[str] | None = None) -> None:
-        self.directory = Path(directory) if directory is not None else None
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = directory
         self.graphs = 0  # so far
 
     def graph(self, road: str) -> GraphDump:
@@ -118,29 +115,14 @@ class GraphDump:
             self.dumper.report(report_of(session, [run]), self.name)
 
 
-class Dumpers(dict[str | None, Dumper]):
+class Dumpers(dict[Path | None, Dumper]):
     """A step's dumpers, by folder: the graphs of each are numbered on."""
 
 
 def dumper_of(session: Session) -> Dumper:
     """Writes to the folder that is asked for now."""
-    folder = None if session.options.dump is None else os.fsdecode(session.options.dump)
+    folder = folder_of(session.options)
     return session.part(Dumpers).setdefault(folder, Dumper(folder))
-
-
-def write_repro(session: Session, name: str, graph: GraphModule, arguments: Sequence[Any]) -> str:
-    """Below `dump=`, a Python file that compares `graph` with what is compiled of it, and its `arguments`.
-
-    Returns where to find it, in words.
-    """
-    folder = dumper_of(session).directory
-    if folder is None:
-        return "with dump= set, a file that shows it is written"
-    file = folder / f"wrong_{safe(name)}.py"
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(repro_source(graph, file.stem), encoding="utf-8")
-    torch.save([a.detach() if isinstance(a, torch.Tensor) else a for a in arguments], file.with_suffix(".pt"))
-    return f"python {file} shows it"
 
 
 @contextmanager
@@ -184,8 +166,3 @@ def readable(content: str | GraphModule | Callable[[], str]) -> str:
 
 def _graphs_in(gm: GraphModule) -> Iterator[tuple[str, GraphModule]]:
     return ((name, child) for name, child in gm.named_children() if isinstance(child, GraphModule))
-
-
-def safe(name: str) -> str:
-    """`name` as a file's name."""
-    return re.sub(r"[^\w.-]+", "_", name).strip("_.") or "_"

@@ -13,6 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 from ..diagnostics.where import user_frame
 from ..ir.carry import Carry
 from ..ir.loop import LoopSpec, accumulate_loop, loops_in
+from ..ir.names import Names, is_users, with_descriptions
 from ..ir.operands import is_size, is_tensor, is_view, shape_of
 from ..ir.placement import Shard
 from ..ir.sizes import expression
@@ -20,8 +21,7 @@ from ..planning.memory import Step, owner, steps_of
 from ..planning.schedule import Loop, Schedule
 from ..rules.table import is_constant
 from . import causes
-from .called import Called, with_descriptions
-from .names import Names, is_users
+from .called import Called
 from .plan import LoopFact, Plan, ValueFact
 
 

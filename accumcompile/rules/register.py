@@ -94,5 +94,5 @@ def _is_taken_apart(op: torch._ops.OpOverload) -> bool:
 
 def _forget_captures() -> None:
     """Steps captured so far were split without the rule: they are captured anew, as is all that Dynamo knows."""
-    if "accumcompile.compiler" in sys.modules:
+    if "accumcompile.step.compiler" in sys.modules:
         torch._dynamo.reset()

@@ -20,7 +20,7 @@ from accumcompile.ir.loop import LoopSpec, loops_in
 from accumcompile.ir.origin import PLACE, is_backward
 from accumcompile.ir.sizes import SYMBOLIC
 
-from .names import of_module
+from ..ir.names import of_module
 
 _GROUP = "# ---- "
 _NODE = re.compile(r"# COUNTER: (\d+)")  # torch.fx writes it above each node's code, for such transformers

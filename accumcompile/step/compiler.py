@@ -9,20 +9,36 @@ import sympy
 import torch
 from torch.fx import GraphModule, Node
 
-from .ir.divisibility import divisible
-from .ir.operands import input_sizes, is_size, shape_of
-from .ir.sizes import NO_BATCH, Batch, expression
-from .passes import GRAPH_PASSES, PROGRAM_PASSES, spec
-from .passes.manager import Context, Planned, run
-from .planning.stages import schedule
-from .program.runner import Runner
-from .propagation.propagate import propagate
-from .report import facts
-from .report.dump import History, dumper_of
-from .report.kept import first_run, warn_of_kept
-from .report.names import Names
-from .report.unsplit import warn_of_unsplit
-from .session.session import Session
+from ..ir.divisibility import divisible
+from ..ir.names import Names
+from ..ir.operands import input_sizes, is_size, shape_of
+from ..ir.sizes import NO_BATCH, Batch, expression
+from ..passes import GRAPH_PASSES, PROGRAM_PASSES, spec
+from ..passes.manager import Context, Planned, run
+from ..planning.stages import schedule
+from ..program.runner import Runner
+from ..propagation.propagate import propagate
+from ..report import facts
+from ..report.dump import History, dumper_of
+from ..report.kept import first_run, warn_of_kept
+from ..report.unsplit import warn_of_unsplit
+from ..session.session import Session
+
+
+class Compiler:
+    """Compiles the pieces that one trace of a graph falls into; the first one's dump begins with what came before."""
+
+    def __init__(self, session: Session, symbols: Iterable[sympy.Symbol]):
+        self.session, self.symbols = session, symbols
+        self.history = dumper_of(session).history()
+
+    def observe(self, step: str, gm: GraphModule, seconds: float) -> None:
+        """What the graph is after one more pass."""
+        self.history.observe(step, gm, seconds)
+
+    def compile(self, gm: GraphModule, road: str, names: Names, owned_from: int | None = None) -> Callable:
+        """A boxed callable that computes what ``gm`` computes, micro-batch by micro-batch."""
+        return compile_piece(gm, road, self.symbols, self.session, names, owned_from, self.history)
 
 
 def compile_piece(

@@ -8,11 +8,13 @@ Checked in torch 2.11, 2.13 and 2.15.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
+
+from .operands import is_size
 
 CALLED = "called"  # in the meta of a node of Dynamo's graph: what the user calls it
 
@@ -74,6 +76,19 @@ def is_users(description: Any) -> bool:
     """Whether an output is one that the user's code sees."""
     several = description if isinstance(description, tuple) else (description,)
     return any(type(each).__name__ in ("PlainAOTOutput", "IntermediateBaseAOTOutput") for each in several)
+
+
+def with_descriptions(graph: Graph) -> Iterable[tuple[Any, Any]]:
+    """Each output with AOTAutograd's description of it, where it has one."""
+    output = graph.output_node()
+    values = output.args[0]
+    return zip(values, output.meta.get("desc") or [None] * len(values), strict=True)
+
+
+def last_of(graph: Graph) -> dict[str, Node]:
+    """The value of each node of Dynamo's graph, by its name: the last of the nodes that come from it."""
+    made = (n for n in graph.nodes if n.op == "call_function" and n.meta.get("from_node") and not is_size(n))
+    return {node.meta["from_node"][0].name: node for node in made}
 
 
 def _at(names: Sequence[str], index: int) -> str:

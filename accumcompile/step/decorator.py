@@ -11,14 +11,14 @@ from functools import cached_property
 from types import MethodType
 from typing import Any
 
+from ..capture import batch as batches
+from ..capture import dynamo, dynamo_hooks, retrace, safety
+from ..capture.ambient import Call, during
+from ..diagnostics import errors, where
+from ..report import dump
+from ..session.options import Options
+from ..session.session import Session
 from . import backend
-from .capture import batch as batches
-from .capture import dynamo, dynamo_hooks, retrace, safety
-from .capture.ambient import Call, during
-from .diagnostics import errors, where
-from .report import dump
-from .session.options import Options
-from .session.session import Session
 
 
 class AccumulatedStep:
@@ -115,13 +115,13 @@ class AccumulatedStep:
 
     def explain(self, *args: Any, **kwargs: Any) -> Any:
         """Run the step as ``accumcompile.explain`` does: a report, and nothing has changed afterwards."""
-        from .verify.verify import explain  # late: not every step is looked at
+        from ..verify.verify import explain  # late: not every step is looked at
 
         return explain(self, *args, **kwargs)
 
     def verify(self, *args: Any, **kwargs: Any) -> Any:
         """Compare with the full batch, as ``accumcompile.verify`` does."""
-        from .verify.verify import verify
+        from ..verify.verify import verify
 
         return verify(self, *args, **kwargs)
 

@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 from accumcompile.ir import binding
 from accumcompile.ir.binding import Binding, traced
 from accumcompile.ir.loop import Split
-from accumcompile.report.code import annotated, heads
+from accumcompile.printing.annotated import annotated, heads
 
 HEADER = '"""A program of accumcompile on random inputs: python runs it."""\n'
 IMPORTS = (

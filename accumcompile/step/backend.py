@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx
 
-from .capture import breaks, carried, dynamo, floats, frames, retrace, safety, symbolic
-from .capture.ambient import here
-from .capture.calls import Calls
-from .diagnostics import errors
-from .session.options import Options
-from .session.session import Session
+from ..capture import breaks, carried, dynamo, floats, frames, retrace, safety, symbolic
+from ..capture.ambient import here
+from ..capture.calls import Calls
+from ..diagnostics import errors
+from ..session.options import Options
+from ..session.session import Session
 
 symbolic.register()
 
@@ -65,11 +66,11 @@ def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], sessi
     if not batch.symbols:
         return gm.forward
     frames.warn_of_last_capture(session)
-    from .capture.aot import split_graph  # late: these bring the compiler
-    from .compiler import compile_piece
+    from ..capture.aot import split_graph  # late: these bring the compiler
+    from .compiler import Compiler
 
     with retrace.numbers_of_tensors(), floats.tensors_stay_tensors(gm):
-        run = split_graph(gm, example_inputs, batch, session, compile_piece)
+        run = split_graph(gm, example_inputs, batch, session, partial(Compiler, session, batch.symbols))
     if not frames.is_still_symbolic(gm, session):
         return safety.without_batch(gm.forward)
     return safety.split(carried.remembering(dynamo.taking_plain(run, gm), gm, batch.symbols))

@@ -1,0 +1,1 @@
+"""Graphs and programs as text: readable code, a file that runs."""
