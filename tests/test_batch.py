@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from accumcompile import AccumulateError, AccumulateWarning
-from accumcompile.capture import batch as batches
+from accumcompile.capture.batch import arguments as batches
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 

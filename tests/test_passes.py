@@ -9,7 +9,7 @@ from expecttest import assert_expected_inline
 from loops import body_of
 from torch._functorch._aot_autograd.descriptors import PlainAOTInput, PlainAOTOutput
 
-from accumcompile.capture.improve import Normalising, improve
+from accumcompile.capture.aot.improve import Normalising, improve
 from accumcompile.ir.names import Names
 from accumcompile.lowering.products import in_place_products
 from accumcompile.lowering.specialise import specialise

@@ -12,8 +12,8 @@ import torch
 from capturing import assert_same
 
 from accumcompile import accumulate
-from accumcompile.capture.batch import Candidates
-from accumcompile.capture.calls import Calls
+from accumcompile.capture.batch.arguments import Candidates
+from accumcompile.capture.dynamo.calls import Calls
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 

@@ -18,7 +18,7 @@ from torch._dynamo import convert_frame, symbolic_convert
 from torch.nn import functional as F
 
 import accumcompile
-from accumcompile.capture.aot_api import layers_of_operators
+from accumcompile.capture.aot.api import layers_of_operators
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 

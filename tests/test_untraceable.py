@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from accumcompile import BuildError
-from accumcompile.capture import aot
+from accumcompile.capture.aot import split as aot
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 

@@ -16,10 +16,11 @@ import torch
 from torch.autograd.function import BackwardCFunction
 
 from ..diagnostics import errors, where
-from . import dynamo, replaced, watch
-from .ambient import Call, here
-from .calls import Calls
-from .reasons import explained
+from .dynamo import api as dynamo
+from .dynamo import replaced, watch
+from .dynamo.ambient import Call, here
+from .dynamo.calls import Calls
+from .dynamo.reasons import explained
 
 _TAG = "accumcompile"  # in a node's metadata: it belongs to a graph that holds no batch
 _ours: WeakSet[type] = WeakSet()  # classes of autograd nodes that run our graphs; AOTAutograd makes one for each graph

@@ -9,9 +9,13 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..capture import breaks, carried, dynamo, floats, frames, retrace, safety, symbolic
-from ..capture.ambient import here
-from ..capture.calls import Calls
+from ..capture import safety
+from ..capture.aot import symbolic
+from ..capture.batch import carried
+from ..capture.dynamo import api as dynamo
+from ..capture.dynamo import breaks, floats, frames, retrace
+from ..capture.dynamo.ambient import here
+from ..capture.dynamo.calls import Calls
 from ..diagnostics import errors
 from ..session.options import Options
 from ..session.session import Session
@@ -66,7 +70,7 @@ def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], sessi
     if not batch.symbols:
         return gm.forward
     frames.warn_of_last_capture(session)
-    from ..capture.aot import split_graph  # late: these bring the compiler
+    from ..capture.aot.split import split_graph  # late: these bring the compiler
     from .compiler import Compiler
 
     with retrace.numbers_of_tensors(), floats.tensors_stay_tensors(gm):

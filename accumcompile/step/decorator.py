@@ -11,9 +11,12 @@ from functools import cached_property
 from types import MethodType
 from typing import Any
 
-from ..capture import batch as batches
-from ..capture import dynamo, dynamo_hooks, retrace, safety
-from ..capture.ambient import Call, during
+from ..capture import safety
+from ..capture.batch import arguments as batches
+from ..capture.dynamo import api as dynamo
+from ..capture.dynamo import hooks as dynamo_hooks
+from ..capture.dynamo import retrace
+from ..capture.dynamo.ambient import Call, during
 from ..diagnostics import errors, where
 from ..report import dump
 from ..session.options import Options

@@ -15,10 +15,10 @@ from torch._dynamo.convert_frame import compile_lock
 from torch._guards import CompileContext
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from ..diagnostics import where
+from ...diagnostics import where
 from . import breaks
 from .ambient import Retrace, here
-from .dynamo import mark, patcher
+from .api import mark, patcher
 from .floats import forget_floats
 
 # A frame that received the batch size as a plain int is traced again with these.

@@ -13,10 +13,10 @@ import sympy
 import torch
 from torch.fx import GraphModule, Node
 
-from ..ir.binding import number, symbol_reads
-from ..ir.operands import ancestors, outputs
-from ..ir.sizes import expression
-from . import aot_api
+from ...ir.binding import number, symbol_reads
+from ...ir.operands import ancestors, outputs
+from ...ir.sizes import expression
+from . import api as aot_api
 
 
 def undefined_stays(compiled: Callable) -> Callable:

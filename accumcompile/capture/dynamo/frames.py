@@ -13,13 +13,15 @@ import sympy
 import torch
 from torch import fx
 
-from ..diagnostics import errors, where
-from ..session.session import Session
-from . import batch as batches
-from . import carried, dynamo, retrace
+from ...diagnostics import errors, where
+from ...session.session import Session
+from ..batch import arguments as batches
+from ..batch import carried
+from ..batch.arguments import Candidates, Leaf
+from . import api as dynamo
+from . import retrace
 from .ambient import here
-from .batch import Candidates, Leaf
-from .dynamo import Input
+from .api import Input
 from .limits import last_capture
 from .reasons import recompilation
 

@@ -12,10 +12,11 @@ import torch
 from torch._dynamo import convert_frame
 from torch._dynamo.types import ConvertFrameReturn, FrameAction, FrameExecStrategy
 
-from ..diagnostics import where
+from ...diagnostics import where
+from . import api as dynamo
 
 # Those that are not named below replace functions of torch's too.
-from . import breaks, chunks, compiling, dynamo, floats, idle, limits, lists, optimizers, quiet, replaced  # noqa: F401
+from . import breaks, chunks, compiling, floats, idle, limits, lists, optimizers, quiet, replaced  # noqa: F401
 from .ambient import here
 from .reasons import Reason
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch._dynamo import symbolic_convert
 
-from ..session.session import Session
-from . import dynamo
-from .batch import Leaf
+from ...session.session import Session
+from ..batch.arguments import Leaf
+from . import api as dynamo
 from .watch import Watch
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 from torch._dynamo import config, convert_frame
 
-from ..diagnostics import errors, where
-from . import batch as batches
-from . import carried, dynamo, replaced
+from ...diagnostics import errors, where
+from ..batch import arguments as batches
+from ..batch import carried
+from . import api as dynamo
+from . import replaced
 from .ambient import Call, here
 from .calls import Calls
 from .reasons import recompilation

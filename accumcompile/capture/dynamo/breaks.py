@@ -26,7 +26,7 @@ from torch._dynamo.exc import (
     unimplemented,
 )
 
-from ..diagnostics import errors, where
+from ...diagnostics import errors, where
 from . import ambient, replaced, stand_ins
 from .reasons import FAILED, UNTRACEABLE, first_sentence
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from ..diagnostics import errors, where
-from ..session.session import Session
+from ...diagnostics import errors, where
+from ...session.session import Session
 
 # What an argument may hold besides tensors; none of these holds a part of the batch.
 NOT_DATA = (

@@ -16,9 +16,9 @@ from torch._inductor.pattern_matcher import PatternMatcherPass
 from torch._inductor.virtualized import V
 from torch.fx import GraphModule
 
-from ..passes.manager import Context
-from ..passes.rewriting import copied
-from .reasons import first_sentence
+from ...passes.manager import Context
+from ...passes.rewriting import copied
+from ..dynamo.reasons import first_sentence
 
 InPlacePass = Callable[[GraphModule], object]
 

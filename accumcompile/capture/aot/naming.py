@@ -6,9 +6,9 @@ import re
 
 from torch.fx import GraphModule
 
-from ..diagnostics.where import user_frame
-from ..ir.names import CALLED, of_source
-from . import dynamo
+from ...diagnostics.where import user_frame
+from ...ir.names import CALLED, of_source
+from ..dynamo import api as dynamo
 
 _ASSIGNED = re.compile(r"(\w+)\s*(?::[^=]+)?=[^=]")  # a line that assigns one variable
 

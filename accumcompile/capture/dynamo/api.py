@@ -21,8 +21,8 @@ from torch._guards import TracingContext
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from ..diagnostics import where
-from ..ir.operands import outputs
+from ...diagnostics import where
+from ...ir.operands import outputs
 
 # Dynamo's settings while we capture. (capture_settings also adds to ignore_logging_functions.)
 CAPTURE: dict[str, Any] = {

@@ -12,9 +12,9 @@ import sympy
 import torch
 from torch.fx import Graph, Node
 
-from ..ir.divisibility import divisors
-from ..ir.operands import data_symbols
-from ..ir.sizes import expression
+from ...ir.divisibility import divisors
+from ...ir.operands import data_symbols
+from ...ir.sizes import expression
 
 STEPS = {torch.ops.aten.slice.Tensor: 4, torch.ops.aten.slice_scatter.default: 5}  # the argument that is the step
 

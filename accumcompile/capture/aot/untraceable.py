@@ -10,11 +10,11 @@ from typing import Any
 from torch._dynamo.exc import TorchDynamoException
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from ..diagnostics import errors, where
-from ..diagnostics.errors import AccumulateError
-from . import retrace
-from .ambient import here
-from .reasons import first_sentence
+from ...diagnostics import errors, where
+from ...diagnostics.errors import AccumulateError
+from ..dynamo import retrace
+from ..dynamo.ambient import here
+from ..dynamo.reasons import first_sentence
 
 
 @contextmanager

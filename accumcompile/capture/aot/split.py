@@ -9,15 +9,17 @@ from typing import Any, Protocol
 import torch
 from torch.fx import GraphModule, Node
 
-from ..ir.names import CALLED, Names, called
-from ..ir.operands import ancestors, outputs
-from ..passes import NORMALISATION
-from ..passes.manager import run
-from ..session.session import Session
-from . import aot_api, dynamo, naming, untraceable
+from ...ir.names import CALLED, Names, called
+from ...ir.operands import ancestors, outputs
+from ...passes import NORMALISATION
+from ...passes.manager import run
+from ...session.session import Session
+from ..dynamo import api as dynamo
+from ..dynamo.frames import BatchSymbols
+from . import api as aot_api
+from . import naming, untraceable
 from .assigned import assigning, made_outputs
 from .divided import ask_divided
-from .frames import BatchSymbols
 from .improve import Normalising, improve
 from .reattach import reattached
 from .respelled import respell

@@ -17,7 +17,8 @@ from torch._dynamo.variables.builder import VariableBuilder
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from . import ambient, dynamo, replaced
+from . import ambient, replaced
+from . import api as dynamo
 from .ambient import here
 from .reasons import OPTIMIZER
 

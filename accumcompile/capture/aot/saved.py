@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from ..ir.operands import ancestors, is_view, outputs
-from . import aot_api
+from ...ir.operands import ancestors, is_view, outputs
+from . import api as aot_api
 
 # Of parameters only the small ones are copied, such as biases and temperatures. A larger one that no backward reads
 # is an embedding or frozen: who changes it in place before the backward gets autograd's error.

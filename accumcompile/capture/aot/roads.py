@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from ..ir.operands import ancestors, is_size, outputs
-from ..ir.placement import Partial, R
-from ..ir.sizes import NO_BATCH
-from ..passes.rewriting import placeholders_first
-from ..propagation.propagate import propagate
-from ..rules.table import is_impure
-from . import aot_api
+from ...ir.operands import ancestors, is_size, outputs
+from ...ir.placement import Partial, R
+from ...ir.sizes import NO_BATCH
+from ...passes.rewriting import placeholders_first
+from ...propagation.propagate import propagate
+from ...rules.table import is_impure
+from . import api as aot_api
 from .saved import NOTHING, Changeable, handing_over, needed_backwards, read_backwards
 from .undefined import passing_undefined
 

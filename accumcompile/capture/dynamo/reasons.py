@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..diagnostics import where
+from ...diagnostics import where
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from types import CodeType
 
 from torch._dynamo import utils as dynamo_utils
 
-from ..diagnostics import where
+from ...diagnostics import where
 from .reasons import Reason, is_expected
 
 # Functions that Dynamo has dropped. It leaves them alone from then on, in whichever step they are called.

@@ -25,7 +25,7 @@ from torch._functorch.partitioners import _extract_fwd_bwd_modules
 from torch._guards import TracingContext, tracing
 from torch.fx import GraphModule, Node
 
-from . import floats, replaced
+from ..dynamo import floats, replaced
 
 Compile = Callable[[GraphModule, Sequence[Any]], Callable]
 
