@@ -22,11 +22,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch._inductor.decomposition import select_decomp_table
 from torch.fx import Graph, GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from accumcompile.ir.carry import REDUCTIONS
+from accumcompile.ir.torch_api import graph_of
 
 from .rewriting import copied
 
@@ -114,8 +113,7 @@ def _cast(graph: Graph, part: Node, dtype: torch.dtype) -> Node:
 
 def _reduce(graph: Graph, op: str, acc: Node, part: Node) -> None:
     """acc = op(acc, part), for reductions without a table of their own."""
-    trace = make_fx(REDUCTIONS[op], decomposition_table=select_decomp_table())
-    traced = trace(acc.meta["val"], part.meta["val"])
+    traced = graph_of(REDUCTIONS[op], acc.meta["val"], part.meta["val"])
     env = dict(zip(traced.graph.find_nodes(op="placeholder"), (acc, part), strict=True))
     result = graph.graph_copy(traced.graph, env)
     graph.call_function(aten.copy_.default, (acc, result))

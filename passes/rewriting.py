@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
 from functools import partial, reduce
 from typing import Any
 
 import torch
-from torch._guards import detect_fake_mode
 from torch.fx import Graph, GraphModule, Node
-from torch.utils._pytree import tree_map_only
 
 from accumcompile.ir.arithmetic import apply
 from accumcompile.ir.origin import origin
+from accumcompile.ir.torch_api import OpOverload, in_fake_mode, pytree
 from accumcompile.rules.table import is_impure
 
 Emit = Callable[..., Any]  # emit(target, *arguments): a node; arithmetic on known numbers is worked out at once
@@ -68,26 +66,19 @@ def _must_stay(node: Node) -> bool:
 
 def _emitter(graph: Graph, of: Node) -> Emit:
     def emit(target: Any, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(target, torch._ops.OpOverload):  # arithmetic on sizes
+        if not isinstance(target, OpOverload):  # arithmetic on sizes
             node = apply(graph, target, *args)
         else:
             node = graph.call_function(target, args, kwargs)
         if not isinstance(node, Node):
             return node
         node.meta |= origin(of)
-        values = tree_map_only(Node, lambda n: n.meta["val"], (args, kwargs))
-        with _fake_mode((values, of.meta.get("val"))):
+        values = pytree.tree_map_only(Node, lambda n: n.meta["val"], (args, kwargs))
+        with in_fake_mode((values, of.meta.get("val"))):
             node.meta["val"] = target(*values[0], **values[1])
         return node
 
     return emit
-
-
-def _fake_mode(values: Any):
-    for leaf in torch.utils._pytree.tree_leaves(values):
-        if isinstance(leaf, torch._subclasses.FakeTensor):
-            return leaf.fake_mode
-    return detect_fake_mode() or nullcontext()
 
 
 def sizes_of(emit: Emit, tensor: Node) -> list[Any]:

@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
-from torch.utils._pytree import tree_map_only
 
 from accumcompile.ir.carry import WIDER
 from accumcompile.ir.operands import is_size, is_tensor
+from accumcompile.ir.torch_api import pytree
 from accumcompile.rules.table import rule_of
 
 from .manager import Context
@@ -55,6 +55,6 @@ def _widened(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node | None:
     def wide(operand: Node) -> Node:
         return emit(cast, operand, WIDER[operand.meta["val"].dtype]) if _is_half(operand) else operand
 
-    args, kwargs = tree_map_only(Node, wide, (args, kwargs))
+    args, kwargs = pytree.tree_map_only(Node, wide, (args, kwargs))
     result: Any = emit(node.target, *args, **kwargs)
     return emit(cast, result, node.meta["val"].dtype)

@@ -12,7 +12,6 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 import sympy
-import torch
 from torch.fx import Graph, GraphModule, Node
 
 from accumcompile.diagnostics import errors
@@ -22,6 +21,7 @@ from accumcompile.ir.loop import LoopSpec, accumulate_loop
 from accumcompile.ir.operands import leaves, shapes_of
 from accumcompile.ir.placement import Partial, Shard
 from accumcompile.ir.sizes import SYMBOLIC
+from accumcompile.ir.torch_api import OpOverload
 from accumcompile.planning.schedule import Loop, Schedule
 from accumcompile.propagation.placed import Placed, Propagation
 from accumcompile.rules.table import is_impure
@@ -68,7 +68,7 @@ def _changes_nothing_that_is_read_later(node: Node, gm: GraphModule) -> bool:
 
 def _changed_by(node: Node) -> list[Node]:
     """The operands that a node changes in place, by its schema."""
-    if not isinstance(node.target, torch._ops.OpOverload):
+    if not isinstance(node.target, OpOverload):
         return []
     arguments = zip(node.target._schema.arguments, node.args, strict=False)
     return [a for known, a in arguments if isinstance(a, Node) and known.alias_info and known.alias_info.is_write]

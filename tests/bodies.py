@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
-from accumcompile.lowering.rounding import _FRACTION, _WORDS
+from accumcompile.lowering.trust.rounding import _FRACTION, _WORDS
 
 aten = torch.ops.aten
 ROWS, COLUMNS = 24, 6

@@ -10,7 +10,7 @@ from torch.fx import Graph, GraphModule, symbolic_trace
 
 from accumcompile.ir.carry import Carry
 from accumcompile.ir.loop import LoopSpec, ProgramCode, X, Y, accumulate_loop
-from accumcompile.lowering.inductor_api import Tracing
+from accumcompile.lowering.tracing import Tracing
 from accumcompile.session.options import Options
 from accumcompile.session.session import Session
 

@@ -12,9 +12,9 @@ from torch import nn
 from accumcompile import accumulate
 from accumcompile.diagnostics.errors import AccumulateWarning
 from accumcompile.ir.loop import Split
-from accumcompile.lowering import access_order
-from accumcompile.lowering.bridges import CompiledSegment
-from accumcompile.lowering.progress import Progress
+from accumcompile.lowering.inductor import access_order
+from accumcompile.lowering.inductor.bridges import CompiledSegment
+from accumcompile.lowering.inductor.progress import Progress
 
 N = 13
 DTYPES = [torch.float32, torch.float64]

@@ -9,7 +9,7 @@ from capturing import decorated
 from torch import nn
 
 from accumcompile.ir import loop
-from accumcompile.lowering import body
+from accumcompile.lowering.inductor import body
 from accumcompile.testing import gradients, max_rel_diff, state
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")

@@ -5,7 +5,7 @@ import small
 import torch
 from capturing import by_name, decorated, frames
 
-from accumcompile.lowering import inductor_api
+from accumcompile.lowering.inductor import api as inductor_api
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 

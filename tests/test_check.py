@@ -7,8 +7,8 @@ import torch
 from bodies import MISTAKES, Wrong, honest, in_float64, random_arguments, random_body
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from accumcompile.lowering.check import Expected, WrongCodeError, distance, extent, unexplained
-from accumcompile.lowering.rounding import MANY_BITS, coarse
+from accumcompile.lowering.trust.check import Expected, WrongCodeError, distance, extent, unexplained
+from accumcompile.lowering.trust.rounding import MANY_BITS, coarse
 
 DTYPES = torch.float64, torch.float32, torch.bfloat16, torch.float16
 # A smaller effect is one of rounding, or too near to it to be told: as a share of the result, and in units of the

@@ -63,7 +63,7 @@ def test_number_of_forms_does_not_depend_on_the_number_of_steps():
 
 @pytest.mark.inductor
 def test_many_micro_batch_sizes_share_a_form(monkeypatch):
-    monkeypatch.setattr("accumcompile.lowering.body.STATIC_ROWS", 1)
+    monkeypatch.setattr("accumcompile.lowering.inductor.body.STATIC_ROWS", 1)
     eager, compiled = both(mean_step())
     w = torch.randn(8, 16)
     for rows in (2, 3, 4, 6):
@@ -228,7 +228,7 @@ def test_an_interrupt_between_two_bodies_changes_nothing():
 @pytest.mark.inductor
 def test_accumulators_are_updated_in_place(monkeypatch):
     seen = []
-    from accumcompile.lowering import forms
+    from accumcompile.lowering.inductor import forms
 
     original = forms.Form.contributions
 
@@ -318,7 +318,7 @@ def test_a_bridge_is_compiled_once_for_all_batches():
 
 
 def test_seeds_are_drawn_as_compiled_code_draws_them():
-    from accumcompile.lowering.bridges import seeds_as_compiled
+    from accumcompile.lowering.inductor.bridges import seeds_as_compiled
 
     graph = torch.fx.Graph()
     graph.output(graph.call_function(prims.inductor_seeds.default, (3, torch.device("cpu"))))

@@ -7,7 +7,7 @@ from capturing import frames
 from torch.nn import functional as F
 
 from accumcompile import accumulate
-from accumcompile.lowering import inductor_api
+from accumcompile.lowering.inductor import api as inductor_api
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 

@@ -11,7 +11,7 @@ from torch._functorch._aot_autograd.descriptors import PlainAOTInput, PlainAOTOu
 
 from accumcompile.capture.aot.improve import Normalising, improve
 from accumcompile.ir.names import Names
-from accumcompile.lowering.products import in_place_products
+from accumcompile.lowering.inductor.products import in_place_products
 from accumcompile.lowering.specialise import specialise
 from accumcompile.lowering.specs import Array, Literal
 from accumcompile.oracle.capture import capture

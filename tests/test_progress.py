@@ -9,8 +9,8 @@ import sys
 import pytest
 import rich.console
 
-from accumcompile.lowering import progress
-from accumcompile.lowering.progress import Progress
+from accumcompile.lowering.inductor import progress
+from accumcompile.lowering.inductor.progress import Progress
 
 
 def test_messages_say_what_and_how_far(caplog):

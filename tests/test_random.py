@@ -8,8 +8,9 @@ from torch.fx import Graph, GraphModule
 
 from accumcompile import accumulate
 from accumcompile.ir import draws
-from accumcompile.lowering import random
-from accumcompile.lowering.inductor_api import Tracing, compile_graph
+from accumcompile.lowering.inductor import random
+from accumcompile.lowering.inductor.api import compile_graph
+from accumcompile.lowering.tracing import Tracing
 
 prims = torch.ops.prims
 FULL = (6, 5, 33)

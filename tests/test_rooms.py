@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,14 +17,27 @@ FLOORS = (
     ("diagnostics",),
     ("ir",),
     ("session", "rules"),
-    ("propagation", "printing"),
-    ("planning",),
+    ("propagation", "printing", "capture.batch"),
+    ("planning", "capture.dynamo"),
     ("program", "report"),
     ("passes", "verify"),
     ("lowering", "capture", "oracle"),
     ("step",),
+    ("",),  # the face: what a user imports
 )
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
+# Rooms and files that may import PyTorch's private names. Each says on which versions that was checked.
+ADAPTERS = {
+    "capture.aot",
+    "capture.dynamo",
+    "diagnostics.raised",
+    "ir.torch_api",
+    "lowering.inductor",
+    "lowering.tracing",
+    "oracle",
+    "report.trace",
+}
+VERSIONS = re.compile(r"[Cc]hecked (?:on|in) torch 2\.1\d")
 
 
 def modules() -> dict[str, Path]:
@@ -55,8 +69,27 @@ def imports(name: str) -> Iterator[str]:
 
 
 def room_of(name: str) -> str:
-    room = name.split(".")[0]
-    return room if room in FLOOR else ""
+    return next((room for room in _prefixes(name) if room in FLOOR), "")
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """A file's name, and those of the folders it is in, the innermost first."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
+
+
+def private_names(name: str) -> set[str]:
+    """What a file imports or reads of PyTorch that is private: ``torch._x``, ``torch.x._y``; no operator is."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            found.add(ast.unparse(node))
+    return {f for f in found if re.match(r"torch\.(?!ops\.)(\w+\.)*(_(?!_)|experimental\.)", f) and "(" not in f}
 
 
 @pytest.mark.parametrize("room", FLOOR)
@@ -71,3 +104,13 @@ def test_no_two_files_import_each_other():
     graph = networkx.DiGraph((name, other) for name in MODULES for other in imports(name))
     circles = [c for c in networkx.strongly_connected_components(graph) if len(c) > 1]
     assert not circles
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_private_names_of_torch_stand_in_adapters_alone(name):
+    assert ADAPTERS.intersection(_prefixes(name)) or not private_names(name)
+
+
+@pytest.mark.parametrize("adapter", sorted(ADAPTERS))
+def test_an_adapter_says_on_which_versions_it_was_checked(adapter):
+    assert VERSIONS.search(ast.get_docstring(ast.parse(MODULES[adapter].read_text())) or "")

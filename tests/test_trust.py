@@ -14,9 +14,9 @@ from torch.fx import GraphModule, Interpreter
 
 from accumcompile import AccumulateError, AccumulateWarning, accumulate
 from accumcompile.ir.loop import Split
-from accumcompile.lowering import inductor_api
-from accumcompile.lowering.bridges import CompiledSegment
-from accumcompile.lowering.progress import Progress
+from accumcompile.lowering.inductor import api as inductor_api
+from accumcompile.lowering.inductor.bridges import CompiledSegment
+from accumcompile.lowering.inductor.progress import Progress
 from accumcompile.session.check_cost import CheckCost
 
 
@@ -140,7 +140,7 @@ def test_a_file_that_shows_it_is_written(compiler, tmp_path):
 
 
 def test_where_there_is_no_memory_for_a_check_that_is_said(compiler, monkeypatch, caplog):
-    monkeypatch.setattr("accumcompile.lowering.trust.available", lambda device: 64)
+    monkeypatch.setattr("accumcompile.lowering.trust.trust.available", lambda device: 64)
     run, given = program()
     assert_right(run(ACROSS, W, X))
     assert given.part(CheckCost).graphs == 0 and given.part(CheckCost).skipped == 3

@@ -195,7 +195,7 @@ class Net:
         """Modules that the user compiled are inlined: say so."""
         for name, module in self.modules().items():
             for path, child in module.named_modules(prefix=name):
-                if isinstance(child, torch._dynamo.OptimizedModule) or child._compiled_call_impl is not None:
+                if dynamo.is_compiled(child):
                     errors.warn("AC032", self.call.session, where.here(), model=path)
                     break
 

@@ -12,15 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from . import where
+from .raised import NO_FRAME, LetThrough
 from .where import Frame
-
-try:  # checked in torch 2.11 to 2.15: Dynamo lets exceptions of this class through as they are
-    from torch._dynamo.exc import ShortenTraceback as _Passes
-
-    _NO_FRAME: dict[str, Any] = {"first_useful_frame": None}
-except ImportError:  # pragma: no cover
-    _Passes = RuntimeError  # type: ignore[assignment,misc]
-    _NO_FRAME = {}
 
 
 @dataclass(frozen=True)
@@ -209,11 +202,11 @@ def render(code: str, frame: Frame | None = None, *, path: str = "", **facts: An
     return "\n".join(lines)
 
 
-class AccumulateError(_Passes):
+class AccumulateError(LetThrough):
     """An error of ours. ``code`` is stable, ``frame`` the user's line where one is known."""
 
     def __init__(self, text: str, code: str = "", frame: Frame | None = None) -> None:
-        super().__init__(text, **_NO_FRAME)
+        super().__init__(text, **NO_FRAME)
         self.text = text
         self.code = code
         self.frame = frame

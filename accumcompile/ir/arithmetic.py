@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 import sympy
 from torch.fx import Graph, Node
-from torch.utils._sympy import functions as sizes  # checked on 2.11 to 2.15
 
 from ..diagnostics import errors
+from .torch_api import sizes
 
 Number: TypeAlias = Node | int | float
 

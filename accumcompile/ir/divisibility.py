@@ -14,7 +14,8 @@ from functools import cache
 
 import sympy
 import torch
-from torch.utils._sympy.functions import FloorDiv, Mod, PythonMod
+
+from .torch_api import FloorDiv, Mod, PythonMod
 
 DIVISIONS = (FloorDiv, Mod, PythonMod)
 LONGEST = 1000  # a period beyond which nobody looks

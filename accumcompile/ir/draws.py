@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._inductor.inductor_prims  # registers prims.inductor_random
 from torch.fx import Node
 
-from . import philox
+from . import (
+    philox,
+    torch_api,  # noqa: F401  (registers prims.inductor_random)
+)
 from .operands import shape_of
 from .sizes import unfolded
 
@@ -82,7 +84,9 @@ def _eager_randint(low, high, size, full_size, dim, start, seed):
 
 def _lowering_hash() -> str:
     """Inductor's cache on disk does not see lowerings of ours, but it does see the names of operators."""
-    return hashlib.sha256((Path(__file__).parents[1] / "lowering" / "random.py").read_bytes()).hexdigest()[:12]
+    return hashlib.sha256((Path(__file__).parents[1] / "lowering" / "inductor" / "random.py").read_bytes()).hexdigest()[
+        :12
+    ]
 
 
 def _define(name: str, schema: str, eager: Any, dtype: torch.dtype, size_at: int) -> Any:

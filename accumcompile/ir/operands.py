@@ -13,6 +13,7 @@ from torch.fx import GraphModule, Node
 
 from .placement import Size
 from .sizes import SYMBOLIC, expression
+from .torch_api import OpOverload
 
 Path = tuple[str | int, ...]
 
@@ -33,7 +34,7 @@ def is_tensor(node: Any) -> bool:
 
 def operands(node: Node) -> list[Operand]:
     """Every tensor operand; for an operator without a schema, every tensor among its arguments."""
-    if isinstance(node.target, torch._ops.OpOverload):
+    if isinstance(node.target, OpOverload):
         return list(_by_schema(node))
     found = [(path, value) for path, value in leaves(node) if isinstance(value, Node) and not is_size(value)]
     return [Operand(path, value) for path, value in found]

@@ -15,10 +15,10 @@ from typing import Any
 
 import sympy
 import torch
-from torch.utils._sympy.functions import CleanDiv, FloorDiv
 
 from .divisibility import DIVISIONS, divisors
 from .placement import Shard, Size
+from .torch_api import CleanDiv, FloorDiv
 
 ROWS = sympy.Symbol("rows", integer=True, positive=True)
 _UNIT = sympy.Symbol("u", integer=True, positive=True)

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
+from ..ir import torch_api
 from ..ir.binding import bind
 from ..ir.loop import LoopSpec, Split, run_reference
 from ..session.session import Session
-from . import inductor_api, replace_bodies
+from . import replace_bodies
 from .arguments import check_body
 
 
@@ -25,7 +26,7 @@ class EagerLowering:
 
     def decompositions(self) -> Mapping[Any, Callable]:
         """Inductor's: what is split is the same under either lowering."""
-        return inductor_api.decompositions()
+        return torch_api.decompositions()
 
     def lower(self, program: GraphModule) -> GraphModule:
         """``program``, its bodies replaced by what checks them."""

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Interpreter, Node
-from torch.utils import _pytree as pytree
 
 from ..ir.draws import SLICES, whole_args
+from ..ir.torch_api import pytree
 
 
 class Plain(Interpreter):

@@ -19,8 +19,9 @@ from ..diagnostics import errors, where
 from ..ir.binding import Binding, number, traced, value
 from ..ir.placement import Size
 from ..ir.sizes import ROWS
-from .inductor_api import Tracing
+from ..ir.torch_api import OpOverload
 from .specs import SCALED, ArgumentSpec, Array, Floating, Literal, Symbolic
+from .tracing import Tracing
 
 
 @dataclass
@@ -157,7 +158,7 @@ def _is_zero_dim_factor(arg: Any) -> bool:
 
 
 def _mutates(target: Any) -> bool:
-    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
+    return isinstance(target, OpOverload) and target._schema.is_mutable
 
 
 def check_shape(node: Node, shape: Sequence[int], sizes: Binding) -> None:

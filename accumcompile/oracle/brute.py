@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch.utils._pytree import tree_leaves
 
 from ..ir.loop import slice_rows
 from ..ir.placement import Partial, Placement, Replicate, Shard
+from ..ir.torch_api import pytree
 from ..verify.differences import rel_diff
 from .capture import Tensors, differentiable
 from .check import TOLERANCE, parts_of, scale_of, seeded
@@ -111,7 +111,7 @@ def backward(fn: Callable, count: int) -> Callable:
     def run(*given: torch.Tensor) -> list:
         with torch.enable_grad():
             tensors = [x.detach().requires_grad_(differentiable(x)) for x in given[:count]]
-            results = [v for v in tree_leaves(fn(*tensors)) if isinstance(v, torch.Tensor) and v.requires_grad]
+            results = [v for v in pytree.tree_leaves(fn(*tensors)) if isinstance(v, torch.Tensor) and v.requires_grad]
             inputs = [x for x in tensors if x.requires_grad]
             return list(torch.autograd.grad(results, inputs, list(given[count:]), allow_unused=True))
 

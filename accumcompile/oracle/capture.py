@@ -13,13 +13,13 @@ from torch._subclasses import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.fx.graph import CodeGen
-from torch.utils._pytree import tree_leaves
 
 from ..ir.binding import traced
 from ..ir.divisibility import divisible
 from ..ir.operands import comes_from_data, input_sizes
 from ..ir.placement import Size
 from ..ir.sizes import Batch, expression
+from ..ir.torch_api import pytree
 
 Tensors = Sequence[torch.Tensor]
 Choice = tuple[int | tuple[int, ...] | None, ...]  # for each tensor, its dimensions of batch size
@@ -48,7 +48,7 @@ def capture(fn: Callable, tensors: Tensors, choice: Choice, joint: bool = False,
     with mode, torch.enable_grad():
         gm: Any = aot_export_joint_simple(_flat(fn), tuple(fakes), trace_joint=joint, decompositions=table)
     gm.graph._codegen = CodeGen()
-    gm.graph.output_node().args = (tree_leaves(gm.graph.output_node().args[0], is_leaf=lambda v: v is None),)
+    gm.graph.output_node().args = (pytree.tree_leaves(gm.graph.output_node().args[0], is_leaf=lambda v: v is None),)
     gm.recompile()
     given = list(tensors)
     for node in gm.graph.find_nodes(op="placeholder")[len(given) :]:
@@ -76,7 +76,7 @@ def _flat(fn: Callable) -> Callable:
     """Its results as a flat tuple, none of them an input or a view of one."""
 
     def run(*tensors: torch.Tensor) -> tuple:
-        return tuple(v.clone() for v in tree_leaves(fn(*tensors)) if isinstance(v, torch.Tensor))
+        return tuple(v.clone() for v in pytree.tree_leaves(fn(*tensors)) if isinstance(v, torch.Tensor))
 
     return run
 
@@ -101,7 +101,7 @@ def _batch(gm: GraphModule, tensors: Tensors) -> tuple[Batch | None, int]:
     sizes: list[Size] = [
         expression(s)
         for n in gm.graph.nodes
-        for v in tree_leaves(n.meta.get("val"))
+        for v in pytree.tree_leaves(n.meta.get("val"))
         for s in (v.shape if isinstance(v, torch.Tensor) else [v] if isinstance(v, torch.SymInt) else [])
     ]
     of_batch = (s for s in input_sizes(gm) if s.node.expr in found)

@@ -9,11 +9,11 @@ from typing import Any
 import sympy
 import torch
 from torch.fx import Graph, GraphModule, Node
-from torch.utils._pytree import tree_leaves
 
 from ..ir.operands import is_data_dependent, operands, shape_of
 from ..ir.placement import Placement, R, Size
 from ..ir.sizes import NO_BATCH, Batch, expression
+from ..ir.torch_api import pytree
 from ..passes import GRAPH_PASSES, NORMALISATION, PROGRAM_PASSES
 from ..passes.manager import Context, Planned, run
 from ..passes.rewriting import placeholders_first
@@ -126,7 +126,7 @@ def seeded(run: Callable, tensors: Sequence[torch.Tensor]) -> list:
     """The results of a run, its random numbers the same each time."""
     torch.manual_seed(0)
     with torch.no_grad():
-        return tree_leaves(run(*[x.clone() for x in tensors]), is_leaf=lambda v: v is None)
+        return pytree.tree_leaves(run(*[x.clone() for x in tensors]), is_leaf=lambda v: v is None)
 
 
 # --- sums
@@ -172,10 +172,10 @@ def _joint(node: Node, args: tuple, kwargs: dict, paths: list) -> float:
     given = {path: x for path, x in given.items() if isinstance(x, torch.Tensor)}
     if not given or not all(x.dtype.is_signed for x in given.values()):
         return 0.0
-    whole = tree_leaves(node.target(*args, **kwargs))
+    whole = pytree.tree_leaves(node.target(*args, **kwargs))
     parts = {path: parts_of(x) for path, x in given.items()}
     runs = [
-        tree_leaves(
+        pytree.tree_leaves(
             node.target(
                 *_with(args, {p: v[k] for p, v in parts.items()}, "args"),
                 **_with(kwargs, {p: v[k] for p, v in parts.items()}, "kwargs"),

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ..ir.torch_api import pytree
 from .capture import Choice
 
 if TYPE_CHECKING:
@@ -42,14 +42,14 @@ class Sample:
 
 def sample_of(name: str, fn: Callable, args: tuple, kwargs: dict) -> Sample:
     """A call as a function of its tensors."""
-    leaves, spec = tree_flatten((args, kwargs))
+    leaves, spec = pytree.tree_flatten((args, kwargs))
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
 
     def run(*tensors: torch.Tensor) -> object:
         filled = list(leaves)
         for place, x in zip(places, tensors, strict=True):
             filled[place] = x
-        again, named = tree_unflatten(filled, spec)
+        again, named = pytree.tree_unflatten(filled, spec)
         return fn(*again, **named)
 
     tensors = [leaves[i].detach().clone() for i in places]

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.fx import Interpreter, Node
-from torch.utils._pytree import tree_leaves
 
 from ..ir.placement import Partial, Replicate
 from ..ir.sizes import NO_BATCH
+from ..ir.torch_api import OpOverload, pytree
 from ..propagation.propagate import propagate
 from . import brute
 from .capture import Captured, Choice, capture, differentiable
@@ -194,11 +194,11 @@ class _Claims(Interpreter):
         self.seen, self.verdict = seen, verdict
 
     def run_node(self, n: Node) -> object:
-        if n.op == "call_function" and isinstance(n.target, torch._ops.OpOverload):
+        if n.op == "call_function" and isinstance(n.target, OpOverload):
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             shown = [
                 (tuple(v.shape), v.dtype) if isinstance(v, torch.Tensor) else repr(v)
-                for v in tree_leaves((args, kwargs))
+                for v in pytree.tree_leaves((args, kwargs))
             ]
             if (n.target, str(shown)) not in self.seen and sum(op is n.target for op, _ in self.seen) < self.MOST:
                 self.seen.add((n.target, str(shown)))

@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from torch.fx import GraphModule
 
 from accumcompile.printing.annotated import annotated, heads
 from accumcompile.printing.files import folder_of, safe
 from accumcompile.printing.source import program_source
 from accumcompile.propagation.placed import Propagation
+from accumcompile.report import trace
 from accumcompile.report.report import Report, report_of
 from accumcompile.session.journal import Run
 from accumcompile.session.session import Session
@@ -54,8 +54,7 @@ class Dumper:
 
     def wanted(self) -> bool:
         """Whether anybody reads the texts."""
-        handlers = logging.getLogger("torch.__trace").handlers
-        return self.directory is not None or log.isEnabledFor(logging.DEBUG) or bool(handlers)
+        return self.directory is not None or log.isEnabledFor(logging.DEBUG) or trace.is_on()
 
     def put(self, name: str, text: Callable[[], str]) -> None:
         """Write one text wherever somebody wants it; `text` is called only then."""
@@ -65,7 +64,7 @@ class Dumper:
             path.write_text(text(), encoding="utf-8")
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s\n%s", name, text())
-        trace(name, text)
+        trace.put(name, text)
 
 
 class History:
@@ -137,19 +136,6 @@ def reported(session: Session) -> Iterator[None]:
         yield
     if dumper.graphs != before:
         dumper.report(report_of(session, runs))
-
-
-def trace(name: str, text: Callable[[], str]) -> None:
-    """Hand `text` to torch's structured trace; it is not called where TORCH_TRACE is off.
-
-    `torch._logging.trace_structured`: the same signature in torch 2.11 to 2.15.
-    """
-    torch._logging.trace_structured(
-        "artifact",
-        metadata_fn=lambda: {"name": f"accumcompile/{name}", "encoding": "string"},
-        payload_fn=text,
-        expect_trace_id=False,
-    )
 
 
 def readable(content: str | GraphModule | Callable[[], str]) -> str:

@@ -6,8 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-import torch
-
+from ..ir.torch_api import OpOverload
 from .rule import Rule
 
 _FACTOR = re.compile(r"[A-Za-z]\w*")
@@ -17,7 +16,7 @@ _TENSOR = ("Tensor", "Optional[Tensor]")
 _LISTS = ("List[Tensor]", "List[Optional[Tensor]]", "Optional[List[Tensor]]")
 
 
-def check_rule(op: torch._ops.OpOverload, rule: object) -> None:
+def check_rule(op: OpOverload, rule: object) -> None:
     """Nothing, if ``rule`` can be read as a rule of ``op``.
 
     Raises:
@@ -30,7 +29,7 @@ def check_rule(op: torch._ops.OpOverload, rule: object) -> None:
         raise ValueError(f'{op} with the rule "{rule.dims}": {mistake}')
 
 
-def mistakes(op: torch._ops.OpOverload, rule: Rule) -> Iterator[str]:
+def mistakes(op: OpOverload, rule: Rule) -> Iterator[str]:
     """Each mistake, in words."""
     if not rule.dims and rule.align is None:
         yield "it does not say how dimensions line up: give dims or align"
@@ -45,7 +44,7 @@ def mistakes(op: torch._ops.OpOverload, rule: Rule) -> Iterator[str]:
             yield f"{name} is {position}, but the operator has {len(op._schema.arguments)} arguments"
 
 
-def _in_dims(op: torch._ops.OpOverload, rule: Rule) -> Iterator[str]:
+def _in_dims(op: OpOverload, rule: Rule) -> Iterator[str]:
     if rule.dims.count("->") != 1:
         yield 'one "->" stands between operands and results'
         return
@@ -74,7 +73,7 @@ def _in_term(term: list[str]) -> Iterator[str]:
             yield f'"{word}" stands for two dimensions in "{shown}"'
 
 
-def _in_counts(op: torch._ops.OpOverload, left: list, right: list) -> Iterator[str]:
+def _in_counts(op: OpOverload, left: list, right: list) -> Iterator[str]:
     taken, given = operand_count(op), len(op._schema.returns)
     if taken is not None and len(left) not in (1, taken):
         yield f"it lines up {len(left)} operands, but the operator takes {taken} tensors"
@@ -82,7 +81,7 @@ def _in_counts(op: torch._ops.OpOverload, left: list, right: list) -> Iterator[s
         yield f"it has {len(right)} results, but the operator returns {given}"
 
 
-def _in_groups(op: torch._ops.OpOverload, rule: Rule) -> Iterator[str]:
+def _in_groups(op: OpOverload, rule: Rule) -> Iterator[str]:
     count = operand_count(op)
     for group in () if callable(rule.linear) else rule.linear:
         if not isinstance(group, (set, frozenset)) or not all(type(i) is int and i >= 0 for i in group):
@@ -91,7 +90,7 @@ def _in_groups(op: torch._ops.OpOverload, rule: Rule) -> Iterator[str]:
             yield f"linear names operand {max(group)}, but the operator takes {count} tensors, counted from 0"
 
 
-def operand_count(op: torch._ops.OpOverload) -> int | None:
+def operand_count(op: OpOverload) -> int | None:
     """How many tensors the operator takes, absent ones included; None where it takes a list of them."""
     if _has_list(op._schema.arguments):
         return None

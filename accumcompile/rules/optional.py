@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch._inductor.inductor_prims  # registers the prims that randomness is rewritten to
 
+from ..ir.torch_api import OpOverload
 from .rule import Rule
 
 
-def overload(name: str) -> torch._ops.OpOverload | None:
+def overload(name: str) -> OpOverload | None:
     """The default overload of "namespace.name", where this torch has it."""
     namespace, packet = name.split(".")
     return getattr(getattr(getattr(torch.ops, namespace), packet, None), "default", None)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..ir.torch_api import OpOverload, OpOverloadPacket, decompositions, is_composite, of_custom
 from .checked import check_rule
 from .rule import Rule
 
@@ -42,17 +43,17 @@ def register_rule(op: Any, rule: Rule) -> None:
     _forget_captures()
 
 
-def overload_of(op: Any) -> torch._ops.OpOverload:
+def overload_of(op: Any) -> OpOverload:
     """The overload that ``op`` stands for.
 
     Raises:
         TypeError: it is no operator.
         ValueError: it has several overloads.
     """
-    op = getattr(op, "_opoverload", op)  # what torch.library.custom_op returns
-    if isinstance(op, torch._ops.OpOverload):
+    op = of_custom(op)
+    if isinstance(op, OpOverload):
         return op
-    if not isinstance(op, torch._ops.OpOverloadPacket):
+    if not isinstance(op, OpOverloadPacket):
         raise TypeError(
             f"{op!r} is no operator: a Python function becomes one by torch.library.custom_op, "
             "and is then torch.ops.<library>.<name>"
@@ -63,7 +64,7 @@ def overload_of(op: Any) -> torch._ops.OpOverload:
     return getattr(op, names[0])
 
 
-def _unusable(op: torch._ops.OpOverload) -> str | None:
+def _unusable(op: OpOverload) -> str | None:
     """Why no rule of the user's can be used for the operator; None where one can."""
     from .table import RULES
 
@@ -84,15 +85,12 @@ def _unusable(op: torch._ops.OpOverload) -> str | None:
     return None
 
 
-def _is_taken_apart(op: torch._ops.OpOverload) -> bool:
+def _is_taken_apart(op: OpOverload) -> bool:
     """Whether no captured graph holds the operator."""
-    from torch._inductor.decomposition import select_decomp_table
-
-    composite = torch._C.DispatchKey.CompositeImplicitAutograd
-    return op in select_decomp_table() or composite in op.py_kernels or op.has_kernel_for_dispatch_key(composite)
+    return op in decompositions() or is_composite(op)
 
 
 def _forget_captures() -> None:
     """Steps captured so far were split without the rule: they are captured anew, as is all that Dynamo knows."""
     if "accumcompile.step.compiler" in sys.modules:
-        torch._dynamo.reset()
+        torch.compiler.reset()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..ir.ops import moments
+from ..ir.torch_api import OpOverload
 from . import indexing, local, reductions, slices, views
 from .optional import OPTIONAL, overload
 from .rule import Rule
@@ -45,7 +46,7 @@ RESIZE_2D_BACKWARD = Rule("n c _ _ -> n c _ _", linear=({0},), shape_arg=2)
 RESIZE_3D_BACKWARD = Rule("n c _ _ _ -> n c _ _ _", linear=({0},), shape_arg=2)
 SOLVED = Rule("... _ _, ... _, ... _ _ -> ... _ _", linear=({2},))
 
-RULES: dict[torch._ops.OpOverload, Rule] = {
+RULES: dict[OpOverload, Rule] = {
     # pointwise: everything torch tags so has the rule POINTWISE; here stand those that are linear, or jump
     aten.add.Tensor: JOINT,
     aten.sub.Tensor: JOINT,
@@ -268,7 +269,7 @@ RULES |= OPTIONAL
 def rule_of(op: Any) -> Rule | None:
     """The rule of an operator; None where it takes its operands whole."""
     found = RULES.get(op)
-    if found is not None or not isinstance(op, torch._ops.OpOverload):
+    if found is not None or not isinstance(op, OpOverload):
         return found
     return POINTWISE if torch.Tag.pointwise in op.tags else None
 
@@ -282,7 +283,7 @@ def is_constant(node: torch.fx.Node) -> bool:
 def is_impure(node: torch.fx.Node) -> bool:
     """Whether running the node twice is not running it once: it draws random numbers, or changes something."""
     op = node.target
-    if not isinstance(op, torch._ops.OpOverload):
+    if not isinstance(op, OpOverload):
         return False
     return op._schema.is_mutable or op in SEEDS or _draws(node)
 

@@ -30,6 +30,6 @@ class Lowering(Protocol):
 
 # By name: a class (a function that makes one of a session), or where it is imported from when it is first asked for.
 LOWERINGS: dict[str, str | Callable[[Any], Lowering]] = {
-    "inductor": "accumcompile.lowering.inductor:InductorLowering",
+    "inductor": "accumcompile.lowering.inductor.lowering:InductorLowering",
     "eager": "accumcompile.lowering.eager:EagerLowering",
 }

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from accumcompile.verify.reach import Found
 from accumcompile.verify.snapshot import Snapshot
+
+from ..ir.torch_api import is_traceable_wrapper_subclass
 
 WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel")
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from accumcompile.verify.reach import Found, reach, walk
+
+from ..ir.torch_api import TorchDispatchMode, pytree
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,9 +23,10 @@ from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from accumcompile.verify.reach import Found, Name, opens, reach, slots, walk
+
+from ..ir.torch_api import is_traceable_wrapper_subclass
 
 Undo = Callable[[], None]
 

@@ -83,6 +83,11 @@ def compiled(fn: Callable[..., Any], backend: Callable[..., Any]) -> Callable[..
     return torch.compile(fn, backend=backend, **extra)
 
 
+def is_compiled(module: torch.nn.Module) -> bool:
+    """Whether the user compiled a module: ``torch.compile(module)`` or ``module.compile()``."""
+    return isinstance(module, eval_frame.OptimizedModule) or module._compiled_call_impl is not None
+
+
 def is_tracing() -> bool:
     """Whether a graph is being traced now: AOTAutograd, too, runs backwards then."""
     return TracingContext.try_get() is not None

@@ -13,19 +13,21 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from ..ir.binding import Binding, bind
-from ..ir.loop import accumulate_loop
-from ..ir.operands import comes_from_data, is_view
-from ..propagation.cost import elements_of
-from ..session.session import Session
-from . import inductor_api, random
+from ...ir.binding import Binding, bind
+from ...ir.loop import accumulate_loop
+from ...ir.operands import comes_from_data, is_view
+from ...ir.torch_api import OpOverload
+from ...propagation.cost import elements_of
+from ...session.session import Session
+from ..plain import Plain
+from ..specialise import specialise
+from ..specs import describe
+from ..trust.trust import UNUSABLE, Trust
+from . import api as inductor_api
+from . import random
+from .api import signature
 from .forms import Form, bytes_at_once, chooser
-from .inductor_api import signature
-from .plain import Plain
 from .progress import Progress
-from .specialise import specialise
-from .specs import describe
-from .trust import UNUSABLE, Trust
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
@@ -128,7 +130,7 @@ def can_compile(node: Node) -> bool:
     """Whether a node may be part of a segment: an operator on tensors that is the same however often it
     runs."""
     value = node.meta.get("val")
-    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+    if node.op != "call_function" or not isinstance(node.target, OpOverload):
         return False
     if torch.Tag.nondeterministic_seeded in node.target.tags or node.target._schema.is_mutable:
         return False
@@ -150,7 +152,7 @@ def has_unbacked(value: Any) -> bool:
 
 def is_worthwhile(members: Sequence[Node]) -> bool:
     """Whether a compiled call is likely to be faster than its operators one by one."""
-    work = [n for n in members if isinstance(n.target, torch._ops.OpOverload) and not _moves_nothing(n)]
+    work = [n for n in members if isinstance(n.target, OpOverload) and not _moves_nothing(n)]
     if any(not isinstance(o.meta.get("val"), torch.Tensor) for o in outputs_of(members)):
         return False
     if any(n.target in random.SLICES for n in work):

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.utils import _pytree as pytree
 
-from ..rules.table import rule_of
-from .plain import Plain
+from ...ir.torch_api import pytree
+from ...rules.table import rule_of
+from ..plain import Plain
 
 # The bits given up in one run after another, of a dtype with many and of one with few.
 MANY_BITS, FEW_BITS = (*[1] * 8, *[2] * 8, *[3] * 8), [1] * 24

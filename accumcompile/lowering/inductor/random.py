@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.fx import Graph
 
-from ..ir.draws import SLICES, randint_slice, random_slice, whole_args
+from ...ir.draws import SLICES, randint_slice, random_slice, whole_args
 
 prims = torch.ops.prims
 

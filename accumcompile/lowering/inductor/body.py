@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from ..ir.binding import Binding, bind
-from ..ir.loop import LoopSpec, Split, finish, run_reference
-from ..ir.sizes import ROWS
-from ..session.session import Session
-from . import inductor_api
-from .arguments import Cut, check_body, local_shape
+from ...ir.binding import Binding, bind
+from ...ir.loop import LoopSpec, Split, finish, run_reference
+from ...ir.sizes import ROWS
+from ...session.session import Session
+from ..arguments import Cut, check_body, local_shape
+from ..specs import ArgumentSpec, Array, Literal, Symbolic, describe, describe_tensor, stride_pattern
+from ..tracing import Tracing
+from ..trust.trust import UNUSABLE, Trust, device_of
+from . import api as inductor_api
+from .api import signature
 from .forms import Form, build
-from .inductor_api import signature
 from .progress import Progress
-from .specs import ArgumentSpec, Array, Literal, Symbolic, describe, describe_tensor, stride_pattern
-from .trust import UNUSABLE, Trust, device_of
 
 STATIC_ROWS = 8  # micro-batch sizes compiled as numbers; further ones share a form with symbolic rows
 STATIC_TAILS = 1
@@ -86,7 +87,7 @@ class CompiledBody(torch.nn.Module):
             known.append(build(self.body, spec, specs, sizes, accumulators, buffers, self.compile_graph))
         return known[-1]
 
-    def compile_graph(self, gm: GraphModule, inputs: Sequence[Any], trace: inductor_api.Tracing) -> inductor_api.Boxed:
+    def compile_graph(self, gm: GraphModule, inputs: Sequence[Any], trace: Tracing) -> inductor_api.Boxed:
         """Inductor, with the user's options."""
         return inductor_api.compile_graph(gm, inputs, trace, dict(self.session.options.inductor or {}))
 

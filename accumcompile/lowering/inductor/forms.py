@@ -11,16 +11,16 @@ import sympy
 import torch
 from torch.fx import GraphModule
 
-from ..ir.binding import Binding, number, traced
-from ..ir.loop import LoopSpec, rows_of
-from ..ir.sizes import expression
-from ..passes.fuse_accumulation import Accumulation, fuse_accumulation
-from ..passes.manager import run
-from ..planning.memory import peak, steps_of
-from . import inductor_api
+from ...ir.binding import Binding, number, traced
+from ...ir.loop import LoopSpec, rows_of
+from ...ir.sizes import expression
+from ...passes.fuse_accumulation import Accumulation, fuse_accumulation
+from ...passes.manager import run
+from ...planning.memory import peak, steps_of
+from ..specialise import Specialised, specialise
+from ..specs import ArgumentSpec, Floating, symbolic_stride
+from . import api as inductor_api
 from .products import in_place_products
-from .specialise import Specialised, specialise
-from .specs import ArgumentSpec, Floating, symbolic_stride
 
 BODY_PASSES = [fuse_accumulation, in_place_products]
 

@@ -9,24 +9,28 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from ..diagnostics import errors, where
-from ..diagnostics.errors import AccumulateError
-from ..printing.files import write_repro
-from ..session.check_cost import CheckCost
-from ..session.session import Session
+from ...diagnostics import errors, where
+from ...diagnostics.errors import AccumulateError
+from ...printing.files import write_repro
+from ...session.check_cost import CheckCost
+from ...session.session import Session
 from .available import available
 from .check import Expected, WrongCodeError
 
-if TYPE_CHECKING:
-    from .forms import Form
-
 log = logging.getLogger("accumcompile")
+
+
+class Form(Protocol):
+    """Compiled code of a graph; the graph's values hold ``need`` bytes at once where it runs as it stands."""
+
+    checked: bool
+    need: int
 
 
 class Trust:

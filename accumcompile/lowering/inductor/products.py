@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from ..passes.rewriting import copied
+from ...passes.rewriting import copied
 
 aten = torch.ops.aten
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from .plain import Plain
+from ..plain import Plain
 from .rounding import MANY_BITS, Coarse
 
 Norms: TypeAlias = tuple[float, float]  # the Euclidean norm, and the largest element

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch.fx import GraphModule
 
-from ..session.session import Session
-from . import inductor_api, replace_bodies
+from ...ir import torch_api
+from ...session.session import Session
+from .. import replace_bodies
 from .progress import Progress
 
 
@@ -22,7 +23,7 @@ class InductorLowering:
 
     def decompositions(self) -> Mapping[Any, Callable]:
         """Inductor's."""
-        return inductor_api.decompositions()
+        return torch_api.decompositions()
 
     def lower(self, program: GraphModule) -> GraphModule:
         """``program``, its bodies and bridges replaced by what compiles them."""

@@ -1,0 +1,72 @@
+"""What of PyTorch's own a graph is made of and has no public name: operators, sizes, fake tensors, trees.
+
+The one place below capture and lowering where such names are imported. Checked on torch 2.11, 2.13 and 2.15.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch._inductor.inductor_prims  # registers the prims that randomness is rewritten to
+from torch._guards import detect_fake_mode
+from torch._ops import OpOverload, OpOverloadPacket
+from torch._subclasses import FakeTensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+from torch.utils._sympy import functions as sizes
+from torch.utils._sympy.functions import CleanDiv, FloorDiv, Mod, PythonMod
+
+__all__ = [
+    "CleanDiv",
+    "FakeTensor",
+    "FloorDiv",
+    "Mod",
+    "OpOverload",
+    "OpOverloadPacket",
+    "PythonMod",
+    "TorchDispatchMode",
+    "decompositions",
+    "graph_of",
+    "in_fake_mode",
+    "is_composite",
+    "is_traceable_wrapper_subclass",
+    "of_custom",
+    "pytree",
+    "sizes",
+]
+
+
+def in_fake_mode(tensors: Any) -> AbstractContextManager:
+    """Where operators run on fake tensors: theirs, or that in which we are already."""
+    for leaf in pytree.tree_leaves(tensors):
+        if isinstance(leaf, FakeTensor):
+            return leaf.fake_mode
+    return detect_fake_mode() or nullcontext()
+
+
+def decompositions() -> Mapping[Any, Callable]:
+    """What Inductor wants operators written as."""
+    from torch._inductor.decomposition import select_decomp_table
+
+    return select_decomp_table()
+
+
+def is_composite(op: OpOverload) -> bool:
+    """Whether an operator is written as others before a graph shows it."""
+    composite = torch._C.DispatchKey.CompositeImplicitAutograd
+    return composite in op.py_kernels or op.has_kernel_for_dispatch_key(composite)
+
+
+def of_custom(op: Any) -> Any:
+    """The overload behind what ``torch.library.custom_op`` returns; anything else is itself."""
+    return getattr(op, "_opoverload", op)
+
+
+def graph_of(fn: Callable, *examples: Any) -> torch.fx.GraphModule:
+    """``fn`` as a graph of the operators that Inductor wants."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    return make_fx(fn, decomposition_table=dict(decompositions()))(*examples)

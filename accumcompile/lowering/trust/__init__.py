@@ -1,0 +1,1 @@
+"""What is compiled is compared with what it was compiled of."""
