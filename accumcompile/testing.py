@@ -69,5 +69,5 @@ def check_rule(op: Any, rule: Any, samples: Iterable[tuple]) -> None:
 
     overload = overload_of(op)
     checked.check_rule(overload, rule)
-    found = list(counterexamples(overload, rule, samples))
-    assert not found, "\n".join(found)
+    wrong = list(counterexamples(overload, rule, samples))
+    assert not wrong, "\n".join(wrong)

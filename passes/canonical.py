@@ -68,8 +68,8 @@ def _strided(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
     """``as_strided`` between contiguous layouts is a view; any other one reads the traced layout."""
     source, result = args[0].meta["val"], node.meta["val"]
     plain = source.is_contiguous() and result.is_contiguous() and result.storage_offset() == 0
-    if plain and source.numel() == result.numel() and (found := _as_view(emit, node, args, kwargs)) is not None:
-        return found
+    if plain and source.numel() == result.numel() and (view := _as_view(emit, node, args, kwargs)) is not None:
+        return view
     return emit(node.target, _laid_out(emit, args[0]), *args[1:], **kwargs)
 
 

@@ -67,25 +67,25 @@ def form_loops(gm: GraphModule, context: Planned) -> GraphModule:
 def _form(bridges: Bridges, loop: Loop, name: str, wide: torch.dtype | None) -> GraphModule:
     """One loop: its body as a module, its call and what comes of it in the program."""
     body = Body(bridges, loop.nodes)
-    known = bridges.known
-    sums = {r: p.op for r in loop.roots if isinstance(p := known.placement(r), Partial)}
+    propagation = bridges.propagation
+    sums = {r: p.op for r in loop.roots if isinstance(p := propagation.placement(r), Partial)}
     carried = {r: Carry.of(op, r.meta["val"].dtype, wide, r.name) for r, op in sums.items()}
     carried = {r: each.alone for r, each in carried.items()} if loop.at_once else carried
-    shards = [r for r in loop.roots if isinstance(known.placement(r), Shard)]
-    kept = list(dict.fromkeys([*shards, *loop.saved]))
-    pieces = [body.unfolded(node) for node in kept]
+    shards = [r for r in loop.roots if isinstance(propagation.placement(r), Shard)]
+    concatenated = list(dict.fromkeys([*shards, *loop.saved]))
+    pieces = [body.unfolded(node) for node in concatenated]
     parts = [body.unrounded(r) if each.dtype != each.result else body.local[r] for r, each in carried.items()]
     module = body.finish(parts + [piece for piece, _ in pieces])
     spec = LoopSpec(
         tuple(const.source for const in body.consts.values()),
         tuple(X(x.dim, source.name, str(placement)) for (source, placement), x in body.xs.items()),
         tuple(carried.values()),
-        tuple(Y(dim, node.name) for node, (_, dim) in zip(kept, pieces, strict=True)),
+        tuple(Y(dim, node.name) for node, (_, dim) in zip(concatenated, pieces, strict=True)),
     )
     split = bridges.at_once() if loop.at_once else bridges.split
     xs = [x.whole for x in body.xs.values()]
     call = bridges.call(accumulate_loop, (bridges.graph.get_attr(name), split, list(body.consts), xs, spec))
-    for i, node in enumerate([*carried, *kept]):
+    for i, node in enumerate([*carried, *concatenated]):
         bridges.whole_of[node] = _assembled(bridges, call, i, node)
     return module
 
@@ -94,7 +94,7 @@ def _assembled(bridges: Bridges, call: Node, index: int, node: Node) -> Node:
     """The full value that a loop yields, in the shape that was traced."""
     item = bridges.call(operator.getitem, (call, index), like=node)
     item.meta["val"] = node.meta["val"]
-    placement = bridges.known.placement(node)
+    placement = bridges.propagation.placement(node)
     if isinstance(placement, Shard) and placement.outer != 1:
         item = bridges.call(aten.reshape.default, (item, bridges.sizes(shape_of(node) or ())), like=node)
     return item

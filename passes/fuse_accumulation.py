@@ -59,20 +59,20 @@ def fuse_accumulation(gm: GraphModule, context: Accumulation) -> GraphModule:
     parts, pieces = outputs[: len(context.ops)], outputs[len(context.ops) :]
     accs = _placeholders(graph, "acc", context.accumulators)
     outs = _placeholders(graph, "out", context.slots)
-    kept: list = []
+    returned: list = []
     for op, part, acc, into in zip(context.ops, parts, accs, context.accumulators, strict=True):
         if isinstance(into, torch.dtype):
-            kept.append(_cast(graph, part, into))
+            returned.append(_cast(graph, part, into))
         elif acc is not None:
             with graph.inserting_before(_after(part, output)):
                 UPDATES.get(op, _reduce)(graph, op, acc, _cast(graph, part, acc.meta["val"].dtype))
     for piece, out in zip(pieces, outs, strict=True):
         if out is None:
-            kept.append(piece)
+            returned.append(piece)
         else:
             with graph.inserting_before(_after(piece, output)):
                 graph.call_function(aten.copy_.default, (out, piece))
-    output.args = (tuple(kept),)
+    output.args = (tuple(returned),)
     graph.eliminate_dead_code()
     gm.recompile()
     return gm
@@ -81,14 +81,14 @@ def fuse_accumulation(gm: GraphModule, context: Accumulation) -> GraphModule:
 def _placeholders(graph: Graph, name: str, values: Sequence) -> list[Node | None]:
     """An argument for each tensor in ``values``, before all others that are there."""
     first = next(n for n in graph.nodes if not n.meta.get("accumulates"))
-    made: list[Node | None] = []
+    nodes: list[Node | None] = []
     with graph.inserting_before(first):
         for i, value in enumerate(values):
             node = graph.placeholder(f"{name}{i}") if isinstance(value, Tensor) else None
             if node is not None:
                 node.meta |= {"val": value, "accumulates": True}
-            made.append(node)
-    return made
+            nodes.append(node)
+    return nodes
 
 
 def _after(node: Node, output: Node) -> Node:

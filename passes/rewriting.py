@@ -97,6 +97,6 @@ def scalar(emit: Emit, number: float, like: Node) -> Node:
 
 def product(emit: Emit, sizes: list[Any]) -> Any:
     """The product of sizes."""
-    known = math.prod(size for size in sizes if not isinstance(size, Node))
-    factors = [size for size in sizes if isinstance(size, Node)] + [known] * (known != 1)
+    number = math.prod(size for size in sizes if not isinstance(size, Node))
+    factors = [size for size in sizes if isinstance(size, Node)] + [number] * (number != 1)
     return reduce(partial(emit, operator.mul), factors) if factors else 1

@@ -71,7 +71,9 @@ def _changed_by(node: Node) -> list[Node]:
     if not isinstance(node.target, OpOverload):
         return []
     arguments = zip(node.target._schema.arguments, node.args, strict=False)
-    return [a for known, a in arguments if isinstance(a, Node) and known.alias_info and known.alias_info.is_write]
+    return [
+        a for argument, a in arguments if isinstance(a, Node) and argument.alias_info and argument.alias_info.is_write
+    ]
 
 
 def _reads_one_of_many(node: Node, gm: GraphModule) -> bool:
@@ -90,31 +92,31 @@ GRAPH = (
 # --- placed nodes
 
 
-def _has_a_placement_for_each(placed: Placed, known: Propagation) -> bool:
+def _has_a_placement_for_each(placed: Placed, propagation: Propagation) -> bool:
     return len(placed.results) == len(shapes_of(placed.node)) and len(placed.needs) == len(placed.operands)
 
 
-def _fits_the_shape(placed: Placed, known: Propagation) -> bool:
+def _fits_the_shape(placed: Placed, propagation: Propagation) -> bool:
     return all(
         not isinstance(p, Shard)
-        or (s is not None and p.dim < len(s) and known.batch.per_sample(s[p.dim], p.outer) is not None)
+        or (s is not None and p.dim < len(s) and propagation.batch.per_sample(s[p.dim], p.outer) is not None)
         for p, s in zip(placed.placements, shapes_of(placed.node), strict=True)
     )
 
 
-def _is_reduced_somehow(placed: Placed, known: Propagation) -> bool:
+def _is_reduced_somehow(placed: Placed, propagation: Propagation) -> bool:
     return all(p.op in REDUCTIONS for p in placed.placements if isinstance(p, Partial))
 
 
-def _comes_in_time(placed: Placed, known: Propagation) -> bool:
-    return all(known[operand].stage <= placed.stage for operand in placed.local)
+def _comes_in_time(placed: Placed, propagation: Propagation) -> bool:
+    return all(propagation[operand].stage <= placed.stage for operand in placed.local)
 
 
-def _is_had_as_needed(placed: Placed, known: Propagation) -> bool:
+def _is_had_as_needed(placed: Placed, propagation: Propagation) -> bool:
     """R -> S is a slice, and P or S -> R a barrier; nothing is made partial, and no sum is sliced unfinished."""
     for operand, need in placed.takes():
         if operand.node is not None and isinstance(need.placement, Partial):
-            source = known[operand.node]
+            source = propagation[operand.node]
             if not source.has_many and source.placement != need.placement:
                 return False
     return True
@@ -229,9 +231,9 @@ def check_program(step: str, gm: GraphModule, seconds: float = 0.0) -> None:
         _check(BODY, body.graph.nodes, body, step)
 
 
-def check_placed(known: Propagation) -> None:
+def check_placed(propagation: Propagation) -> None:
     """After propagation."""
-    _check(PLACED, known, known, "propagate")
+    _check(PLACED, propagation, propagation, "propagate")
 
 
 def check_schedule(plan: Schedule) -> None:

@@ -34,13 +34,13 @@ class Compiled:
     def __init__(self):
         captured = capture(step, (torch.randn(12, 4), torch.randn(4, 3)), (0, None))
         self.gm = run([*NORMALISATION, *GRAPH_PASSES], captured.gm, Context(captured.batch))
-        self.known = propagate(self.gm.graph, captured.batch)
-        self.plan = schedule(self.gm.graph, self.known)
+        self.propagation = propagate(self.gm.graph, captured.batch)
+        self.plan = schedule(self.gm.graph, self.propagation)
         self.program = run(PROGRAM_PASSES, self.gm, Planned(self.plan))
 
     def check(self):
         spec.check_graph("a pass", self.gm)
-        spec.check_placed(self.known)
+        spec.check_placed(self.propagation)
         spec.check_schedule(self.plan)
         spec.check_program("a pass", self.program)
 
@@ -52,7 +52,7 @@ class Compiled:
 
     def place(self, target, **facts):
         node = self.node(target)
-        self.known.placed[node] = replace(self.known[node], **facts)
+        self.propagation.placed[node] = replace(self.propagation[node], **facts)
 
     def loop(self, k, **facts):
         loops = list(self.plan.loops)
@@ -99,7 +99,7 @@ BROKEN = {
     ),
     "what is taken from the own micro-batch is made no later": lambda c: c.place(aten.tanh.default, stage=9),
     "nothing is made partial where it is taken": lambda c: c.place(
-        aten.tanh.default, needs=(replace(c.known[c.node(aten.tanh.default)].needs[0], layout=Layout(Partial())),)
+        aten.tanh.default, needs=(replace(c.propagation[c.node(aten.tanh.default)].needs[0], layout=Layout(Partial())),)
     ),
     "a loop yields what it computes": lambda c: c.loop(1, nodes=()),
     "only shards are saved": lambda c: c.loop(0, saved=(c.node(aten.amax.default),)),

@@ -36,14 +36,14 @@ def is_ours(node: Any) -> bool:
 
 def between(outputs: Iterable[Any], inputs: Iterable[Any]) -> list[Any]:
     """The autograd nodes that a call made: those below its outputs and above its inputs."""
-    known = {id(n): n for n in _grad_fns(inputs)}
-    found, open_ = {}, _grad_fns(outputs)
+    outside = {id(n): n for n in _grad_fns(inputs)}
+    between, open_ = {}, _grad_fns(outputs)
     while open_:
         node = open_.pop()
-        if id(node) not in found and id(node) not in known:
-            found[id(node)] = node
+        if id(node) not in between and id(node) not in outside:
+            between[id(node)] = node
             open_ += [n for n, _ in node.next_functions if n is not None]
-    return [n for n in found.values() if not hasattr(n, "variable")]
+    return [n for n in between.values() if not hasattr(n, "variable")]
 
 
 def _grad_fns(values: Iterable[Any]) -> list[Any]:
@@ -52,13 +52,13 @@ def _grad_fns(values: Iterable[Any]) -> list[Any]:
 
 def split(run: Callable[..., Any]) -> Callable[..., Any]:
     """``run`` is a graph of ours: know its nodes from its first differentiable run on."""
-    known = False
+    noted = False
 
     def runs_split(*args: Any) -> Any:
-        nonlocal known
+        nonlocal noted
         outputs = run(*args)
-        if not known and any(isinstance(o, torch.Tensor) and o.grad_fn is not None for o in outputs):
-            known = True
+        if not noted and any(isinstance(o, torch.Tensor) and o.grad_fn is not None for o in outputs):
+            noted = True
             _ours.update(type(n) for n in between(outputs, args) if isinstance(n, BackwardCFunction))
         return outputs
 
@@ -137,10 +137,10 @@ class Net:
         self.backwards += 1
         if self.call.in_chunk or not (self.must_look or create_graph):
             return
-        found = reached(roots)
-        if create_graph and found.ours:
+        below = reached(roots)
+        if create_graph and below.ours:
             raise errors.create_graph_error()
-        self.judge(found)
+        self.judge(below)
 
     @property
     def must_look(self) -> bool:
@@ -149,16 +149,16 @@ class Net:
         seen = now.captured_anew or before.frames != now.frames_before
         return seen or now.idle or before.dropped
 
-    def judge(self, found: Reached) -> None:
+    def judge(self, below: Reached) -> None:
         """Say what ran on the full batch."""
-        full = [p for p in found.full.values() if self.counts(p)]
-        if not full and not found.handed_over:
+        full = [p for p in below.full.values() if self.counts(p)]
+        if not full and not below.handed_over:
             return
         line, session = where.here(), self.call.session
         facts = explained(self.call.watch.reasons(), session.name.rpartition(".")[2]) | {"batch": str(self.call.batch)}
         if not full:
             errors.warn("AC030", session, line, **facts)
-        elif found.ours:
+        elif below.ours:
             errors.warn("AC021", session, line, parameters=self.names(full), **facts)
         else:
             raise errors.error("AC020", line, **facts)

@@ -86,12 +86,12 @@ def parse(stack_trace: str) -> list[Frame]:
 
 def of_comment(text: str) -> Frame | None:
     """The frame in ShapeEnv's notation, ``code  # file:line in function``; it cuts the file's name short."""
-    found = _COMMENT.match(text)
-    if found is None:
+    match = _COMMENT.match(text)
+    if match is None:
         return None
     files = (getattr(m, "__file__", None) or "" for m in list(sys.modules.values()))
-    file = next((f for f in files if f.endswith(found["file"])), found["file"])
-    return Frame(file, int(found["line"]), named(found["function"]), found["code"].strip())
+    file = next((f for f in files if f.endswith(match["file"])), match["file"])
+    return Frame(file, int(match["line"]), named(match["function"]), match["code"].strip())
 
 
 def innermost(frames: Iterable[Frame]) -> Frame | None:
@@ -118,11 +118,11 @@ def of_code(code: CodeType) -> Frame:
 
 def _frames() -> list[FrameType]:
     """The Python frames that are running now, innermost first, from the caller's on."""
-    found, frame = [], sys._getframe(1).f_back
+    frames, frame = [], sys._getframe(1).f_back
     while frame is not None:
-        found.append(frame)
+        frames.append(frame)
         frame = frame.f_back
-    return found
+    return frames
 
 
 def running_code() -> Iterator[CodeType]:

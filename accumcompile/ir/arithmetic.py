@@ -19,16 +19,16 @@ Number: TypeAlias = Node | int | float
 
 def emit_number(graph: Graph, expr: sympy.Expr, symbol: Callable[[sympy.Symbol], Number]) -> Number:
     """A node (or a plain number) whose value is ``expr``; ``symbol`` gives the node of each free symbol."""
-    known: dict[sympy.Basic, Number] = {}
+    numbers: dict[sympy.Basic, Number] = {}
     stack: list[sympy.Basic] = [expr]
     while stack:
         arguments = _arguments(stack[-1])
-        missing = [a for a in arguments if a not in known]
+        missing = [a for a in arguments if a not in numbers]
         stack += reversed(missing)
         if not missing:
             done = stack.pop()
-            known[done] = _emit(graph, done, [known[a] for a in arguments], symbol)
-    return known[expr]
+            numbers[done] = _emit(graph, done, [numbers[a] for a in arguments], symbol)
+    return numbers[expr]
 
 
 def _arguments(expr: sympy.Basic) -> tuple[sympy.Basic, ...]:

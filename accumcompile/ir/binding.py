@@ -23,14 +23,14 @@ def value(size: Size, sizes: Binding) -> int | None:
         return int(size)
     if size in sizes:
         return sizes[size]
-    found = size.xreplace(dict(sizes))
-    return int(found) if found.is_number else _multiple(size, sizes)
+    bound = size.xreplace(dict(sizes))
+    return int(bound) if bound.is_number else _multiple(size, sizes)
 
 
 def _multiple(size: sympy.Basic, sizes: Binding) -> int | None:
     """The value of a multiple of a size of which only the whole is known: a stride of ``8 * (16 * (s // 2))``, say."""
-    for known, number in sizes.items():
-        ratio = (size / known).xreplace(dict(sizes)) if number else sympy.nan
+    for measured, number in sizes.items():
+        ratio = (size / measured).xreplace(dict(sizes)) if number else sympy.nan
         if ratio.is_Rational:
             return int(ratio * number)
     return None
@@ -38,9 +38,9 @@ def _multiple(size: sympy.Basic, sizes: Binding) -> int | None:
 
 def number(size: Size, sizes: Binding) -> int:
     """A size that must be known."""
-    found = value(size, sizes)
-    errors.check(found is not None, f"the size {size} is not known")
-    return found or 0
+    bound = value(size, sizes)
+    errors.check(bound is not None, f"the size {size} is not known")
+    return bound or 0
 
 
 def is_known(shape: Iterable[Size], sizes: Binding) -> bool:
@@ -64,11 +64,11 @@ def weigh(size: Size) -> int:
         return int(size)
     for tried in _TRIED:
         try:
-            found = size.xreplace(dict.fromkeys(size.free_symbols, sympy.Integer(tried)))
+            weight = size.xreplace(dict.fromkeys(size.free_symbols, sympy.Integer(tried)))
         except ZeroDivisionError:  # of torch's divisions; sympy's own is infinite
             continue
-        if found.is_finite and found >= 0:
-            return int(found)
+        if weight.is_finite and weight >= 0:
+            return int(weight)
     return _TRIED[0]
 
 
@@ -108,11 +108,11 @@ def reads(holders: Iterable[Node]) -> Iterator[tuple[sympy.Expr, Read]]:
 
 def symbol_reads(holders: Iterable[Node]) -> list[tuple[sympy.Symbol, Read]]:
     """How to read each symbol, once."""
-    found: dict[sympy.Symbol, Read] = {}
+    by_symbol: dict[sympy.Symbol, Read] = {}
     for size, read in reads(holders):
         if isinstance(size, sympy.Symbol):
-            found.setdefault(size, read)
-    return list(found.items())
+            by_symbol.setdefault(size, read)
+    return list(by_symbol.items())
 
 
 def bind(holders: Sequence[Node], arguments: Sequence[Any]) -> dict[sympy.Basic, int]:
@@ -120,9 +120,9 @@ def bind(holders: Sequence[Node], arguments: Sequence[Any]) -> dict[sympy.Basic,
     sizes: dict[sympy.Basic, int] = {}
     for size, read in reads(holders):
         if read.fits(arguments):
-            known = sizes.setdefault(size, found := read(arguments))
+            before = sizes.setdefault(size, now := read(arguments))
             at = holders[read.position]
-            errors.check(known == found, f"two values of size {size}", f"{known} and {found}, at {at}")
+            errors.check(before == now, f"two values of size {size}", f"{before} and {now}, at {at}")
     return sizes
 
 

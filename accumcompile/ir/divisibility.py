@@ -50,8 +50,8 @@ def _checks(size: torch.SymInt) -> Iterable[sympy.Expr]:
     equal = [g for g in guards if isinstance(g, sympy.Eq) and g.free_symbols == {symbol}]
     constants = {g.lhs: g.rhs for g in equal if g.rhs.is_Integer}  # such as s // (s // 2) == 2, after x.view(s // 2, 2)
     for guard in equal:
-        for known in ({}, constants):
-            difference = guard.lhs.xreplace(known) - guard.rhs.xreplace(known)
+        for values in ({}, constants):
+            difference = guard.lhs.xreplace(values) - guard.rhs.xreplace(values)
             if _period(difference) is not None:
                 yield difference
 

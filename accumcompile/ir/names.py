@@ -16,7 +16,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from .operands import is_size
 
-CALLED = "called"  # in the meta of a node of Dynamo's graph: what the user calls it
+USERS_NAME = "users_name"  # in the meta of a node of Dynamo's graph: what the user calls it
 
 _SPELLINGS = (
     (re.compile(r"\b[LG]\['([^']+)'\]"), r"\1"),  # a local or global variable
@@ -32,12 +32,12 @@ def of_source(expression: str) -> str:
     return expression
 
 
-def called(node: Any) -> str:
+def users_name_of(node: Any) -> str:
     """What the user calls a node of Dynamo's graph: as it is assigned, or the module whose value it is."""
     if not isinstance(node, Node):
         return ""
     module = of_module(node.meta) if node.op != "placeholder" else ""
-    return node.meta.get(CALLED) or (f"{module}'s output" if module else node.name)
+    return node.meta.get(USERS_NAME) or (f"{module}'s output" if module else node.name)
 
 
 def of_module(meta: Mapping[str, Any]) -> str:
@@ -58,8 +58,8 @@ class Names:
     def of(cls, gm: GraphModule) -> Names:
         """The names in a graph whose nodes have been named."""
         given, results = gm.graph.find_nodes(op="placeholder"), gm.graph.output_node().args[0]
-        values = {node.name: called(node) for node in gm.graph.nodes}
-        return cls([called(n) for n in given], [called(o) for o in results], values)
+        values = {node.name: users_name_of(node) for node in gm.graph.nodes}
+        return cls([users_name_of(n) for n in given], [users_name_of(o) for o in results], values)
 
     def of_described(self, description: Any) -> str:
         """What AOTAutograd's description of an input or output means; "" where that is nothing to a user.
@@ -87,8 +87,8 @@ def with_descriptions(graph: Graph) -> Iterable[tuple[Any, Any]]:
 
 def last_of(graph: Graph) -> dict[str, Node]:
     """The value of each node of Dynamo's graph, by its name: the last of the nodes that come from it."""
-    made = (n for n in graph.nodes if n.op == "call_function" and n.meta.get("from_node") and not is_size(n))
-    return {node.meta["from_node"][0].name: node for node in made}
+    nodes = (n for n in graph.nodes if n.op == "call_function" and n.meta.get("from_node") and not is_size(n))
+    return {node.meta["from_node"][0].name: node for node in nodes}
 
 
 def _at(names: Sequence[str], index: int) -> str:

@@ -36,8 +36,8 @@ def operands(node: Node) -> list[Operand]:
     """Every tensor operand; for an operator without a schema, every tensor among its arguments."""
     if isinstance(node.target, OpOverload):
         return list(_by_schema(node))
-    found = [(path, value) for path, value in leaves(node) if isinstance(value, Node) and not is_size(value)]
-    return [Operand(path, value) for path, value in found]
+    taken = [(path, value) for path, value in leaves(node) if isinstance(value, Node) and not is_size(value)]
+    return [Operand(path, value) for path, value in taken]
 
 
 def is_size(node: Node) -> bool:
@@ -100,8 +100,8 @@ def comes_from_data(size: Any) -> bool:
 
 def is_decided_by_data(node: Node) -> bool:
     """Whether a node makes numbers or sizes that nothing but its operands' data decides: each time others, by name."""
-    known = {s for n in node.all_input_nodes for size in _numbers(n) for s in _traced_from_data(size)}
-    return any(s not in known for size in _numbers(node) for s in _traced_from_data(size))
+    given = {s for n in node.all_input_nodes for size in _numbers(n) for s in _traced_from_data(size)}
+    return any(s not in given for size in _numbers(node) for s in _traced_from_data(size))
 
 
 def _traced_from_data(size: Any) -> list[sympy.Symbol]:

@@ -80,9 +80,9 @@ class Batch:
             return size.func(*args)
         if isinstance(size, CleanDiv):
             return args[0] / args[1]
-        known = self._quotient_and_remainder(*args)
-        if known is not None:
-            return known[0] if isinstance(size, FloorDiv) else known[1]
+        quotient = self._quotient_and_remainder(*args)
+        if quotient is not None:
+            return quotient[0] if isinstance(size, FloorDiv) else quotient[1]
         rounded = sympy.Symbol(f"({size})", integer=True)
         self._rounded[rounded] = size
         return rounded

@@ -28,7 +28,7 @@ from .tracing import Tracing
 class Specialised:
     """A graph for one tuple of specs.
 
-    Its arguments are the values of ``symbols``, then those of the original ones at the positions ``kept``.
+    Its arguments are the values of ``symbols``, then those of the original ones at the positions ``remaining``.
     (Every symbol is an argument, because Inductor's cache on disk checks guards only on those that are.)
     """
 
@@ -36,7 +36,7 @@ class Specialised:
     trace: Tracing
     fresh: dict[sympy.Expr, sympy.Expr]  # capture's expression -> ours
     sizes: Binding
-    kept: list[int] = field(default_factory=list)
+    remaining: list[int] = field(default_factory=list)
 
     @property
     def symbols(self) -> dict[sympy.Symbol, sympy.Expr]:
@@ -75,7 +75,7 @@ def specialise(graph: Graph, root: torch.nn.Module, specs: Sequence[ArgumentSpec
         elif isinstance(spec, Symbolic) and spec.expr in arguments:
             copy.env[holder] = arguments[spec.expr]
         elif holder.users:
-            done.kept.append(position)
+            done.remaining.append(position)
             copy.env[holder] = copy.argument(holder.name, done.fake(spec), holder.meta)
     with trace.running():
         for node in graph.nodes:
@@ -146,8 +146,8 @@ class _Copy:
     def _check(self, node: Node, result: Any) -> None:
         expected = node.meta.get("local_shape")
         if expected is not None and isinstance(result, torch.Tensor):
-            found = [traced(s) for s in result.shape]
-            check_shape(node, found, self.done.sizes)
+            shape = [traced(s) for s in result.shape]
+            check_shape(node, shape, self.done.sizes)
 
 
 def _is_zero_dim_factor(arg: Any) -> bool:

@@ -81,8 +81,8 @@ def describe_tensor(value: torch.Tensor, shape: Sequence[Size], sizes: Binding) 
     """The spec of a tensor whose dims are ``shape``."""
     dims = tuple(small_folded(d, sizes) for d in shape)
     numbers = [binding.value(d, sizes) for d in dims]
-    dims = tuple(n if known is None else d for d, known, n in zip(dims, numbers, value.shape, strict=True))
-    wrong = [(str(d), n) for d, known, n in zip(shape, numbers, value.shape, strict=True) if known not in (None, n)]
+    dims = tuple(n if number is None else d for d, number, n in zip(dims, numbers, value.shape, strict=True))
+    wrong = [(str(d), n) for d, number, n in zip(shape, numbers, value.shape, strict=True) if number not in (None, n)]
     errors.check(not wrong, "an argument of a loop has another shape than was planned", str(wrong))
     return Array(dims, symbolic_stride(value, dims), value.dtype, value.device)
 

@@ -29,9 +29,9 @@ class Tracing:
         """A new symbol for a size that is ``value`` now, neither 0 nor 1."""
         source = ConstantSource(f"__accumcompile_{name}")
         positive = True if value > 0 else None
-        made = self.env.create_symbol(value, source, DimDynamic.DYNAMIC, positive=positive)
-        self.symbols.append(made)
-        return made
+        symbol = self.env.create_symbol(value, source, DimDynamic.DYNAMIC, positive=positive)
+        self.symbols.append(symbol)
+        return symbol
 
     def size(self, expr: Any, value: int) -> int | torch.SymInt:
         """The SymInt of an expression in our symbols."""

@@ -62,14 +62,14 @@ def varies(fn: Callable, draws: Sequence[Tensors]) -> bool:
 
 
 def _placements(whole: torch.Tensor, local: list[torch.Tensor], rows: list[int]) -> set[Placement]:
-    found: set[Placement] = set()
+    holding: set[Placement] = set()
     if all(_same(whole, piece) for piece in local):
-        found.add(Replicate())
+        holding.add(Replicate())
     for dim in range(whole.dim()) if rows else ():
-        found |= {Shard(dim, outer) for outer in _outers(whole, dim, local, rows) if _joins(whole, dim, outer, local)}
+        holding |= {Shard(dim, outer) for outer in _outers(whole, dim, local, rows) if _joins(whole, dim, outer, local)}
     if all(piece.shape == whole.shape for piece in local) and not whole.is_complex():
-        found |= {Partial(op) for op in REDUCE if _same(whole, _reduced(op, local))}
-    return found
+        holding |= {Partial(op) for op in REDUCE if _same(whole, _reduced(op, local))}
+    return holding
 
 
 def _reduced(op: str, local: list[torch.Tensor]) -> torch.Tensor:

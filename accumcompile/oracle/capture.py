@@ -90,13 +90,13 @@ def _tangent(fake: torch.Tensor) -> torch.Tensor:
 
 def _batch(gm: GraphModule, tensors: Tensors) -> tuple[Batch | None, int]:
     """The batch that is left after tracing, and its size."""
-    found: dict[Any, int] = {}
+    sizes_of: dict[Any, int] = {}
     for node, x in zip(gm.graph.find_nodes(op="placeholder"), tensors, strict=True):
         for size, actual in zip(node.meta["val"].shape, x.shape, strict=True):
             expr = expression(size)
             if not isinstance(expr, int) and expr.is_Symbol:
-                found[expr] = actual
-    if not found:
+                sizes_of[expr] = actual
+    if not sizes_of:
         return None, 0
     sizes: list[Size] = [
         expression(s)
@@ -104,5 +104,5 @@ def _batch(gm: GraphModule, tensors: Tensors) -> tuple[Batch | None, int]:
         for v in pytree.tree_leaves(n.meta.get("val"))
         for s in (v.shape if isinstance(v, torch.Tensor) else [v] if isinstance(v, torch.SymInt) else [])
     ]
-    of_batch = (s for s in input_sizes(gm) if s.node.expr in found)
-    return Batch.of(found, sizes, divisible(of_batch)), next(iter(found.values()))
+    of_batch = (s for s in input_sizes(gm) if s.node.expr in sizes_of)
+    return Batch.of(sizes_of, sizes, divisible(of_batch)), next(iter(sizes_of.values()))

@@ -56,7 +56,7 @@ class Uneven:
 class Outcome:
     """What a split run gave: each output's difference from the whole run's, and its placement."""
 
-    known: Propagation
+    propagation: Propagation
     outputs: tuple[Any, ...]
     differences: list[float]
     placements: list[Placement]
@@ -64,23 +64,23 @@ class Outcome:
     loops: int
 
 
-def run_split(found: Captured, normalise: bool = True) -> Outcome:
+def run_split(captured: Captured, normalise: bool = True) -> Outcome:
     """Both runs of a captured graph with a batch."""
-    gm, known = placed(found, normalise)
-    plan = schedule(gm.graph, known)
+    gm, propagation = placed(captured, normalise)
+    plan = schedule(gm.graph, propagation)
     program = run(PROGRAM_PASSES, gm, Planned(plan))
-    expected = seeded(found.gm, found.tensors)
-    actual = seeded(lambda *xs: program(Uneven(found.size, known.granule), *xs), found.tensors)
+    expected = seeded(captured.gm, captured.tensors)
+    actual = seeded(lambda *xs: program(Uneven(captured.size, propagation.granule), *xs), captured.tensors)
     differences = [rel_diff(a, b, scale_of(a)) for a, b in zip(expected, actual, strict=True)]
-    placements = [known.placement(o) for o in plan.outputs if isinstance(o, Node)]
-    return Outcome(known, plan.outputs, differences, placements, count_gathers(known), len(plan.loops))
+    placements = [propagation.placement(o) for o in plan.outputs if isinstance(o, Node)]
+    return Outcome(propagation, plan.outputs, differences, placements, count_gathers(propagation), len(plan.loops))
 
 
-def placed(found: Captured, normalise: bool = True) -> tuple[GraphModule, Propagation]:
+def placed(captured: Captured, normalise: bool = True) -> tuple[GraphModule, Propagation]:
     """The graph that is split, and the placement of everything in it."""
-    assert found.batch is not None
-    gm = behind_work(normal(found.gm, found.batch) if normalise else found.gm)
-    return gm, propagate(gm.graph, found.batch)
+    assert captured.batch is not None
+    gm = behind_work(normal(captured.gm, captured.batch) if normalise else captured.gm)
+    return gm, propagate(gm.graph, captured.batch)
 
 
 def normal(gm: GraphModule, batch: Batch) -> GraphModule:
@@ -113,11 +113,11 @@ def scale_of(x: Any) -> float | None:
     return max(1e-3, finite.max().item()) if finite.numel() else 1.0
 
 
-def count_gathers(known: Propagation) -> int:
+def count_gathers(propagation: Propagation) -> int:
     """Operands that some node takes whole and that are not whole."""
     count = 0
-    for operand, need in (taken for placed in known for taken in placed.takes()):
-        if operand.node is not None and not (value := known[operand.node]).has_many:
+    for operand, need in (taken for placed in propagation for taken in placed.takes()):
+        if operand.node is not None and not (value := propagation[operand.node]).has_many:
             count += value.placement != R and need.placement == R
     return count
 
@@ -158,8 +158,8 @@ def shape(value: Any) -> tuple[Size, ...] | None:
 
 def linear_differences(node: Node, args: tuple, kwargs: dict) -> dict[frozenset[int], float]:
     """How far the sum of the parts is from the whole, for each set of operands in which the rule is linear."""
-    found, taken = alignment_of(node), operands(node)
-    groups = set(found.linear) if found else set()
+    alignment, taken = alignment_of(node), operands(node)
+    groups = set(alignment.linear) if alignment else set()
     return {
         group: _joint(node, args, kwargs, [taken[i].path for i in group if i < len(taken) and not taken[i].absent])
         for group in groups

@@ -26,10 +26,10 @@ def flips(rule: Rule, alignments: Sequence[Alignment]) -> Iterator[tuple[str, Ru
         yield "moves data only", replace(rule, moves=True)
 
 
-def _contracts(found: Alignment) -> bool:
+def _contracts(alignment: Alignment) -> bool:
     """Whether some factor is in an operand and not in every result."""
-    taken = {f for dims in found.operands for dim in dims for f in dim}
-    return any(not taken <= {f for dim in dims for f in dim} for dims in found.results)
+    taken = {f for dims in alignment.operands for dim in dims for f in dim}
+    return any(not taken <= {f for dim in dims for f in dim} for dims in alignment.results)
 
 
 def _linear(rule: Rule, alignments: Sequence[Alignment]) -> Iterator[tuple[str, Rule]]:

@@ -60,13 +60,13 @@ def as_sample(op: Callable, sample: tuple) -> Sample:
 
 def _claimed(node: Node, static: Captured) -> Iterator[Choice]:
     """For each factor, the dimensions that it leads in the operands."""
-    found = alignment_of(node)
+    alignment = alignment_of(node)
     holders = {n: i for i, n in enumerate(static.gm.graph.find_nodes(op="placeholder"))}
-    if found is None:
+    if alignment is None:
         return
-    for factor in found.sizes:
+    for factor in alignment.sizes:
         choice: list[int | None] = [None] * len(holders)
-        for operand, dims in zip(operands(node), found.operands, strict=False):
+        for operand, dims in zip(operands(node), alignment.operands, strict=False):
             if operand.node in holders:
                 leading = [d for d, dim in enumerate(dims) if dim[:1] == (factor,)]
                 choice[holders[operand.node]] = leading[0] if leading else None
@@ -90,7 +90,7 @@ def _dims(op: Any, call: Sample, claimed: Iterable[Choice]) -> Iterator[str]:
             continue
         for i, (wrong, result) in enumerate(zip(outcome.differences, outcome.outputs, strict=True)):
             if not wrong < TOLERANCE:
-                placed = outcome.known.placement(result)
+                placed = outcome.propagation.placement(result)
                 yield f"{op}({call.key}), {_batch(choice)}: result {i} is not {placed}, off by {wrong:.1e}"
 
 
@@ -100,14 +100,14 @@ def _batch(choice: Choice) -> str:
     return f"the batch being {' and '.join(places)}"
 
 
-def _claims(found: Captured) -> str:
+def _claims(captured: Captured) -> str:
     """The placements that the rule gives to the results."""
     try:
-        gm, known = placed(found, normalise=False)
+        gm, propagation = placed(captured, normalise=False)
     except Exception:  # an alignment, given as a function, that does not fit its node
         return "it cannot be placed"
     results = enumerate(gm.graph.output_node().args[0])
-    claims = [f"result {i} is not {known.placement(n)}" for i, n in results if isinstance(n, Node)]
+    claims = [f"result {i} is not {propagation.placement(n)}" for i, n in results if isinstance(n, Node)]
     return f"the micro-batches' values do not fit together, {' or '.join(claims)}"
 
 
@@ -160,5 +160,5 @@ def _alignments(op: Any, samples: Iterable[tuple]) -> Iterator[Alignment]:
     for sample in samples:
         call = as_sample(op, sample)
         static = capture(call.run, call.tensors, (None,) * len(call.tensors), decompose=False)
-        found = [alignment_of(n) for n in static.gm.graph.nodes if n.target is op]
-        yield from filter(None, found)
+        alignments = [alignment_of(n) for n in static.gm.graph.nodes if n.target is op]
+        yield from filter(None, alignments)

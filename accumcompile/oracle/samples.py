@@ -73,10 +73,10 @@ def samples_of(op: OpInfo, seed: int = 0) -> Iterator[Sample]:
     seen: set[str] = set()
     name = f"{op.name}.{op.variant_test_name}".rstrip(".")
     for sample in op.sample_inputs("cpu", dtype, requires_grad=False, set_seed=False):
-        found = sample_of(name, op.op, (sample.input, *sample.args), sample.kwargs)
-        if found.key not in seen and all(_is_plain(x) for x in found.tensors) and _runs(found):
-            seen.add(found.key)
-            yield found
+        drawn = sample_of(name, op.op, (sample.input, *sample.args), sample.kwargs)
+        if drawn.key not in seen and all(_is_plain(x) for x in drawn.tensors) and _runs(drawn):
+            seen.add(drawn.key)
+            yield drawn
 
 
 def _runs(sample: Sample) -> bool:
@@ -102,21 +102,21 @@ def spread(items: list, most: int) -> list:
 def choices(tensors: list[torch.Tensor], most: int = 8) -> list[Choice]:
     """Ways of choosing the batch among the dimensions of one size: one of them, many, and all."""
     sizes = sorted({s for x in tensors for s in x.shape if s > 1})
-    found: list[Choice] = []
+    several: list[Choice] = []
     for size in sizes:
         options = [[None, *(d for d, s in enumerate(x.shape) if s == size)] for x in tensors]
         every = [c for c in itertools.islice(itertools.product(*options), 1000) if any(d is not None for d in c)]
         every.sort(key=lambda c: sum(d is not None for d in c))
         single, joint = [c for c in every if sum(d is not None for d in c) == 1], every[::-1]
-        found += dict.fromkeys([*single, *joint[:4], *together(tensors, [size])])
-    return spread(list(dict.fromkeys(found)), most)
+        several += dict.fromkeys([*single, *joint[:4], *together(tensors, [size])])
+    return spread(list(dict.fromkeys(several)), most)
 
 
 def together(tensors: list[torch.Tensor], sizes: Iterable[int] | None = None) -> list[Choice]:
     """For each size that occurs more than once, all dimensions of that size: these tell factors apart."""
     every = sizes if sizes is not None else sorted({s for x in tensors for s in x.shape if s > 1})
-    found = [[tuple(d for d, s in enumerate(x.shape) if s == size) for x in tensors] for size in every]
-    return [tuple(_short(dims) for dims in c) for c in found if sum(map(len, c)) > 1]
+    of_size = [[tuple(d for d, s in enumerate(x.shape) if s == size) for x in tensors] for size in every]
+    return [tuple(_short(dims) for dims in c) for c in of_size if sum(map(len, c)) > 1]
 
 
 def _short(dims: tuple[int, ...]) -> int | tuple[int, ...] | None:

@@ -90,14 +90,14 @@ class _Survey:
     # --- dimensions
 
     def _shards(self, sample: Sample, choice: Choice) -> None:
-        captured = self._capture(sample, choice)
-        if captured is None or captured[0].batch is None:
+        traced = self._capture(sample, choice)
+        if traced is None or traced[0].batch is None:
             self.verdict.fixed += 1
             return
-        found, joint = captured
+        captured, joint = traced
         where = f"{sample.name} {sample.key} batch {choice}"
         try:
-            outcome = run_split(found)
+            outcome = run_split(captured)
         except Exception as error:
             self.verdict.failed.append(f"{where}: {type(error).__name__}: {error}")
             return
@@ -105,10 +105,10 @@ class _Survey:
         wrong = [d for d in outcome.differences if not d < TOLERANCE]
         if wrong:
             self.verdict.unsound.append(f"{where}: {max(wrong):.1e} {[str(p) for p in outcome.placements]}")
-        self._compare(sample, choice, found, outcome, joint)
+        self._compare(sample, choice, captured, outcome, joint)
 
-    def _compare(self, sample: Sample, choice: Choice, found: Captured, outcome, joint: bool) -> None:
-        pieces = list(Uneven(found.size))
+    def _compare(self, sample: Sample, choice: Choice, captured: Captured, outcome, joint: bool) -> None:
+        pieces = list(Uneven(captured.size))
         drawn = [s.tensors for s in self._redraws(sample)]
         single = [dim for dim in choice if not isinstance(dim, tuple)]
         if len(single) < len(choice):
@@ -120,12 +120,12 @@ class _Survey:
         forward = results[: len(held or ())]
         self._record(sample, ("S", choice), held, forward, outcome)
         if joint and held and all(held):
-            self._backward(sample, single, pieces, held, results[len(held) :], outcome, found)
+            self._backward(sample, single, pieces, held, results[len(held) :], outcome, captured)
 
-    def _backward(self, sample: Sample, choice: list, pieces: list, held, results, outcome, found: Captured) -> None:
+    def _backward(self, sample: Sample, choice: list, pieces: list, held, results, outcome, captured: Captured) -> None:
         count = len(sample.tensors)
-        tangents = found.tensors[count:]
-        differ = [h for h, x in zip(held, found.outputs, strict=False) if differentiable(x)]
+        tangents = captured.tensors[count:]
+        differ = [h for h, x in zip(held, captured.outputs, strict=False) if differentiable(x)]
         dims = [next((p.dim for p in sorted(h, key=str) if hasattr(p, "dim") and p.outer == 1), None) for h in differ]
         if len(dims) != len(tangents):
             return
@@ -141,7 +141,7 @@ class _Survey:
             self.tally[sample.group, *kind].append((False, False, ""))
             return
         if any(h - {Replicate()} for h in held) and len(results) == len(held):
-            placements = [outcome.known.placement(r) for r in results]
+            placements = [outcome.propagation.placement(r) for r in results]
             given = all(Replicate() in h or p != Replicate() for h, p in zip(held, placements, strict=True))
             text = f"{sample.name} {sample.key} {kind}: {_words(held)}, not {[str(p) for p in placements]}"
             self.tally[sample.group, *kind].append((True, given, text))
@@ -152,19 +152,19 @@ class _Survey:
     # --- sums
 
     def _sums(self, sample: Sample) -> None:
-        captured = self._capture(sample, (None,) * len(sample.tensors))
-        if captured is None:
+        traced = self._capture(sample, (None,) * len(sample.tensors))
+        if traced is None:
             return
-        found, _ = captured
+        captured, _ = traced
         torch.manual_seed(0)
         with torch.no_grad(), suppress(RuntimeError):  # it may run with the strides of the trace only
-            _Claims(found.gm, self.seen, self.verdict).run(*found.tensors)
+            _Claims(captured.gm, self.seen, self.verdict).run(*captured.tensors)
         floats = [i for i, x in enumerate(sample.tensors) if differentiable(x) and min(x.shape, default=1) > 1]
         for chosen in dict.fromkeys([*((i,) for i in floats), tuple(floats)]):
             if chosen:
-                self._partial(sample, chosen, found)
+                self._partial(sample, chosen, captured)
 
-    def _partial(self, sample: Sample, chosen: tuple[int, ...], found: Captured) -> None:
+    def _partial(self, sample: Sample, chosen: tuple[int, ...], captured: Captured) -> None:
         held = brute.intersect([brute.partial(sample.run, s.tensors, chosen) for s in self._redraws(sample)])
         if (
             held is None
@@ -172,11 +172,13 @@ class _Survey:
             or not any(Partial() in h for h in held)
         ):
             return
-        graph = normal(found.gm, NO_BATCH).graph
+        graph = normal(captured.gm, NO_BATCH).graph
         holders = graph.find_nodes(op="placeholder")
-        known = propagate(graph, NO_BATCH, {holders[i]: Partial() for i in chosen})
+        propagation = propagate(graph, NO_BATCH, {holders[i]: Partial() for i in chosen})
         results = [o for o in graph.output_node().args[0] if isinstance(o, Node)][: len(held)]
-        given = all(Replicate() in h or known.placement(r) == Partial() for h, r in zip(held, results, strict=True))
+        given = all(
+            Replicate() in h or propagation.placement(r) == Partial() for h, r in zip(held, results, strict=True)
+        )
         self.tally[sample.group, "P", chosen].append((True, given, f"{sample.name} {sample.key} ('P', {chosen})"))
 
 

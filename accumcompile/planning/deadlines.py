@@ -17,23 +17,23 @@ from .schedule import Loop, Schedule
 _NEVER = 1 << 30
 
 
-def assign_roots(graph: Graph, known: Propagation) -> Schedule:
+def assign_roots(graph: Graph, propagation: Propagation) -> Schedule:
     """Loops that assemble whatever the outputs need, and nothing in them yet."""
     outputs = tuple(graph.output_node().args[0])
-    deadlines = _Deadlines(graph, known, [o for o in outputs if isinstance(o, Node)])
+    deadlines = _Deadlines(graph, propagation, [o for o in outputs if isinstance(o, Node)])
     deadlines.settle()
     deadlines.advance()
     loops = (Loop(k, tuple(roots)) for k, roots in enumerate(deadlines.roots_by_loop()) if roots)
-    return Schedule(graph, known, tuple(loops), outputs)
+    return Schedule(graph, propagation, tuple(loops), outputs)
 
 
 class _Deadlines:
     """The latest loop after which each assembled value must be there."""
 
-    def __init__(self, graph: Graph, known: Propagation, outputs: list[Node]):
-        self.known, self.outputs = known, outputs
+    def __init__(self, graph: Graph, propagation: Propagation, outputs: list[Node]):
+        self.propagation, self.outputs = propagation, outputs
         self.order = {node: i for i, node in enumerate(graph.nodes)}
-        self.last = max((p.stage for p in known if p.is_local and p.node.op == "call_function"), default=0)
+        self.last = max((p.stage for p in propagation if p.is_local and p.node.op == "call_function"), default=0)
         self.deadline: dict[Node, int] = {}  # an S or P value: the loop after which it is assembled
         self.wanted: dict[Node, int] = {}  # an R value: the loop before which it is computed
         self.changed = False
@@ -47,7 +47,7 @@ class _Deadlines:
                 self._want(output, self.last + 1)
             for k in range(self.last, -1, -1):
                 for node in self.body(self.roots(k)):
-                    for source in (*self.known[node].whole, *self.known[node].sizes_from):
+                    for source in (*self.propagation[node].whole, *self.propagation[node].sizes_from):
                         self._want(source, k)
 
     def _want(self, node: Node, before: int) -> None:
@@ -55,7 +55,7 @@ class _Deadlines:
         stack = [node]
         while stack:
             node = stack.pop()
-            placed = self.known[node]
+            placed = self.propagation[node]
             table, time = (self.wanted, before) if placed.remade else (self.deadline, before - 1)
             if table.get(node, _NEVER) <= time:
                 continue
@@ -75,12 +75,12 @@ class _Deadlines:
 
     def body(self, roots: Iterable[Node]) -> set[Node]:
         """Everything local that the roots are computed from."""
-        return self.known.closure(roots)
+        return self.propagation.closure(roots)
 
     def advance(self) -> None:
         """Assemble a value in an earlier loop where that computes it anyway, and the later one would not."""
         for node in sorted(self.deadline, key=self.order.__getitem__):
-            stage, deadline = self.known[node].stage, self.deadline[node]
+            stage, deadline = self.propagation[node].stage, self.deadline[node]
             if stage < deadline:
                 own = self.body([node])
                 others = {k: [r for r in self.roots(k) if r is not node] for k in range(stage, deadline + 1)}

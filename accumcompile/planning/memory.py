@@ -58,7 +58,7 @@ def volume(shape: Iterable[Size], sizes: Binding) -> int:
 
 def all_known(steps: Iterable[Step], sizes: Binding) -> bool:
     """Whether data decides the size of nothing that the steps make."""
-    return all(is_known(made.shape, sizes) for step in steps for made in step.makes)
+    return all(is_known(held.shape, sizes) for step in steps for held in step.makes)
 
 
 def peak(steps: Sequence[Step], sizes: Binding, share: tuple[int, int] = (1, 1), loops: Sequence[int] = ()) -> int:
@@ -74,11 +74,11 @@ def peak(steps: Sequence[Step], sizes: Binding, share: tuple[int, int] = (1, 1),
     freed = [0] * (len(steps) + 1)
     alive = most = 0
     for i, step in enumerate(steps):
-        for made in step.makes:
-            size = made.bytes(sizes)
-            size = -(-size * share[0] // share[1]) if made.sharded else size
+        for held in step.makes:
+            size = held.bytes(sizes)
+            size = -(-size * share[0] // share[1]) if held.sharded else size
             alive += size
-            freed[made.last] += size
+            freed[held.last] += size
         most = max(most, alive + (_running(step, sizes, share, loops[step.loop]) if step.loop is not None else 0))
         alive -= freed[i]
     return most
@@ -86,7 +86,7 @@ def peak(steps: Sequence[Step], sizes: Binding, share: tuple[int, int] = (1, 1),
 
 def _running(step: Step, sizes: Binding, share: tuple[int, int], need: int) -> int:
     """The bytes that a loop takes while it runs, beside what it yields."""
-    return need + sum(made.wider_bytes(sizes) for made in step.makes if share[0] < share[1])
+    return need + sum(held.wider_bytes(sizes) for held in step.makes if share[0] < share[1])
 
 
 def steps_of(
@@ -111,7 +111,7 @@ def steps_of(
         if node.target is not operator.getitem:
             last |= dict.fromkeys((owner(source, owners) for source in node.all_input_nodes), i)
     last |= dict.fromkeys((owner(node, owners) for node in stay), len(nodes))
-    found = []
+    steps = []
     for i, node in enumerate(nodes):
         number_of_loop, yielded = loops.get(node, (None, {}))
         wider = list(yielded.values())
@@ -119,8 +119,8 @@ def steps_of(
             Made(shape, itemsize, sharded, last.get((node, k), i), wider[k] if wider else 0)
             for k, shape, itemsize, sharded in _results(node, yielded, placements(node))
         ]
-        found.append(Step(tuple(makes), number_of_loop))
-    return tuple(found)
+        steps.append(Step(tuple(makes), number_of_loop))
+    return tuple(steps)
 
 
 def _results(node: Node, yielded: Iterable[Node], placements: Sequence[Placement]) -> Iterator[tuple]:
@@ -134,14 +134,14 @@ def _results(node: Node, yielded: Iterable[Node], placements: Sequence[Placement
             yield k, tuple(expression(s) for s in tensor.shape), tensor.dtype.itemsize, sharded
 
 
-def owner(node: Node, known: dict[Node, Key] | None = None) -> Key:
-    """The node, and which of its results, whose memory a node's value lies in. ``known`` are earlier answers."""
-    known = {} if known is None else known
+def owner(node: Node, owners: dict[Node, Key] | None = None) -> Key:
+    """The node, and which of its results, whose memory a node's value lies in. ``owners`` are earlier answers."""
+    owners = {} if owners is None else owners
     base = node
-    while base not in known and is_view(base) and not _is_result(base):
+    while base not in owners and is_view(base) and not _is_result(base):
         base = next(n for n in base.all_input_nodes if not is_size(n))
-    key = known.get(base) or ((base.args[0], base.args[1]) if _is_result(base) else (base, 0))
-    known[node] = key
+    key = owners.get(base) or ((base.args[0], base.args[1]) if _is_result(base) else (base, 0))
+    owners[node] = key
     return key
 
 

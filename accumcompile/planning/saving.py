@@ -28,50 +28,54 @@ _UNSAVABLE = 1 << 62  # bytes: partial sums
 
 def choose_saved(plan: Schedule) -> Schedule:
     """The schedule with the nodes of every loop, and with what earlier loops keep for it."""
-    known, order = plan.propagation, {node: i for i, node in enumerate(plan.graph.nodes)}
+    propagation, order = plan.propagation, {node: i for i, node in enumerate(plan.graph.nodes)}
     again = _loops_to_compute_again_in(plan)
     maker: dict[Node, int] = {}  # the last loop that computed a value
     whole: set[Node] = set()  # S values that exist for the full batch
     saved: list[list[Node]] = [[] for _ in plan.loops]
     loops: list[Loop] = []
     for k, loop in enumerate(plan.loops):
-        needed = known.closure(loop.roots, whole)
-        made = needed.intersection(maker)
-        forbidden = {n for n in made if not _is_cheap(n) and again.get(n) != k}
-        loaded = _smallest_cut(known, needed, loop.roots, made, forbidden | _pinned(known, needed, maker))
+        needed = propagation.closure(loop.roots, whole)
+        earlier = needed.intersection(maker)
+        forbidden = {n for n in earlier if not _is_cheap(n) and again.get(n) != k}
+        loaded = _smallest_cut(
+            propagation, needed, loop.roots, earlier, forbidden | _pinned(propagation, needed, maker)
+        )
         for node in sorted(loaded, key=order.__getitem__):
             saved[maker[node]].append(node)
         whole |= loaded
         roots = tuple(root for root in loop.roots if root not in whole)
-        body = known.closure(roots, whole)
+        body = propagation.closure(roots, whole)
         loops.append(replace(loop, roots=roots, nodes=tuple(sorted(body, key=order.__getitem__))))
         maker |= dict.fromkeys(body, k)
-        whole |= _whole_after(known, roots)
-    return replace(plan, loops=tuple(replace(loop, saved=tuple(kept)) for loop, kept in zip(loops, saved, strict=True)))
+        whole |= _whole_after(propagation, roots)
+    return replace(
+        plan, loops=tuple(replace(loop, saved=tuple(chosen)) for loop, chosen in zip(loops, saved, strict=True))
+    )
 
 
 def _loops_to_compute_again_in(plan: Schedule) -> dict[Node, int]:
     """For each value, the loop that would have to load most if nothing were computed again."""
-    known = plan.propagation
+    propagation = plan.propagation
     most: dict[Node, int] = {}
     chosen: dict[Node, int] = {}
-    made: set[Node] = set()
+    earlier: set[Node] = set()
     whole: set[Node] = set()
     for k, loop in enumerate(plan.loops):
-        needed = known.closure(loop.roots, whole)
-        known_before = needed & made
-        loaded = sum(map(bytes_of, _smallest_cut(known, needed, loop.roots, known_before, known_before)))
+        needed = propagation.closure(loop.roots, whole)
+        known_before = needed & earlier
+        loaded = sum(map(bytes_of, _smallest_cut(propagation, needed, loop.roots, known_before, known_before)))
         for node in known_before:
             if loaded >= most.get(node, 0):
                 most[node], chosen[node] = loaded, k
-        made |= needed
-        whole |= _whole_after(known, loop.roots)
+        earlier |= needed
+        whole |= _whole_after(propagation, loop.roots)
     return chosen
 
 
-def _whole_after(known: Propagation, roots: Iterable[Node]) -> set[Node]:
+def _whole_after(propagation: Propagation, roots: Iterable[Node]) -> set[Node]:
     """What exists for the full batch once a loop has assembled its roots."""
-    return {root for root in roots if isinstance(known.placement(root), Shard)}
+    return {root for root in roots if isinstance(propagation.placement(root), Shard)}
 
 
 def _is_cheap(node: Node) -> bool:
@@ -80,29 +84,31 @@ def _is_cheap(node: Node) -> bool:
 
 
 def _smallest_cut(
-    known: Propagation, needed: set[Node], roots: Sequence[Node], made: set[Node], forbidden: set[Node]
+    propagation: Propagation, needed: set[Node], roots: Sequence[Node], earlier: set[Node], forbidden: set[Node]
 ) -> set[Node]:
     """The saved values that cost least, together with what is then computed again: nothing forbidden, if it can be."""
     graph = networkx.DiGraph()
     graph.add_nodes_from(("source", "sink"))
-    for node in made:
-        graph.add_edge((node, "in"), (node, "out"), capacity=bytes_of(node) if _savable(known, node) else _UNSAVABLE)
+    for node in earlier:
+        graph.add_edge(
+            (node, "in"), (node, "out"), capacity=bytes_of(node) if _savable(propagation, node) else _UNSAVABLE
+        )
         again = {} if node in forbidden else {"capacity": 0 if is_view(node) else bytes_of(node) // _AGAIN}
         graph.add_edge("source", (node, "in"), **again)
         if node in roots:
             graph.add_edge((node, "out"), "sink")
     for node in needed:
-        for operand in made.intersection(known[node].local):
-            graph.add_edge((operand, "out"), (node, "in") if node in made else "sink")
+        for operand in earlier.intersection(propagation[node].local):
+            graph.add_edge((operand, "out"), (node, "in") if node in earlier else "sink")
     _, (reached, _) = networkx.minimum_cut(graph, "source", "sink")
-    return {n for n in made if _savable(known, n) and (n, "in") in reached and (n, "out") not in reached}
+    return {n for n in earlier if _savable(propagation, n) and (n, "in") in reached and (n, "out") not in reached}
 
 
-def _savable(known: Propagation, node: Node) -> bool:
-    return is_tensor(node) and isinstance(known.placement(node), Shard)
+def _savable(propagation: Propagation, node: Node) -> bool:
+    return is_tensor(node) and isinstance(propagation.placement(node), Shard)
 
 
-def _pinned(known: Propagation, needed: set[Node], maker: dict) -> set[Node]:
+def _pinned(propagation: Propagation, needed: set[Node], maker: dict) -> set[Node]:
     """Values made before that meet their own maximum or order in an operator that jumps.
 
     Computed again, they may round differently, and then equal nothing.
@@ -112,25 +118,25 @@ def _pinned(known: Propagation, needed: set[Node], maker: dict) -> set[Node]:
         rule = rule_of(node.target)
         if rule is None or not rule.discontinuous:
             continue
-        above = known.closure([node])
-        assembled = {b for n in above for w in known[n].whole for b in _barriers(known, w)}
+        above = propagation.closure([node])
+        assembled = {b for n in above for w in propagation[n].whole for b in _barriers(propagation, w)}
         for barrier in assembled:
-            common = above & known.closure([barrier])
+            common = above & propagation.closure([barrier])
             pinned |= {n for n in common if n in maker and any(user in above - common for user in n.users)}
     return pinned
 
 
-def _barriers(known: Propagation, value: Node) -> set[Node]:
+def _barriers(propagation: Propagation, value: Node) -> set[Node]:
     """The maxima, minima and gathered values that a whole value is computed from."""
-    found, seen, stack = set(), set(), [value]
+    barriers, seen, stack = set(), set(), [value]
     while stack:
         node = stack.pop()
         if node in seen:
             continue
         seen.add(node)
-        placed = known[node]
+        placed = propagation[node]
         if placed.remade:
             stack += node.all_input_nodes
         elif isinstance(placed.placement, Shard) or placed.placement in (Partial("max"), Partial("min")):
-            found.add(node)
-    return found
+            barriers.add(node)
+    return barriers

@@ -13,9 +13,9 @@ from .schedule import Schedule
 DECISIONS = (choose_saved, run_small_at_once)
 
 
-def schedule(graph: Graph, known: Propagation) -> Schedule:
+def schedule(graph: Graph, propagation: Propagation) -> Schedule:
     """Assign every value that the outputs need to the loops that compute it."""
-    plan = assign_roots(graph, known)
+    plan = assign_roots(graph, propagation)
     for decide in DECISIONS:
         plan = decide(plan)
     return plan

@@ -58,8 +58,8 @@ def _head(spec: LoopSpec) -> Iterator[str]:
     whole = list(spec.consts)
     sliced = [f"{x.source} {x.placement}" for x in spec.xs]
     carried = [f"{c.source} P({c.op}) in {str(c.dtype).removeprefix('torch.')}" for c in spec.carry]
-    kept = [f"{y.source} S({y.dim})" for y in spec.ys]
-    for word, values in (("slices", sliced), ("whole", whole), ("carries", carried), ("keeps", kept)):
+    concatenated = [f"{y.source} S({y.dim})" for y in spec.ys]
+    for word, values in (("slices", sliced), ("whole", whole), ("carries", carried), ("keeps", concatenated)):
         if values:
             yield f"{word:8}{', '.join(values)}"
 
@@ -67,9 +67,9 @@ def _head(spec: LoopSpec) -> Iterator[str]:
 def _lines(body: list[str], nodes: list[Node], place: Callable[[Node], str]) -> Iterator[str]:
     about, group = "", ""
     for line in "".join(body).splitlines():
-        found = _NODE.match(line)
-        if found is not None:
-            node = nodes[int(found[1])]
+        marker = _NODE.match(line)
+        if marker is not None:
+            node = nodes[int(marker[1])]
             about, origin = _about(node, place), _origin(node)
             if origin not in ("", group):
                 group = origin

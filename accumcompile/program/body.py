@@ -39,7 +39,7 @@ class Body(Writer):
     """The body of one loop: one micro-batch's values."""
 
     def __init__(self, bridges: Bridges, nodes: Iterable[Node]):
-        super().__init__(bridges.known)
+        super().__init__(bridges.propagation)
         self.bridges = bridges
         self.rows = self.graph.placeholder("rows")
         self.start = self.graph.placeholder("start")
@@ -54,7 +54,7 @@ class Body(Writer):
 
     def placement(self, node: Node) -> Placement:
         """The placement that propagation found."""
-        return self.known.placement(node)
+        return self.propagation.placement(node)
 
     def shape(self, node: Node) -> tuple[Size, ...]:
         """The micro-batch's shape."""
@@ -72,7 +72,7 @@ class Body(Writer):
     # --- nodes
 
     def _emit(self, node: Node, write: Callable | None = None) -> Node:
-        needs = {operand.path: need for operand, need in self.known[node].takes()}
+        needs = {operand.path: need for operand, need in self.propagation[node].takes()}
 
         def at(path: Path, leaf: Any) -> Any:
             if not isinstance(leaf, Node):
@@ -84,7 +84,7 @@ class Body(Writer):
             copy.meta |= {
                 "local_shape": self.shape(node),
                 "dtype": node.meta["val"].dtype,
-                PLACE: self.known[node].place,
+                PLACE: self.propagation[node].place,
             }
         return copy
 
@@ -99,7 +99,7 @@ class Body(Writer):
         return self.local[node] if wider is None else wider
 
     def _operand(self, node: Node, need: Placement) -> Node:
-        placed = self.known[node]
+        placed = self.propagation[node]
         is_here = node in self.local and not isinstance(need, Replicate)
         if is_here and (placed.has_many or placed.placement == need):
             return self.local[node]

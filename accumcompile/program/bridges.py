@@ -24,8 +24,8 @@ aten = torch.ops.aten
 class Bridges(Writer):
     """The program: full values, made on demand between the loops."""
 
-    def __init__(self, graph: Graph, known: Propagation):
-        super().__init__(known)
+    def __init__(self, graph: Graph, propagation: Propagation):
+        super().__init__(propagation)
         self.graph.set_codegen(ProgramCode())
         self.split = self.graph.placeholder("split")
         self._whole_split: Node | None = None
@@ -38,16 +38,16 @@ class Bridges(Writer):
 
     def _bindings(self):
         """Every symbol that can be read off an input, and how."""
-        found: set[sympy.Symbol] = set()
+        bound: set[sympy.Symbol] = set()
         for node in self._source.find_nodes(op="placeholder"):
             expr = expression(node.meta["val"]) if is_size(node) else None
-            if isinstance(expr, sympy.Symbol) and expr not in found:
-                found.add(expr)
+            if isinstance(expr, sympy.Symbol) and expr not in bound:
+                bound.add(expr)
                 yield self.batch.unified(expr), self.whole_of[node]
         for node in self._source.find_nodes(op="placeholder"):
             for dim, expr in enumerate(shape_of(node) or ()):
-                if isinstance(expr, sympy.Symbol) and expr not in found:
-                    found.add(expr)
+                if isinstance(expr, sympy.Symbol) and expr not in bound:
+                    bound.add(expr)
                     yield self.batch.unified(expr), (node, dim)
 
     def symbol(self, symbol: sympy.Symbol) -> Node:
@@ -61,20 +61,20 @@ class Bridges(Writer):
         """A size that depends on data: the number that it was made as, or the size of the tensor that was made."""
         errors.check(symbol in self._makers, f"nothing in the graph has the size {symbol}")
         node, dim = self._makers[symbol]
-        made = self.whole(node)
-        self._symbols[symbol] = found = made if dim is None else self.call(aten.sym_size.int, (made, dim))
-        return found
+        value = self.whole(node)
+        self._symbols[symbol] = size = value if dim is None else self.call(aten.sym_size.int, (value, dim))
+        return size
 
     @cached_property
     def _makers(self) -> dict[sympy.Basic, tuple[Node, int | None]]:
         """The first node that yields a size that data decides, and along which dimension; None: as a number."""
-        found: dict[sympy.Basic, tuple[Node, int | None]] = {}
+        makers: dict[sympy.Basic, tuple[Node, int | None]] = {}
         for node in (n for n in self._source.nodes if n.op == "call_function"):
             sizes = [(expression(node.meta["val"]), None)] if is_size(node) else []
             for size, dim in (*sizes, *((size, dim) for dim, size in enumerate(shape_of(node) or ()))):
                 if isinstance(size, sympy.Symbol) and is_data_dependent(size):
-                    found.setdefault(size, (node, dim))
-        return found
+                    makers.setdefault(size, (node, dim))
+        return makers
 
     def whole(self, node: Node) -> Any:
         """The full value of a node of the source graph: assembled by a loop, or made here."""
@@ -100,7 +100,7 @@ class Bridges(Writer):
         if node.op == "get_attr":
             return self.graph.get_attr(node.target)
         copy = self.emit(node, self._leaf)
-        copy.meta |= {"val": node.meta.get("val"), PLACE: f"R @{self.known[node].stage}"}
+        copy.meta |= {"val": node.meta.get("val"), PLACE: f"R @{self.propagation[node].stage}"}
         return copy
 
     def _leaf(self, path: Path, leaf: Any) -> Any:
@@ -121,5 +121,5 @@ class Bridges(Writer):
     def draw(self, before: int) -> None:
         """Run what may run only once, in its original order, as soon as its operands are there."""
         for node in self._source.nodes:
-            if node.op == "call_function" and is_impure(node) and self.known[node].stage <= before:
+            if node.op == "call_function" and is_impure(node) and self.propagation[node].stage <= before:
                 self.whole(node)

@@ -34,8 +34,8 @@ class Runner:
         self.program = program
         self.rows = rows  # the samples of a micro-batch, of a batch and its granule
         self.ran = ran  # told at each call of the sizes and the split
-        known = plan.propagation
-        self.symbol, self.granule = known.batch.symbol, known.granule
+        propagation = plan.propagation
+        self.symbol, self.granule = propagation.batch.symbol, propagation.granule
         self.reads = symbol_reads(gm.graph.find_nodes(op="placeholder"))
         self.draws = _Generators.of(gm)
         self.results = [_Result.of(o) for o in plan.outputs]
@@ -62,15 +62,15 @@ class Runner:
 
 def shared(outputs: Sequence[Any], first: int) -> list[int]:
     """The outputs, from ``first`` on, whose memory is an input's, an earlier output's, or repeated by a broadcast."""
-    found, seen = [], set()
+    positions, seen = [], set()
     for position, output in enumerate(outputs):
         if isinstance(output, Node):
             memory = _memory(output)
             broadcast = any(n.target is torch.ops.aten.expand.default for n in memory)
             if position >= first and (broadcast or memory[-1].op != "call_function" or memory[-1] in seen):
-                found.append(position)
+                positions.append(position)
             seen.add(memory[-1])
-    return found
+    return positions
 
 
 def _memory(node: Node) -> list[Node]:

@@ -24,8 +24,8 @@ _SPELLING = {aten.view.default: aten.reshape.default}  # a slice, or an assemble
 class Writer:
     """Adds nodes to a graph and works out sizes in it."""
 
-    def __init__(self, known: Propagation):
-        self.known, self.batch = known, known.batch
+    def __init__(self, propagation: Propagation):
+        self.propagation, self.batch = propagation, propagation.batch
         self.graph = Graph()
         self._sizes: dict[Size, Node | int] = {}
 

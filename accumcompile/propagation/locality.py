@@ -15,7 +15,7 @@ from .placed import Need, Propagation
 Takes = Iterable[tuple[Operand, Need]]
 
 
-def local_and_whole(known: Propagation, node: Node, takes: Takes) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+def local_and_whole(propagation: Propagation, node: Node, takes: Takes) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
     """Operands taken from the micro-batch, S as S and P as P, and those that are taken whole, or to be sliced."""
     if is_size(node):
         return (), () if reads_sizes(node) else tuple(o.node for o, _ in takes if o.node is not None)
@@ -23,14 +23,14 @@ def local_and_whole(known: Propagation, node: Node, takes: Takes) -> tuple[tuple
     whole: list[Node] = []
     for operand, need in takes:
         if operand.node is not None:
-            (local if _is_local(known, operand.node, need) else whole).append(operand.node)
+            (local if _is_local(propagation, operand.node, need) else whole).append(operand.node)
     return tuple(local), tuple(whole)
 
 
-def _is_local(known: Propagation, operand: Node, need: Need) -> bool:
+def _is_local(propagation: Propagation, operand: Node, need: Need) -> bool:
     if isinstance(need.placement, Replicate):
         return False
-    placed = known[operand]
+    placed = propagation[operand]
     return placed.has_many or placed.placement == need.placement
 
 

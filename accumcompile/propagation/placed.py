@@ -36,8 +36,8 @@ class Placed:
 
     ``whole_stage`` is the stage at which the full value can be had without a barrier, by making it again from whole
     operands; None where only a gather gives it. ``remade`` says that the full value, if it is read, is computed from
-    whole operands, and not assembled by a loop. ``zero`` marks a constant zero, which is at once R and P(sum). ``made``
-    says that no input that is split went into the value: a mask of indices, a constant.
+    whole operands, and not assembled by a loop. ``zero`` marks a constant zero, which is at once R and P(sum).
+    ``unsplit`` says that no input that is split went into the value: a mask of indices, a constant.
     """
 
     node: Node
@@ -47,7 +47,7 @@ class Placed:
     stage: int = 0
     whole_stage: int | None = None
     zero: bool = False
-    made: bool = False
+    unsplit: bool = False
     remade: bool = False
     local: tuple[Node, ...] = ()
     whole: tuple[Node, ...] = ()

@@ -27,10 +27,10 @@ Along = tuple[str, Size]  # a factor, and what of it lies outside of the batch
 class Placer:
     """Places one node, given the values of its operands."""
 
-    def __init__(self, known: Propagation, node: Node):
-        self.known, self.node, self.batch = known, node, known.batch
+    def __init__(self, propagation: Propagation, node: Node):
+        self.propagation, self.node, self.batch = propagation, node, propagation.batch
         self.operands: list[Operand] = operands(node)
-        self.values = [known[o.node] if o.node is not None else None for o in self.operands]
+        self.values = [propagation[o.node] if o.node is not None else None for o in self.operands]
         self.shapes = tuple(shape_of(o.node) for o in self.operands)
         self.results = shapes_of(node)
 
@@ -60,20 +60,20 @@ class Placer:
     def _item(self) -> Placed:
         """One of several results."""
         source, index = self.node.args
-        value = self.known[source]
+        value = self.propagation[source]
         layout = value.results[index] if value.has_many or index == 0 else value.results[0]
         return self._placed((layout.time,), (Need(layout),), value.stage, reason=value.reason)
 
     def _size(self) -> Placed:
         """A number computed from sizes: the full batch's, wherever it is used."""
-        stages = [self.known[n].stage for n in self.node.all_input_nodes if is_size(n)]
+        stages = [self.propagation[n].stage for n in self.node.all_input_nodes if is_size(n)]
         return self._placed((R,), self._all_whole(), max(stages, default=0), reason="a size")
 
     def _in_turn(self) -> Placed:
         """What runs only once, whole, and after all of its kind that stand before it."""
         placed = self._universal("it draws random numbers or changes something, and runs once")
-        self.known.drawn = max(self.known.drawn, placed.stage)
-        return replace(placed, stage=self.known.drawn)
+        self.propagation.drawn = max(self.propagation.drawn, placed.stage)
+        return replace(placed, stage=self.propagation.drawn)
 
     def _universal(self, why: str) -> Placed:
         """The rule of what has no rule: operands whole, results whole."""
@@ -85,9 +85,9 @@ class Placer:
             return self._sharded(rule, alignment, split)
         if self._partial_passes(rule, alignment):
             return self._partial()
-        made = self._new_batch_dim(alignment)
-        if made is not None:
-            return self._sharded(rule, alignment, made)
+        new = self._new_batch_dim(alignment)
+        if new is not None:
+            return self._sharded(rule, alignment, new)
         needs = self._all_whole("it mixes what the micro-batches hold")
         return self._placed((R,) * len(self.results), needs, zero=self._is_zero(rule), reason=str(rule.dims))
 
@@ -99,7 +99,7 @@ class Placer:
     ) -> Placed:
         """The node, with what follows from where its operands live and are needed."""
         results = tuple(map(Layout, placements))
-        local, whole = local_and_whole(self.known, self.node, zip(self.operands, needs, strict=True))
+        local, whole = local_and_whole(self.propagation, self.node, zip(self.operands, needs, strict=True))
         is_whole = isinstance(placements[0], Replicate) or facts.get("whole_stage") is not None
         return Placed(
             self.node,
@@ -167,10 +167,15 @@ class Placer:
             self._along(dims, split, alignment.sizes) or _contracted(dims, alignment.reduce)
             for dims in alignment.results
         )
-        made = all(v is None or v.made or isinstance(v.placement, Replicate) for v in self.values)
-        whole = self._whole_stage() if (rule.is_cheap and rule.exact) or made else None
+        unsplit = all(v is None or v.unsplit or isinstance(v.placement, Replicate) for v in self.values)
+        whole = self._whole_stage() if (rule.is_cheap and rule.exact) or unsplit else None
         reason = rule.dims or str(self.node.target)
-        facts: dict[str, Any] = {"whole_stage": whole, "zero": self._is_zero(rule), "made": made, "reason": reason}
+        facts: dict[str, Any] = {
+            "whole_stage": whole,
+            "zero": self._is_zero(rule),
+            "unsplit": unsplit,
+            "reason": reason,
+        }
         return self._placed(placements, needs, **facts)
 
     def _along(self, dims: tuple[Dim, ...], split: Along, sizes: Mapping[str, Size]) -> Shard | None:
@@ -193,7 +198,7 @@ class Placer:
                 size = alignment.sizes[factor]
                 if factor in used or self.batch.per_sample(size) is None:
                     continue
-                if self.known.granule % self.batch.granule(size) == 0:
+                if self.propagation.granule % self.batch.granule(size) == 0:
                     return factor, 1
         return None
 
@@ -229,7 +234,7 @@ class Placer:
     # --- stages
 
     def _stage(self, needs: tuple[Need, ...]) -> int:
-        sizes = [self.known[n].stage for n in self.node.all_input_nodes if is_size(n)]
+        sizes = [self.propagation[n].stage for n in self.node.all_input_nodes if is_size(n)]
         return max([0, *sizes, *(self._arrival(v, n) for v, n in zip(self.values, needs, strict=True) if v)])
 
     def _arrival(self, value: Placed, need: Need) -> int:

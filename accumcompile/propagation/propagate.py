@@ -36,8 +36,8 @@ def propagate(graph: Graph, batch: Batch, inputs: Mapping[Node, Placement] | Non
 
 def _input(node: Node, placement: Placement) -> Placed:
     """An input exists whole, wherever it lives."""
-    made = isinstance(placement, Replicate)
-    return Placed(node, (Layout(placement),), whole_stage=0, made=made, remade=True, reason="input")
+    unsplit = isinstance(placement, Replicate)
+    return Placed(node, (Layout(placement),), whole_stage=0, unsplit=unsplit, remade=True, reason="input")
 
 
 def input_placement(node: Node, batch: Batch) -> Placement:

@@ -13,7 +13,7 @@ from ..ir.placement import Partial, Replicate
 from ..planning.schedule import Schedule
 from ..propagation.cost import elements_of
 from ..propagation.placed import Need, Propagation
-from .called import Called, is_rearrangement, short
+from .node_names import NodeNames, is_rearrangement, short
 from .plan import BarrierFact
 
 FINISHED = {"sum": "sum", "max": "maximum", "min": "minimum", "moments": "mean and variance", "any": "first"}
@@ -30,37 +30,37 @@ class Barrier:
 
 def barriers(plan: Schedule) -> Iterator[Barrier]:
     """The reduces and gathers whose results a later loop is computed from."""
-    known = plan.propagation
+    propagation = plan.propagation
     read = read_between_loops(plan, (n for loop in plan.loops for n in loop.nodes))
     inside = {n for loop in plan.loops for n in loop.nodes}
     for loop in plan.loops:
         for root in loop.roots:
-            if root in read and known[root].is_local:
-                yield Barrier(root, loop.stage, _way(known, root, inside, read))
+            if root in read and propagation[root].is_local:
+                yield Barrier(root, loop.stage, _way(propagation, root, inside, read))
 
 
 def read_between_loops(plan: Schedule, readers: Iterator[Node], outputs: bool = False) -> dict[Node, None]:
     """Whole values that ``readers`` are computed from: what loops assembled, and what is made of it since."""
-    known = plan.propagation
-    found: dict[Node, None] = {}
+    propagation = plan.propagation
+    values: dict[Node, None] = {}
     assembled = {n for loop in plan.loops for n in (*loop.roots, *loop.saved)}
-    stack = [w for n in readers for w in (*known[n].whole, *known[n].sizes_from)]
+    stack = [w for n in readers for w in (*propagation[n].whole, *propagation[n].sizes_from)]
     stack += [o for o in plan.outputs if outputs and isinstance(o, Node)]
     while stack:
         node = stack.pop()
-        if node not in found:
-            found[node] = None
+        if node not in values:
+            values[node] = None
             if node not in assembled:
                 stack += [n for n in node.all_input_nodes if not is_size(n)]
-                stack += known[node].sizes_from
-    return found
+                stack += propagation[node].sizes_from
+    return values
 
 
 def turning_whole(plan: Schedule, graph: Graph) -> Node | None:
     """The operator that takes the largest part of the batch whole, though that is an input or made in a loop."""
-    known = plan.propagation
+    propagation = plan.propagation
     taking = {
-        node: max((elements_of(need) for need in _taken_whole(known, node)), default=0)
+        node: max((elements_of(need) for need in _taken_whole(propagation, node)), default=0)
         for node in graph.nodes
         if node.op == "call_function" and not is_size(node)
     }
@@ -68,16 +68,16 @@ def turning_whole(plan: Schedule, graph: Graph) -> Node | None:
     return next(node for node, size in taking.items() if size == most) if most else None
 
 
-def _taken_whole(known: Propagation, node: Node) -> Iterator[Node]:
+def _taken_whole(propagation: Propagation, node: Node) -> Iterator[Node]:
     """Operands with the batch's size, split in their own right, that a node can only take whole."""
-    for operand, need in known[node].takes():
+    for operand, need in propagation[node].takes():
         source = operand.node
-        whole = source is not None and isinstance(need.placement, Replicate) and known[source].is_local
-        if whole and any(known.batch.in_size(size) for size in shape_of(source) or ()):
+        whole = source is not None and isinstance(need.placement, Replicate) and propagation[source].is_local
+        if whole and any(propagation.batch.in_size(size) for size in shape_of(source) or ()):
             yield source
 
 
-def _way(known: Propagation, root: Node, inside: set[Node], read: dict[Node, None]) -> tuple[Node, ...]:
+def _way(propagation: Propagation, root: Node, inside: set[Node], read: dict[Node, None]) -> tuple[Node, ...]:
     """From a value to the first operator that needs it whole, looking through casts and views."""
     seen = {root}
     open_: deque[tuple[Node, ...]] = deque([(root,)])
@@ -86,26 +86,26 @@ def _way(known: Propagation, root: Node, inside: set[Node], read: dict[Node, Non
         way = open_.popleft()
         for user in way[-1].users:
             counts = user in read or user in inside
-            if user in seen or not counts or not _takes_whole(known, user, way[-1], inside):
+            if user in seen or not counts or not _takes_whole(propagation, user, way[-1], inside):
                 continue
             seen.add(user)
-            if user in inside or not (known[user].is_local or _looks_through(user)):
+            if user in inside or not (propagation[user].is_local or _looks_through(user)):
                 return (*way, user)
             through = through or (*way, user)
             open_.append((*way, user))
     return through or (root,)
 
 
-def _takes_whole(known: Propagation, user: Node, value: Node, inside: set[Node]) -> bool:
+def _takes_whole(propagation: Propagation, user: Node, value: Node, inside: set[Node]) -> bool:
     """Whether a node reads the assembled value, rather than its own micro-batch's part."""
-    if is_size(user) or user not in inside or not known[value].is_local:
+    if is_size(user) or user not in inside or not propagation[value].is_local:
         return True
-    return any(need.placement != known.placement(value) for need in _needs(known, user, value))
+    return any(need.placement != propagation.placement(value) for need in _needs(propagation, user, value))
 
 
-def _needs(known: Propagation, user: Node, value: Node) -> list[Need]:
+def _needs(propagation: Propagation, user: Node, value: Node) -> list[Need]:
     """How a node takes a value."""
-    return [need for operand, need in known[user].takes() if operand.node is value]
+    return [need for operand, need in propagation[user].takes() if operand.node is value]
 
 
 def _looks_through(node: Node) -> bool:
@@ -113,31 +113,31 @@ def _looks_through(node: Node) -> bool:
     return is_size(node) or is_rearrangement(node)
 
 
-def fact(plan: Schedule, barrier: Barrier, called: Called, value) -> BarrierFact:
+def fact(plan: Schedule, barrier: Barrier, node_names: NodeNames, value) -> BarrierFact:
     """The barrier for people; ``value`` is the fact of its value."""
-    known = plan.propagation
-    kind = "reduce" if isinstance(known.placement(barrier.node), Partial) else "gather"
+    propagation = plan.propagation
+    kind = "reduce" if isinstance(propagation.placement(barrier.node), Partial) else "gather"
     path = [f"{value.name} {value.placement}", f"{kind} R"]
-    path += [f"{short(n)} {_placement(known, n)}" for n in barrier.way[1:]]
-    return BarrierFact(kind, value, barrier.stage, words(known, barrier, called), tuple(path))
+    path += [f"{short(n)} {_placement(propagation, n)}" for n in barrier.way[1:]]
+    return BarrierFact(kind, value, barrier.stage, words(propagation, barrier, node_names), tuple(path))
 
 
-def _placement(known: Propagation, node: Node) -> str:
+def _placement(propagation: Propagation, node: Node) -> str:
     """Where the result of an operator that took a whole value is."""
-    return str(known.placement(node)) if node in known else "R"
+    return str(propagation.placement(node)) if node in propagation else "R"
 
 
-def words(known: Propagation, barrier: Barrier, called: Called) -> str:
+def words(propagation: Propagation, barrier: Barrier, node_names: NodeNames) -> str:
     """Why the whole value is needed."""
-    placement = known.placement(barrier.node)
+    placement = propagation.placement(barrier.node)
     if len(barrier.way) == 1:
         return "a later loop reads it"
     node, before = barrier.way[-1], barrier.way[-2]
-    name, needs = called.function(node), _needs(known, node, before)
+    name, needs = node_names.function(node), _needs(propagation, node, before)
     if isinstance(placement, Partial):
         return f"{name} needs the finished {FINISHED.get(placement.op, placement.op)}"
-    if known[node].is_local and any(isinstance(need.placement, Replicate) for need in needs):
+    if propagation[node].is_local and any(isinstance(need.placement, Replicate) for need in needs):
         return f"every row of {name}'s result reads every sample"
-    if known[node].is_local:
+    if propagation[node].is_local:
         return f"{name} reads it along another dimension than it was made"
     return f"{name}: " + next((need.cause for need in needs if need.cause), "it takes its operands whole")

@@ -103,9 +103,9 @@ class GraphDump:
         self.written += 1
         self.dumper.put(name, lambda: readable(content))
 
-    def placed(self, gm: GraphModule, known: Propagation) -> None:
+    def placed(self, gm: GraphModule, propagation: Propagation) -> None:
         """The graph with the placement and stage of every value."""
-        self.write("propagate", lambda: annotated(gm, place=lambda node: known[node].place).src.strip() + "\n")
+        self.write("propagate", lambda: annotated(gm, place=lambda node: propagation[node].place).src.strip() + "\n")
 
     def program(self, gm: GraphModule, run: Run, session: Session) -> None:
         """The program, whose first input is a `Split`, as a Python file, and a report of its first `run`."""

@@ -98,8 +98,8 @@ class BarrierEntry:
     def of(cls, fact: BarrierFact, sizes: Binding) -> BarrierEntry:
         """A barrier of the plan, with the sizes of one call."""
         value = fact.value
-        size, known = value.bytes(sizes), is_known(value.shape, sizes)
-        return cls(fact.kind, value.where, value.code, size, value.name, fact.stage, fact.cause, fact.path, known)
+        size, has_size = value.bytes(sizes), is_known(value.shape, sizes)
+        return cls(fact.kind, value.where, value.code, size, value.name, fact.stage, fact.cause, fact.path, has_size)
 
 
 @dataclass(frozen=True)

@@ -21,21 +21,21 @@ from ..planning.memory import Step, owner, steps_of
 from ..planning.schedule import Loop, Schedule
 from ..rules.table import is_constant
 from . import causes
-from .called import Called
+from .node_names import NodeNames
 from .plan import LoopFact, Plan, ValueFact
 
 
 def plan_facts(road: str, graph: Graph, plan: Schedule, program: GraphModule, names: Names) -> Plan:
     """Everything that ``explain`` tells of one graph."""
-    known = plan.propagation
+    propagation = plan.propagation
     facts = _Facts(graph, plan, names)
     turning = causes.turning_whole(plan, graph)
     return Plan(
         road,
-        known.batch.symbol,
-        known.granule,
+        propagation.batch.symbol,
+        propagation.granule,
         tuple(facts.loop(loop, spec) for loop, (_, spec) in zip(plan.loops, loops_in(program), strict=True)),
-        tuple(causes.fact(plan, b, facts.called, facts.value(b.node)) for b in causes.barriers(plan)),
+        tuple(causes.fact(plan, b, facts.node_names, facts.value(b.node)) for b in causes.barriers(plan)),
         tuple(facts.value(node) for node in facts.kept()),
         tuple(fact for node in facts.whole() for fact in facts.results(node)),
         program=_program_steps(program, facts.nodes),
@@ -48,17 +48,17 @@ class _Facts:
     """The values of one graph, as facts."""
 
     def __init__(self, graph: Graph, plan: Schedule, names: Names):
-        self.graph, self.plan, self.known = graph, plan, plan.propagation
-        self.called = Called(graph, plan, names)
+        self.graph, self.plan, self.propagation = graph, plan, plan.propagation
+        self.node_names = NodeNames(graph, plan, names)
         self.nodes = {node.name: node for node in graph.nodes}
 
     def value(self, node: Node, taken: str = "") -> ValueFact:
         """A value of the graph; ``taken`` is the placement in which a loop takes it."""
         frame = user_frame(node.meta.get("stack_trace"))
         value = node.meta.get("val")
-        placement = str(self.known.placement(node)) if node in self.known else "R"
+        placement = str(self.propagation.placement(node)) if node in self.propagation else "R"
         return ValueFact(
-            self.called.of(node),
+            self.node_names.of(node),
             shape_of(node) or (),
             value.dtype if isinstance(value, torch.Tensor) else None,
             taken or placement,
@@ -92,7 +92,7 @@ class _Facts:
             tuple(self.value(self.nodes[y.source]) for y in spec.ys),
             len(loop.nodes),
             loop.at_once,
-            steps_of(loop.nodes, _yielded(spec, self.nodes), lambda n: self.known[n].placements),
+            steps_of(loop.nodes, _yielded(spec, self.nodes), lambda n: self.propagation[n].placements),
         )
 
     def _consts(self, spec: LoopSpec) -> Iterable[Node]:
@@ -103,8 +103,8 @@ class _Facts:
     def kept(self) -> Iterator[Node]:
         """Outputs of the user's that are held for the full batch."""
         for node, description in with_descriptions(self.graph):
-            made = isinstance(node, Node) and node.op == "call_function" and is_users(description)
-            if made and isinstance(self.known.placement(node), Shard):
+            computed = isinstance(node, Node) and node.op == "call_function" and is_users(description)
+            if computed and isinstance(self.propagation.placement(node), Shard):
                 yield node
 
     def whole(self) -> Iterator[Node]:
@@ -112,7 +112,7 @@ class _Facts:
         inside = [n for loop in self.plan.loops for n in loop.nodes]
         read = causes.read_between_loops(self.plan, iter(inside), outputs=True)
         for node in self.graph.nodes:
-            if node in read and node not in self.called.assembled and self._costs_memory(node):
+            if node in read and node not in self.node_names.assembled and self._costs_memory(node):
                 yield node
 
     def _costs_memory(self, node: Node) -> bool:
@@ -120,7 +120,7 @@ class _Facts:
         if node.op != "call_function" or is_size(node) or is_view(node) or is_constant(node):
             return False
         sizes = _symbolic_sizes(node)
-        return any(self.known.batch.in_size(s) or not s.free_symbols <= self._given for s in sizes)
+        return any(self.propagation.batch.in_size(s) or not s.free_symbols <= self._given for s in sizes)
 
     @cached_property
     def _given(self) -> set:

@@ -37,8 +37,8 @@ def _hints(gm: GraphModule) -> Iterator[tuple[sympy.Symbol, int]]:
 
 def at_most(run: Run) -> Run:
     """The run with a guess for each size that data decides: the largest that is known. What would go unsaid is said."""
-    made = [m for step in (*run.plan.program, *run.plan.unsplit) for m in step.makes]
-    sizes = [size for m in made for size in m.shape if isinstance(size, sympy.Expr)]
+    values = [m for step in (*run.plan.program, *run.plan.unsplit) for m in step.makes]
+    sizes = [size for m in values for size in m.shape if isinstance(size, sympy.Expr)]
     unknown = set().union(*(size.free_symbols for size in sizes)) - run.sizes.keys()
     return replace(run, sizes={**run.sizes, **dict.fromkeys(unknown, max(run.sizes.values(), default=1))})
 

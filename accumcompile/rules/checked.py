@@ -51,10 +51,10 @@ def _in_dims(op: OpOverload, rule: Rule) -> Iterator[str]:
     left, right = rule.words
     for term in (*left, *right):
         yield from _in_term(term)
-    known = {word for term in left for word in term}
-    for word in sorted({word for term in right for word in term} - known - {"_", "_...", "*"}):
+    taken = {word for term in left for word in term}
+    for word in sorted({word for term in right for word in term} - taken - {"_", "_...", "*"}):
         yield f'a result has "{word}", which no operand has: write "_" for a dimension that is not split'
-    for word in sorted(set(rule.whole.split()) - known):
+    for word in sorted(set(rule.whole.split()) - taken):
         yield f'whole names "{word}", which no operand has'
     yield from _in_counts(op, left, right)
 

@@ -131,10 +131,10 @@ def _advanced(facts: Facts, indices: list, before: int) -> _Words | None:
     broadcast = [f"i{d}" for d in range(rank)]
     outside = ["_" if d in given else f"d{d}" for d in range(len(facts.shapes[0]))]
     adjacent = given == list(range(given[0], given[-1] + 1))
-    kept = [w for w in outside if w != "_"]
+    named = [w for w in outside if w != "_"]
     place = given[0] if adjacent else 0
     ahead = sum(w != "_" for w in outside[:place])
-    inside = kept[:ahead] + broadcast + kept[ahead:]
+    inside = named[:ahead] + broadcast + named[ahead:]
     return _Words(outside, inside, [broadcast[rank - len(s) :] if s is not None else [] for s in shapes])
 
 

@@ -135,10 +135,10 @@ class Rule:
 
     def alignment(self, facts: Facts) -> Alignment | None:
         """This rule for one node; None where it has nothing to say of the node's arguments."""
-        found = self.align(facts) if self.align is not None else align_dims(facts, *self.words, self.whole.split())
-        if found is None:
+        dims = self.align(facts) if self.align is not None else align_dims(facts, *self.words, self.whole.split())
+        if dims is None:
             return None
-        return Alignment(found.operands, found.results, found.sizes, self.groups(facts), self.reduce)
+        return Alignment(dims.operands, dims.results, dims.sizes, self.groups(facts), self.reduce)
 
     def groups(self, facts: Facts) -> tuple[frozenset[int], ...]:
         """``linear`` for one node: each set of operands."""
@@ -165,7 +165,7 @@ def align_dims(
     broadcast = (len(shape) - len(words) + 1 for words, shape in pairs if shape is not None and "..." in words)
     depth = max(broadcast, default=0)
     fitting = [_names(words, shape, depth) for words, shape in pairs]
-    names = [found for found in fitting if found is not None]
+    names = [letters for letters in fitting if letters is not None]
     if len(names) < len(fitting):
         return None
     sizes, conflicts = _sizes(names, [shape for _, shape in pairs], facts.batch)

@@ -63,16 +63,16 @@ def _aligned(
     names = [f"d{i}" for i in range(len(shape))]
     if part is None or not part.everything:
         names[dim] = "_"
-    found = align_dims(facts, [names] * len(operands), [names] * len(results))
-    if found is None or part is None or part.everything:
-        return found
+    aligned = align_dims(facts, [names] * len(operands), [names] * len(results))
+    if aligned is None or part is None or part.everything:
+        return aligned
     factors = {False: ("rows",), True: part.factors("rows")}
 
     def lined_up(side: Sequence[tuple[Dim, ...]], holds: Sequence[bool]) -> tuple[tuple[Dim, ...], ...]:
         return tuple((*d[:dim], factors[whole], *d[dim + 1 :]) for d, whole in zip(side, holds, strict=True))
 
-    sizes = found.sizes | {"rows": shape[dim], "blocks": part.blocks, "every": part.step}
-    return Dims(lined_up(found.operands, operands), lined_up(found.results, results), sizes)
+    sizes = aligned.sizes | {"rows": shape[dim], "blocks": part.blocks, "every": part.step}
+    return Dims(lined_up(aligned.operands, operands), lined_up(aligned.results, results), sizes)
 
 
 def part_of(facts: Facts, position: int, shape: Sequence[Size]) -> Part | None:

@@ -268,9 +268,9 @@ RULES |= OPTIONAL
 
 def rule_of(op: Any) -> Rule | None:
     """The rule of an operator; None where it takes its operands whole."""
-    found = RULES.get(op)
-    if found is not None or not isinstance(op, OpOverload):
-        return found
+    rule = RULES.get(op)
+    if rule is not None or not isinstance(op, OpOverload):
+        return rule
     return POINTWISE if torch.Tag.pointwise in op.tags else None
 
 

@@ -176,8 +176,8 @@ def unbind(facts: Facts) -> Dims | None:
     rank = len(facts.shapes[0])
     dim = facts.argument(1, "dim", 0) % rank
     names = [f"d{i}" for i in range(rank)]
-    kept = names[:dim] + names[dim + 1 :]
-    return align_dims(facts, [[*names[:dim], "_", *names[dim + 1 :]]], [kept] * len(facts.results))
+    others = names[:dim] + names[dim + 1 :]
+    return align_dims(facts, [[*names[:dim], "_", *names[dim + 1 :]]], [others] * len(facts.results))
 
 
 def repeat(facts: Facts) -> Dims | None:
@@ -198,14 +198,14 @@ def repeat(facts: Facts) -> Dims | None:
 
 def diagonal(facts: Facts) -> Dims | None:
     """The diagonal of two dimensions, as a last one; the others stay."""
-    left, kept = _off_diagonal(facts, 1)
-    return align_dims(facts, [left], [[*kept, "_"]])
+    left, others = _off_diagonal(facts, 1)
+    return align_dims(facts, [left], [[*others, "_"]])
 
 
 def diagonal_scatter(facts: Facts) -> Dims | None:
     """A diagonal is replaced; the dimensions beside it line up."""
-    left, kept = _off_diagonal(facts, 2)
-    return align_dims(facts, [left, [*kept, "_"]], [left])
+    left, others = _off_diagonal(facts, 2)
+    return align_dims(facts, [left, [*others, "_"]], [left])
 
 
 def _off_diagonal(facts: Facts, position: int) -> tuple[list[str], list[str]]:

@@ -61,8 +61,8 @@ class Session:
         """That which is asked for now."""
         name = self.options.lowering
         if name not in self._lowerings:
-            found = LOWERINGS[name]
-            make = pkgutil.resolve_name(found) if isinstance(found, str) else found
+            entry = LOWERINGS[name]
+            make = pkgutil.resolve_name(entry) if isinstance(entry, str) else entry
             self._lowerings.setdefault(name, make(self))
         return self._lowerings[name]
 

@@ -81,7 +81,7 @@ def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], sessi
 
 
 def _check_plain(gm: fx.GraphModule) -> None:
-    found = dynamo.subclass_in(gm)
-    if found is not None:
-        kind, line = found
+    subclass = dynamo.subclass_in(gm)
+    if subclass is not None:
+        kind, line = subclass
         raise errors.error("AC038", line, kind=kind)

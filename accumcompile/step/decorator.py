@@ -176,10 +176,10 @@ class BoundStep:
 
 def _named(fn: Callable[..., Any], name: str) -> Any:
     """What goes by this name in the module of ``fn``."""
-    found: Any = sys.modules.get(getattr(fn, "__module__", ""))
+    value: Any = sys.modules.get(getattr(fn, "__module__", ""))
     for part in name.split("."):
-        found = getattr(found, part, None)
-    return found
+        value = getattr(value, part, None)
+    return value
 
 
 def accumulate(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:

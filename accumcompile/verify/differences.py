@@ -32,12 +32,12 @@ def rel_diff(expected: Any, actual: Any, scale: float | None = None) -> float:
 
 def largest(values: Iterable[Any]) -> float:
     """The largest finite |value|."""
-    found = 0.0
+    most = 0.0
     for value in values:
         sizes = torch.zeros(0) if value is None else wide(value).abs()
         sizes = sizes[sizes.isfinite()]
-        found = max(found, sizes.max().item() if sizes.numel() else 0.0)
-    return found
+        most = max(most, sizes.max().item() if sizes.numel() else 0.0)
+    return most
 
 
 def wide(value: Any) -> torch.Tensor:

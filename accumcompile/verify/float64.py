@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from accumcompile.verify.reach import Found
+from accumcompile.verify.reach import Reachable
 from accumcompile.verify.snapshot import Snapshot
 
 from ..ir.torch_api import is_traceable_wrapper_subclass
@@ -35,20 +35,20 @@ def in_float64(snapshot: Snapshot) -> Iterator[None]:
 
 
 def _convert(snapshot: Snapshot) -> None:
-    found = snapshot.tensors()
-    for each in snapshot.found.values():
+    tensors = snapshot.tensors()
+    for each in snapshot.reachable.values():
         # These keep hooks on autograd's accumulators, which another dtype makes anew.
         if any(cls.__name__ in WRAPPERS for cls in type(each.value).__mro__):
             raise NoReferenceError(f"{each.path} is wrapped in {type(each.value).__name__}")
-    if any(is_traceable_wrapper_subclass(each.value) for each in found):
+    if any(is_traceable_wrapper_subclass(each.value) for each in tensors):
         raise NoReferenceError("tensors of a subclass keep their dtype")
-    scalers = [vars(each.value).values() for each in snapshot.found.values() if _is_scaler(each.value)]
+    scalers = [vars(each.value).values() for each in snapshot.reachable.values() if _is_scaler(each.value)]
     keep = {id(value) for values in scalers for value in values}
-    gradients = [(each.value, each.value.grad) for each in found if each.value.is_leaf]
+    gradients = [(each.value, each.value.grad) for each in tensors if each.value.is_leaf]
     storages: dict[tuple[int, torch.dtype], torch.Tensor] = {}
     for tensor, _ in gradients:
         tensor.grad = None
-    for each in found:
+    for each in tensors:
         if _converts(each) and id(each.value) not in keep:
             each.value.data = widened(each.value.data, storages)
     for tensor, grad in gradients:
@@ -59,10 +59,10 @@ def _is_scaler(value: object) -> bool:
     return isinstance(value, torch.amp.GradScaler)
 
 
-def _converts(found: Found) -> bool:
+def _converts(item: Reachable) -> bool:
     """Floating leaves below float64, but for an optimizer's own count of steps."""
-    tensor = found.value
-    counts = found.kind == "optimizer state" and found.path.endswith(".step")
+    tensor = item.value
+    counts = item.kind == "optimizer state" and item.path.endswith(".step")
     floating = tensor.is_floating_point() and tensor.dtype != torch.float64 and tensor.layout is torch.strided
     return floating and tensor.is_leaf and not counts and not tensor.is_meta
 

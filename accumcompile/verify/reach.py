@@ -36,7 +36,7 @@ CLOSED_PACKAGES = (
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Reachable:
     """One reached object. `kind` is "parameter", "buffer", "gradient", "optimizer state" or "other"."""
 
     path: str  # as a person would write it: "model.layers.0.weight"
@@ -64,30 +64,30 @@ class Name:
             setattr(self.namespace, self.name, value)
 
 
-def reach(fn: Callable, args: tuple = (), kwargs: Mapping[str, Any] | None = None) -> Iterator[Found]:
+def reach(fn: Callable, args: tuple = (), kwargs: Mapping[str, Any] | None = None) -> Iterator[Reachable]:
     """Yield all that `fn(*args, **kwargs)` can reach, each object once, optimizers last."""
-    arguments = [Found(name, "other", "", value) for name, value in _named_arguments(fn, args, kwargs or {})]
-    yield from walk([*arguments, Found(getattr(fn, "__name__", "step"), "other", "", fn)])
+    arguments = [Reachable(name, "other", "", value) for name, value in _named_arguments(fn, args, kwargs or {})]
+    yield from walk([*arguments, Reachable(getattr(fn, "__name__", "step"), "other", "", fn)])
 
 
-def walk(roots: Iterable[Found]) -> Iterator[Found]:
+def walk(roots: Iterable[Reachable]) -> Iterator[Reachable]:
     """Breadth first from `roots`, so that an object gets its shortest name."""
     roots = list(roots)
-    now, later = deque(roots), deque[Found]()
+    now, later = deque(roots), deque[Reachable]()
     direct = {id(root.value) for root in roots}
-    seen: dict[Any, Found] = {}
+    seen: dict[Any, Reachable] = {}
     while now or later:
-        found = now.popleft() if now else later.popleft()
-        value = found.value
+        item = now.popleft() if now else later.popleft()
+        value = item.value
         key = (id(value.namespace), value.name) if isinstance(value, Name) else id(value)
         if key in seen or isinstance(value, CLOSED):
             continue
         if now and isinstance(value, torch.optim.Optimizer):
-            later.append(found)
+            later.append(item)
             continue
-        seen[key] = found
-        yield found
-        now.extend(children(found, seen, open_anyway=id(value) in direct))
+        seen[key] = item
+        yield item
+        now.extend(children(item, seen, open_anyway=id(value) in direct))
 
 
 def _named_arguments(fn: Callable, args: tuple, kwargs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -101,17 +101,17 @@ def _named_arguments(fn: Callable, args: tuple, kwargs: Mapping[str, Any]) -> It
     yield from bound.items()
 
 
-def children(found: Found, seen: Mapping[Any, Found], open_anyway: bool = False) -> Iterator[Found]:
-    """What `found` holds."""
-    value = found.value
+def children(item: Reachable, seen: Mapping[Any, Reachable], open_anyway: bool = False) -> Iterator[Reachable]:
+    """What `item` holds."""
+    value = item.value
     for types_, list_children in HOLDS:
         if isinstance(value, types_):
-            yield from list_children(found, seen)
+            yield from list_children(item, seen)
             return
     if _is_step(value):
-        yield Found(found.path, "other", "", value.fn)
+        yield Reachable(item.path, "other", "", value.fn)
     elif open_anyway or opens(value):
-        yield from _of_object(found, seen)
+        yield from _of_object(item, seen)
 
 
 def _is_step(value: Any) -> bool:
@@ -131,94 +131,94 @@ def _has_state(value: Any) -> bool:
     return hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
 
 
-def _of_tensor(found: Found, seen) -> Iterator[Found]:
-    tensor = found.value
+def _of_tensor(item: Reachable, seen) -> Iterator[Reachable]:
+    tensor = item.value
     if tensor.is_leaf and tensor.grad is not None:
-        yield Found(found.path, "gradient", found.owner, tensor.grad)
-    yield from _of_object(found, seen)
+        yield Reachable(item.path, "gradient", item.owner, tensor.grad)
+    yield from _of_object(item, seen)
 
 
-def _of_module(found: Found, seen) -> Iterator[Found]:
+def _of_module(item: Reachable, seen) -> Iterator[Reachable]:
     """Parameters, buffers and submodules under their own names, then what else there is."""
-    module, owner = found.value, found.owner or found.path
+    module, owner = item.value, item.owner or item.path
     inner = {"_parameters": "parameter", "_buffers": "buffer", "_modules": "other"}
     for attribute, kind in inner.items():
         for name, value in vars(module).get(attribute, {}).items():
-            yield Found(f"{found.path}.{name}", kind, owner, value)
-    yield from _of_object(Found(found.path, "other", owner, module), seen)
+            yield Reachable(f"{item.path}.{name}", kind, owner, value)
+    yield from _of_object(Reachable(item.path, "other", owner, module), seen)
 
 
-def _of_optimizer(found: Found, seen) -> Iterator[Found]:
+def _of_optimizer(item: Reachable, seen) -> Iterator[Reachable]:
     """A state is named after the parameter it belongs to."""
-    optimizer, path = found.value, found.path
+    optimizer, path = item.value, item.path
     names = {}
     for i, group in enumerate(optimizer.param_groups):
         for j, parameter in enumerate(group["params"]):
-            known = seen.get(id(parameter))
-            names[parameter] = known.path if known else f"{path}.param_groups[{i}].params[{j}]"
-            owner = known.owner if known else path
-            yield Found(names[parameter], "parameter", owner, parameter)
+            earlier = seen.get(id(parameter))
+            names[parameter] = earlier.path if earlier else f"{path}.param_groups[{i}].params[{j}]"
+            owner = earlier.owner if earlier else path
+            yield Reachable(names[parameter], "parameter", owner, parameter)
     for parameter, state in optimizer.state.items():
         for key, value in state.items() if isinstance(state, dict) else ():
-            yield Found(f"{path}.state[{names.get(parameter, '?')}].{key}", "optimizer state", path, value)
-    yield from _of_object(found, seen)
+            yield Reachable(f"{path}.state[{names.get(parameter, '?')}].{key}", "optimizer state", path, value)
+    yield from _of_object(item, seen)
 
 
-def _of_mapping(found: Found, seen) -> Iterator[Found]:
-    for key, value in list(found.value.items()):
-        yield Found(
-            f"{found.path}[{key!r}]" if isinstance(key, str | int) else found.path,
-            found.kind,
-            found.owner,
+def _of_mapping(item: Reachable, seen) -> Iterator[Reachable]:
+    for key, value in list(item.value.items()):
+        yield Reachable(
+            f"{item.path}[{key!r}]" if isinstance(key, str | int) else item.path,
+            item.kind,
+            item.owner,
             value,
         )
-    if not isinstance(found.value, dict):
-        yield from _of_object(found, seen)
+    if not isinstance(item.value, dict):
+        yield from _of_object(item, seen)
 
 
-def _of_sequence(found: Found, seen) -> Iterator[Found]:
-    names = getattr(type(found.value), "_fields", None)
-    for i, value in enumerate(list(found.value)):
-        yield Found(f"{found.path}.{names[i]}" if names else f"{found.path}[{i}]", found.kind, found.owner, value)
+def _of_sequence(item: Reachable, seen) -> Iterator[Reachable]:
+    names = getattr(type(item.value), "_fields", None)
+    for i, value in enumerate(list(item.value)):
+        yield Reachable(f"{item.path}.{names[i]}" if names else f"{item.path}[{i}]", item.kind, item.owner, value)
 
 
-def _of_cell(found: Found, seen) -> Iterator[Found]:
+def _of_cell(item: Reachable, seen) -> Iterator[Reachable]:
     try:
-        yield Found(found.path, "other", "", found.value.cell_contents)
+        yield Reachable(item.path, "other", "", item.value.cell_contents)
     except ValueError:  # an empty cell: the name is not bound yet
         return
 
 
-def _of_name(found: Found, seen) -> Iterator[Found]:
-    yield Found(found.path, "other", "", found.value.read())
+def _of_name(item: Reachable, seen) -> Iterator[Reachable]:
+    yield Reachable(item.path, "other", "", item.value.read())
 
 
-def _of_function(found: Found, seen) -> Iterator[Found]:
+def _of_function(item: Reachable, seen) -> Iterator[Reachable]:
     """The closure, defaults and named globals of the user's own function; what an installed one wraps."""
-    fn = found.value
+    fn = item.value
     if not is_users(fn.__code__.co_filename):
         for wrapped in ("_torchdynamo_orig_callable", "__wrapped__"):
-            yield Found(found.path, "other", "", vars(fn).get(wrapped))
+            yield Reachable(item.path, "other", "", vars(fn).get(wrapped))
         return
     for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
-        yield Found(name, "other", "", cell)
-    yield Found(f"{found.path} default", "other", "", fn.__defaults__)
-    yield Found(f"{found.path} default", "other", "", fn.__kwdefaults__)
+        yield Reachable(name, "other", "", cell)
+    yield Reachable(f"{item.path} default", "other", "", fn.__defaults__)
+    yield Reachable(f"{item.path} default", "other", "", fn.__kwdefaults__)
     for name in sorted(_named_in(fn.__code__)):
         yield from _of_named(name, fn.__globals__, fn.__code__)
 
 
-def _of_named(name: str, namespace: dict, code: types.CodeType) -> Iterator[Found]:
+def _of_named(name: str, namespace: dict, code: types.CodeType) -> Iterator[Reachable]:
     """The global `name`; if it is a module of the user's own, the attributes of it that the code names."""
     if name not in namespace:
         return
     value = namespace[name]
-    yield Found(name, "other", "", Name(namespace, name))
+    yield Reachable(name, "other", "", Name(namespace, name))
     if isinstance(value, types.ModuleType) and is_users(getattr(value, "__file__", None) or "<built-in>"):
         for attribute in sorted(_named_in(code) & vars(value).keys()):
-            yield Found(f"{name}.{attribute}", "other", "", Name(vars(value), attribute))
+            yield Reachable(f"{name}.{attribute}", "other", "", Name(vars(value), attribute))
     if isinstance(value, type) and _is_users_class(value):
-        yield from _of_class(Found(name, "other", "", value))
+        yield from _of_class(Reachable(name, "other", "", value))
 
 
 def _named_in(code: types.CodeType) -> set[str]:
@@ -227,37 +227,37 @@ def _named_in(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*(_named_in(each) for each in inner))
 
 
-def _of_bound(found: Found, seen) -> Iterator[Found]:
-    yield Found(f"{found.path}.__self__", "other", "", found.value.__self__)
-    yield Found(found.path, "other", "", found.value.__func__)
+def _of_bound(item: Reachable, seen) -> Iterator[Reachable]:
+    yield Reachable(f"{item.path}.__self__", "other", "", item.value.__self__)
+    yield Reachable(item.path, "other", "", item.value.__func__)
 
 
-def _of_partial(found: Found, seen) -> Iterator[Found]:
-    for part in (found.value.func, found.value.args, found.value.keywords):
-        yield Found(found.path, "other", "", part)
+def _of_partial(item: Reachable, seen) -> Iterator[Reachable]:
+    for part in (item.value.func, item.value.args, item.value.keywords):
+        yield Reachable(item.path, "other", "", part)
 
 
-def _of_object(found: Found, seen) -> Iterator[Found]:
+def _of_object(item: Reachable, seen) -> Iterator[Reachable]:
     """Attributes, slots, and what the methods of its class name."""
-    value, dot = found.value, f"{found.path}."
+    value, dot = item.value, f"{item.path}."
     for name, attribute in list(getattr(value, "__dict__", {}).items()):
-        yield Found(dot + name, "other", found.owner, attribute)
+        yield Reachable(dot + name, "other", item.owner, attribute)
     for name in slots(type(value)):
-        yield Found(dot + name, "other", found.owner, getattr(value, name, None))
+        yield Reachable(dot + name, "other", item.owner, getattr(value, name, None))
     for cls in type(value).__mro__:
         if _is_users_class(cls):
-            yield from _of_class(Found(cls.__name__, "other", "", cls))
+            yield from _of_class(Reachable(cls.__name__, "other", "", cls))
 
 
-def _of_class(found: Found) -> Iterator[Found]:
+def _of_class(item: Reachable) -> Iterator[Reachable]:
     """What the methods of a class of the user's own name, and its attributes."""
-    for name, value in list(vars(found.value).items()):
+    for name, value in list(vars(item.value).items()):
         if isinstance(value, staticmethod | classmethod):
             value = value.__func__
         if isinstance(value, types.FunctionType):
-            yield Found(f"{found.path}.{name}", "other", "", value)
+            yield Reachable(f"{item.path}.{name}", "other", "", value)
         elif not name.startswith("__") and not hasattr(type(value), "__get__"):
-            yield Found(f"{found.path}.{name}", "other", "", Name(found.value, name))
+            yield Reachable(f"{item.path}.{name}", "other", "", Name(item.value, name))
 
 
 def slots(cls: type) -> Iterator[str]:

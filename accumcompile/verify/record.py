@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from accumcompile.verify.reach import Found, reach, walk
+from accumcompile.verify.reach import Reachable, reach, walk
 
 from ..ir.torch_api import TorchDispatchMode, pytree
 
@@ -48,7 +48,7 @@ def record(call: Callable, fn: Callable, args: tuple, kwargs: Mapping[str, Any],
     """
     run = Record()
     names = _Names(list(reach(fn, args, kwargs)))
-    drawn = _random_states(names.found)
+    drawn = _random_states(names.items)
     with ExitStack() as stack:
         stack.enter_context(_each_backward(lambda loss, i: _add_loss(run, loss, i)))
         hook = register_optimizer_step_pre_hook(lambda opt, *_: _add_stepped(run, names, opt))
@@ -56,7 +56,7 @@ def record(call: Callable, fn: Callable, args: tuple, kwargs: Mapping[str, Any],
         precision = stack.enter_context(_Precision()) if watch else None
         result = call(*args, **kwargs)
     run.eps = precision.eps if precision else 0.0
-    run.drew = any(not torch.equal(a, b) for a, b in zip(drawn, _random_states(names.found), strict=True))
+    run.drew = any(not torch.equal(a, b) for a, b in zip(drawn, _random_states(names.items), strict=True))
     _add_outputs(run, result)
     _add_state(run, list(reach(fn, args, kwargs)))
     return run
@@ -65,14 +65,14 @@ def record(call: Callable, fn: Callable, args: tuple, kwargs: Mapping[str, Any],
 class _Names:
     """What tensors are called, and which parameter group they are in."""
 
-    def __init__(self, found: list[Found]) -> None:
-        self.found = found
-        self.by_id = {id(each.value): each for each in found}
-        optimizers = [each for each in found if isinstance(each.value, torch.optim.Optimizer)]
+    def __init__(self, items: list[Reachable]) -> None:
+        self.items = items
+        self.by_id = {id(each.value): each for each in items}
+        optimizers = [each for each in items if isinstance(each.value, torch.optim.Optimizer)]
         self.groups = {id(p): group for each in optimizers for p, group in _parameter_groups(each.path, each.value)}
 
-    def group(self, found: Found) -> str:
-        return self.groups.get(id(found.value)) or found.owner
+    def group(self, item: Reachable) -> str:
+        return self.groups.get(id(item.value)) or item.owner
 
 
 def _parameter_groups(path: str, optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.Tensor, str]]:
@@ -91,10 +91,10 @@ def _add_loss(run: Record, loss: torch.Tensor, number: int) -> None:
 def _add_stepped(run: Record, names: _Names, optimizer: torch.optim.Optimizer) -> None:
     """The gradients that an optimizer is about to use."""
     for i, (parameter, group) in enumerate(_parameter_groups("optimizer", optimizer)):
-        found = names.by_id.get(id(parameter)) or Found(f"{group}.params[{i}]", "parameter", "", parameter)
-        run.add(f"{found.path}.grad", "gradient", names.group(found), found.owner, parameter.grad)
+        item = names.by_id.get(id(parameter)) or Reachable(f"{group}.params[{i}]", "parameter", "", parameter)
+        run.add(f"{item.path}.grad", "gradient", names.group(item), item.owner, parameter.grad)
         copy = None if parameter.grad is None else parameter.grad.detach().cpu().clone()
-        run.stepped.setdefault(found.path, []).append(copy)
+        run.stepped.setdefault(item.path, []).append(copy)
 
 
 def _add_outputs(run: Record, result: Any) -> None:
@@ -105,15 +105,15 @@ def _add_outputs(run: Record, result: Any) -> None:
         if isinstance(leaf, torch.Tensor | int | float | complex):
             run.add(name, "output", "", name, torch.as_tensor(leaf))
         else:
-            for each in walk([Found(name, "output", "", leaf)]):
+            for each in walk([Reachable(name, "output", "", leaf)]):
                 if isinstance(each.value, torch.Tensor):
                     run.add(each.path, "output", "", each.path, each.value)
 
 
-def _add_state(run: Record, found: list[Found]) -> None:
+def _add_state(run: Record, items: list[Reachable]) -> None:
     """Every tensor that the step reaches, as it is now, and the gradients that are still there."""
-    names = _Names(found)
-    for each in found:
+    names = _Names(items)
+    for each in items:
         tensor = each.value
         if not isinstance(tensor, torch.Tensor) or each.kind == "gradient":
             continue
@@ -127,9 +127,9 @@ def _add_state(run: Record, found: list[Found]) -> None:
             run.add(f"{each.path}.grad at the end", "gradient", names.group(each), each.owner, tensor.grad)
 
 
-def _random_states(found: list[Found]) -> list[torch.Tensor]:
+def _random_states(items: list[Reachable]) -> list[torch.Tensor]:
     """The states of torch's generators: they move when something is drawn."""
-    own = [each.value.get_state() for each in found if isinstance(each.value, torch.Generator)]
+    own = [each.value.get_state() for each in items if isinstance(each.value, torch.Generator)]
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return [torch.get_rng_state(), *cuda, *own]
 

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from accumcompile.verify.reach import Found, Name, opens, reach, slots, walk
+from accumcompile.verify.reach import Name, Reachable, opens, reach, slots, walk
 
 from ..ir.torch_api import is_traceable_wrapper_subclass
 
@@ -34,24 +34,24 @@ Undo = Callable[[], None]
 class Snapshot:
     """Made by `Snapshot.of`; a context that restores at its end, also when the block raises."""
 
-    def __init__(self, found: Iterable[Found]) -> None:
-        self.found: dict[int, Found] = {}
+    def __init__(self, items: Iterable[Reachable]) -> None:
+        self.reachable: dict[int, Reachable] = {}
         self.undo: list[Undo] = []
         self.gradients: list[Undo] = []  # after the contents: a gradient must have its tensor's dtype
         self.random = _save_random()
-        self.add(found)
-        self.unreached = [_save_gradients(each) for each in _living_optimizers() if id(each) not in self.found]
+        self.add(items)
+        self.unreached = [_save_gradients(each) for each in _living_optimizers() if id(each) not in self.reachable]
 
     @classmethod
     def of(cls, fn: Callable, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Snapshot:
         """Copy what `fn(*args, **kwargs)` can reach."""
         return cls(reach(fn, args, kwargs))
 
-    def add(self, found: Iterable[Found]) -> None:
+    def add(self, items: Iterable[Reachable]) -> None:
         """Copy what was not copied yet."""
-        for each in found:
-            if id(each.value) not in self.found:
-                self.found[id(each.value)] = each
+        for each in items:
+            if id(each.value) not in self.reachable:
+                self.reachable[id(each.value)] = each
                 self.undo += _save(each.value)
                 if isinstance(each.value, torch.Tensor) and each.value.is_leaf:
                     self.gradients.append(_save_gradient(each.value))
@@ -63,9 +63,9 @@ class Snapshot:
                 undo()
         self.random()
 
-    def tensors(self) -> list[Found]:
+    def tensors(self) -> list[Reachable]:
         """The reached tensors."""
-        return [each for each in self.found.values() if isinstance(each.value, torch.Tensor)]
+        return [each for each in self.reachable.values() if isinstance(each.value, torch.Tensor)]
 
     def __enter__(self) -> Snapshot:
         self.hook = register_optimizer_step_pre_hook(self.before_step)
@@ -77,9 +77,9 @@ class Snapshot:
 
     def before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """An optimizer that the walk did not reach is about to step."""
-        if id(optimizer) not in self.found:
+        if id(optimizer) not in self.reachable:
             gradients = self.unreached
-            self.add(walk([Found("optimizer", "other", "", optimizer)]))
+            self.add(walk([Reachable("optimizer", "other", "", optimizer)]))
             self.unreached = gradients  # restored after what was added, which saw the step's gradients
 
 
@@ -272,10 +272,10 @@ def _save_numpy_generator(generator: Any) -> Undo:
 
 def _numpy_type(name: str) -> Any:
     """A type of numpy's, or no type at all where numpy is not loaded."""
-    found: Any = sys.modules.get("numpy")
+    value: Any = sys.modules.get("numpy")
     for part in name.split("."):
-        found = getattr(found, part, None)
-    return found or ()
+        value = getattr(value, part, None)
+    return value or ()
 
 
 SAVERS: tuple[tuple[Any, Callable[[Any], Undo]], ...] = (

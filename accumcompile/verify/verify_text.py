@@ -79,8 +79,8 @@ def _legend(rows: Sequence[Row], exact: bool) -> Iterator[tuple[str, bool]]:
 
 
 def _largest_of(differences: Sequence[float | None]) -> str:
-    known = [difference for difference in differences if difference is not None]
-    return _number(max(known)) if known else "-"
+    numbers = [difference for difference in differences if difference is not None]
+    return _number(max(numbers)) if numbers else "-"
 
 
 def _number(value: float) -> str:

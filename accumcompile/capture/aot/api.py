@@ -69,13 +69,13 @@ def later(capture: Callable[[Sequence[Any]], Callable], inputs: Sequence[Any]) -
     assert context.fake_mode is not None and context.fake_mode.shape_env is not None, "a capture is under way"
     sizes = context.fake_mode.shape_env
     stand_ins = [to_fake_tensor(x, context.fake_mode) if isinstance(x, torch.Tensor) else x for x in inputs]
-    made: list[Callable] = []
+    captured: list[Callable] = []
 
     def run(*given: Any) -> Any:
-        if not made:
+        if not captured:
             with tracing(context), torch.enable_grad(), floats.no_frame_again(sizes):
-                made.append(capture(stand_ins))
-        return made[0](*given)
+                captured.append(capture(stand_ins))
+        return captured[0](*given)
 
     return run
 
@@ -87,11 +87,11 @@ def tangents(gm: GraphModule) -> list[Node]:
 
 def backward_nodes(gm: GraphModule) -> set[Node]:
     """The nodes of a joint graph that are its backward: computed from a tangent, or traced after the forward."""
-    found = set(tangents(gm))
+    nodes = set(tangents(gm))
     for node in gm.graph.nodes:
-        if node.meta.get("partitioner_tag") == "is_backward" or not found.isdisjoint(node.all_input_nodes):
-            found.add(node)
-    return found - set(tangents(gm)) - {gm.graph.output_node()}
+        if node.meta.get("partitioner_tag") == "is_backward" or not nodes.isdisjoint(node.all_input_nodes):
+            nodes.add(node)
+    return nodes - set(tangents(gm)) - {gm.graph.output_node()}
 
 
 def given(gm: GraphModule) -> dict[int, Node]:
@@ -130,11 +130,11 @@ def inputs_of_gradients(gm: GraphModule) -> list[int | None]:
 
 def descriptions(gm: GraphModule, outputs: Sequence[Any]) -> list[Any]:
     """AOTAutograd's descriptions of each of ``outputs`` of a joint graph: one node can be several outputs."""
-    known: dict[Any, tuple[Any, ...]] = {}
+    described: dict[Any, tuple[Any, ...]] = {}
     for node, description in _described(gm):
         if isinstance(node, Node):
-            known[node] = (*known.get(node, ()), description)
-    return [known.get(node, ()) if isinstance(node, Node) else () for node in outputs]
+            described[node] = (*described.get(node, ()), description)
+    return [described.get(node, ()) if isinstance(node, Node) else () for node in outputs]
 
 
 def _described(gm: GraphModule) -> list[tuple[Any, Any]]:
@@ -150,7 +150,7 @@ def extract(joint: GraphModule, saved: list[Node], sizes: list[Node], outputs: i
 
 def own_nodes(results: Iterable[Any], before: Set[Any]) -> set[Any]:
     """AOTAutograd's own nodes on the tape, between its inputs, whose nodes are ``before``, and its ``results``."""
-    seen, found = set(before), set()
+    seen, nodes = set(before), set()
     stack = [value.grad_fn for value in results if isinstance(value, torch.Tensor)]
     while stack:
         node = stack.pop()
@@ -158,10 +158,10 @@ def own_nodes(results: Iterable[Any], before: Set[Any]) -> set[Any]:
             continue
         seen.add(node)
         if type(node).__name__ == "CompiledFunctionBackward":
-            found.add(node)
+            nodes.add(node)
         else:
             stack += [earlier for earlier, _ in node.next_functions]
-    return found
+    return nodes
 
 
 def keeps_graph() -> bool:

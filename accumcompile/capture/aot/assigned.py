@@ -96,8 +96,8 @@ def _replace(gm: GraphModule, node: Node, tensor: Node, value: Node) -> Node:
 def _detached(gm: GraphModule, now: Node, output: Node) -> Node:
     with gm.graph.inserting_before(output):
         node = gm.graph.call_method("detach", (now,))
-    known = now.meta.get("example_value")
-    node.meta |= {"example_value": known.detach() if isinstance(known, torch.Tensor) else known}
+    example = now.meta.get("example_value")
+    node.meta |= {"example_value": example.detach() if isinstance(example, torch.Tensor) else example}
     return node
 
 

@@ -52,16 +52,16 @@ class _Task:
 
     def release(self) -> list[torch.Tensor]:
         """The tensors that may not change until the backward; the task holds them no longer itself."""
-        kept = []
+        tensors = []
         for i, value in enumerate(self.inputs):
             if i in self.reads and isinstance(value, torch.Tensor):
-                kept.append(value)
+                tensors.append(value)
                 self.inputs[i] = None
-        return kept
+        return tensors
 
-    def restored(self, kept: Sequence[torch.Tensor]) -> list[Any]:
+    def restored(self, released: Sequence[torch.Tensor]) -> list[Any]:
         """All inputs again."""
-        saved = iter(kept)
+        saved = iter(released)
         tensors = {i for i in self.reads if self.inputs[i] is None}
         return [next(saved) if i in tensors else v for i, v in enumerate(self.inputs)]
 
@@ -109,5 +109,5 @@ def _gradients(task: _Task, inputs: list[Any], gradients: Sequence[Any]) -> list
         results = task.draws.again(lambda: task.beside(*leaves))
     pairs = [(r, g) for r, g in zip(results, gradients, strict=True) if g is not None]
     wanted = [v for v in leaves if isinstance(v, torch.Tensor) and v.requires_grad]
-    found = iter(torch.autograd.grad([r for r, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True))
-    return [next(found) if v.requires_grad else None for v in leaves if isinstance(v, torch.Tensor)]
+    computed = iter(torch.autograd.grad([r for r, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True))
+    return [next(computed) if v.requires_grad else None for v in leaves if isinstance(v, torch.Tensor)]

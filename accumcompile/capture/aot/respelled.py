@@ -45,12 +45,12 @@ def embedding_bag(
         rows = rows * per_sample_weights[..., None]
     if padding_idx is None:
         return _pooled(rows, mode)
-    kept = (input != padding_idx % weight.shape[0])[..., None]
+    counted = (input != padding_idx % weight.shape[0])[..., None]
     if mode == "max":
-        pooled = _pooled(torch.where(kept, rows, -torch.inf), mode)
-        return torch.where(kept.any(1), pooled, 0)
-    total = torch.where(kept, rows, 0).sum(1)
-    return total / kept.sum(1).clamp(min=1) if mode == "mean" else total
+        pooled = _pooled(torch.where(counted, rows, -torch.inf), mode)
+        return torch.where(counted.any(1), pooled, 0)
+    total = torch.where(counted, rows, 0).sum(1)
+    return total / counted.sum(1).clamp(min=1) if mode == "mean" else total
 
 
 def _pooled(rows: torch.Tensor, mode: str) -> torch.Tensor:

@@ -54,7 +54,7 @@ class Roads:
         self.read: set[int] = set()  # positions of the inputs that the backward reads themselves, as eager's does
         self.mutated: list[int] = []  # positions of the inputs that the graph gives a new value
         self.reads: list[int] = []  # positions of the inputs that the outputs beside the loss are computed from
-        self.kept: Kept | None = None
+        self.halves: FusedHalves | None = None
 
     def partition(
         self, joint: GraphModule, inputs: Any, *, num_fwd_outputs: int, **_: Any
@@ -69,23 +69,25 @@ class Roads:
         self.linear = self.wants_fused and has_linear_backward(joint, num_fwd_outputs)
         if self.linear and not computes_in_float16(joint):
             self.road = "fused"
-            self.kept = Kept(joint, num_fwd_outputs, sorted(self.read & self.changeable.given - set(self.mutated)))
-            return self.kept.forward, self.kept.backward
+            self.halves = FusedHalves(
+                joint, num_fwd_outputs, sorted(self.read & self.changeable.given - set(self.mutated))
+            )
+            return self.halves.forward, self.halves.backward
         self.road = "two-pass"
         return two_pass(joint, num_fwd_outputs, self.changeable.copied - self.read)
 
     def forward(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
         """AOTAutograd's ``fw_compiler``."""
-        if self.kept is not None:
-            checked = self.kept.without_checked(gm)
-            return handing_over(self.compile_piece(gm, "fused", len(self.kept.results)), checked)
+        if self.halves is not None:
+            checked = self.halves.without_checked(gm)
+            return handing_over(self.compile_piece(gm, "fused", len(self.halves.results)), checked)
         return self.compile_piece(gm, "forward", None)
 
     def backward(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
         """AOTAutograd's ``bw_compiler``."""
-        if self.road != "fused" or self.kept is None:
+        if self.road != "fused" or self.halves is None:
             return passing_undefined(gm, self.compile_piece(gm, "backward", 0), self.reach)
-        scale, self.kept = self.kept.scale(), None  # the joint graph is large, and done with
+        scale, self.halves = self.halves.scale(), None  # the joint graph is large, and done with
         return scale
 
     def inference(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
@@ -97,10 +99,10 @@ class Roads:
 def inputs_behind(joint: GraphModule, positions: Sequence[int]) -> list[int]:
     """Positions of the inputs that the user's outputs at ``positions`` are computed from; all, if that is unknown."""
     given = joint.graph.find_nodes(op="placeholder")
-    known = aot_api.user_outputs(joint)
-    if any(p not in known for p in positions):
+    values = aot_api.user_outputs(joint)
+    if any(p not in values for p in positions):
         return list(range(len(given)))
-    sources = set().union(*(ancestors(known[p]) | {known[p]} for p in positions))
+    sources = set().union(*(ancestors(values[p]) | {values[p]} for p in positions))
     return [i for i, node in enumerate(given) if node in sources]
 
 
@@ -120,12 +122,12 @@ def computes_in_float16(joint: GraphModule) -> bool:
 
 def is_linear(joint: GraphModule, tangent: Node, gradients: list[Node | None]) -> bool:
     """Whether every gradient is proven linear in the tangent."""
-    known = propagate(joint.graph, NO_BATCH, dict.fromkeys(joint.graph.nodes, R) | {tangent: Partial("sum")})
-    placed = [known[g] for g in gradients if g is not None]
+    propagation = propagate(joint.graph, NO_BATCH, dict.fromkeys(joint.graph.nodes, R) | {tangent: Partial("sum")})
+    placed = [propagation[g] for g in gradients if g is not None]
     return all(p.placement == Partial("sum") or p.zero for p in placed)
 
 
-class Kept:
+class FusedHalves:
     """The two halves of the fused road: a forward that keeps gradients, and a backward that scales them.
 
     The backward half is a boxed callable of ours, not a graph: it multiplies in place, for the forward's kept
@@ -161,12 +163,12 @@ class Kept:
     def _backward(self) -> GraphModule:
         """The graph that AOTAutograd wants to see: what ``scale`` does, written as nodes."""
         graph = Graph()
-        kept = {node: graph.placeholder(f"kept_{node.name}") for node in self.distinct}
-        kept |= {node: graph.placeholder(f"checked_{node.name}") for node in self.checked}
+        saved = {node: graph.placeholder(f"kept_{node.name}") for node in self.distinct}
+        saved |= {node: graph.placeholder(f"checked_{node.name}") for node in self.checked}
         tangent = graph.placeholder(self.tangent.name)
-        for node, new in (*kept.items(), (self.tangent, tangent)):
+        for node, new in (*saved.items(), (self.tangent, tangent)):
             new.meta["val"] = node.meta["val"]
-        products = [g and graph.call_function(aten.mul.Tensor, (kept[g], tangent)) for g in self.gradients]
+        products = [g and graph.call_function(aten.mul.Tensor, (saved[g], tangent)) for g in self.gradients]
         for node, product in zip(self.gradients, products, strict=True):
             if product is not None:
                 product.meta["val"] = node.meta["val"]
@@ -196,7 +198,7 @@ def scaling(positions: Sequence[int | None]) -> Callable[[list], list]:
     last = {position: i for i, position in enumerate(positions)}
 
     def scaled(arguments: list) -> list:
-        *kept, tangent = arguments
+        *saved, tangent = arguments
         arguments.clear()
         in_place = not aot_api.keeps_graph()
         given: list = []
@@ -204,9 +206,9 @@ def scaling(positions: Sequence[int | None]) -> Callable[[list], list]:
             if position is None:
                 given.append(None)
             elif in_place and last[position] == i:
-                given.append(kept[position].mul_(tangent))
+                given.append(saved[position].mul_(tangent))
             else:
-                given.append(kept[position] * tangent)
+                given.append(saved[position] * tangent)
         return given
 
     backward: Any = scaled
@@ -219,7 +221,7 @@ def two_pass(
 ) -> tuple[GraphModule, GraphModule]:
     """A forward that keeps its inputs and what it drew, and a backward that computes everything else again.
 
-    Kept as copies are the inputs that the graph mutates, and those at the positions ``copied``.
+    FusedHalves as copies are the inputs that the graph mutates, and those at the positions ``copied``.
     """
     tangents = set(aot_api.tangents(joint))
     inputs = [n for n in joint.graph.find_nodes(op="placeholder") if n not in tangents]

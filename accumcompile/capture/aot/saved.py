@@ -55,10 +55,10 @@ def read_backwards(joint: GraphModule) -> set[int]:
 
 def _views(node: Node) -> list[Node]:
     """An input and the views of it."""
-    found = [node]
-    for value in found:
-        found += [user for user in value.users if is_view(user) and user.all_input_nodes[0] is value]
-    return found
+    views = [node]
+    for value in views:
+        views += [user for user in value.users if is_view(user) and user.all_input_nodes[0] is value]
+    return views
 
 
 def needed_backwards(joint: GraphModule, num_fwd_outputs: int) -> set[Node]:
@@ -71,8 +71,8 @@ def handing_over(run: Callable[[list], list], positions: Sequence[int]) -> Calla
     """``run``, a boxed callable, whose results are followed by those of its arguments."""
 
     def boxed(arguments: list) -> list:
-        kept = [arguments[i] for i in positions]
-        return [*run(arguments), *kept]
+        handed = [arguments[i] for i in positions]
+        return [*run(arguments), *handed]
 
     handing: Any = boxed
     handing._boxed_call = True

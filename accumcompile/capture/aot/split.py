@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch.fx import GraphModule, Node
 
-from ...ir.names import CALLED, Names, called
+from ...ir.names import USERS_NAME, Names, users_name_of
 from ...ir.operands import ancestors, outputs
 from ...passes import NORMALISATION
 from ...passes.manager import run
@@ -133,7 +133,7 @@ def detached(gm: GraphModule, chosen: list[Node]) -> GraphModule:
             return node
         with gm.graph.inserting_before(output):
             new = gm.graph.call_method("detach", (node,))
-        new.meta |= {"example_value": node.meta["example_value"].detach(), CALLED: called(node)}
+        new.meta |= {"example_value": node.meta["example_value"].detach(), USERS_NAME: users_name_of(node)}
         return new
 
     output.args = torch.fx.map_arg(output.args, cut)

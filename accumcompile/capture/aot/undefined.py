@@ -93,14 +93,14 @@ def _zeros(value: torch.Tensor) -> Callable[[Mapping[sympy.Symbol, int]], torch.
 
 def _differentiated(output: Any) -> set[Node]:
     """What autograd comes to from a value."""
-    found: set[Node] = set()
+    nodes: set[Node] = set()
     stack = [output]
     while stack:
         node = stack.pop()
-        if isinstance(node, Node) and node not in found and _may_require_grad(node):
-            found.add(node)
+        if isinstance(node, Node) and node not in nodes and _may_require_grad(node):
+            nodes.add(node)
             stack += node.all_input_nodes
-    return found
+    return nodes
 
 
 def _may_require_grad(node: Node) -> bool:

@@ -164,35 +164,35 @@ def declared(batch_dims: Any, named: Mapping[str, Any]) -> dict[str, Any]:
 def find(named: Mapping[str, Any], batch_dims: Any, session: Session) -> Batch:
     """The batch among the arguments: declared, else dim 0 of the first tensor that is data, and of all as large."""
     dims = declared(batch_dims, named)
-    found = [leaf for name, value in named.items() for leaf in tensors(name, value, dims[name])]
-    sure = [Leaf(n, t, d % t.dim(), declared=True) for n, t, d in found if isinstance(d, int)]
-    open_ = [(n, t) for n, t, d in found if d is _INFER and t.dim() > 0 and t.layout is torch.strided]
+    in_arguments = [leaf for name, value in named.items() for leaf in tensors(name, value, dims[name])]
+    sure = [Leaf(n, t, d % t.dim(), declared=True) for n, t, d in in_arguments if isinstance(d, int)]
+    open_ = [(n, t) for n, t, d in in_arguments if d is _INFER and t.dim() > 0 and t.layout is torch.strided]
     if not sure and not open_:
         raise errors.error("AC011", where.here(), step=session.name)
     first, leading = _leading(open_) if not sure else (None, None)
     size = _size(sure) if leading is None else leading.shape[0]
     inferred = [Leaf(n, t, _inferred(n, t, size, first, session), leading=n == first) for n, t in open_]
     leaves: dict[int, Leaf] = {}
-    for leaf in [*sure, *inferred, *(Leaf(n, t) for n, t, _ in found)]:
+    for leaf in [*sure, *inferred, *(Leaf(n, t) for n, t, _ in in_arguments)]:
         leaves.setdefault(id(leaf.tensor), leaf)
     _check_not_empty(leaves.values())
     return Batch(size, tuple(leaves.values()))
 
 
-def _leading(found: Sequence[tuple[str, torch.Tensor]]) -> tuple[str, torch.Tensor]:
+def _leading(candidates: Sequence[tuple[str, torch.Tensor]]) -> tuple[str, torch.Tensor]:
     """The first tensor that is not trained, for those are seldom data; the first of all where every one is."""
-    return next((each for each in found if not each[1].requires_grad), found[0])
+    return next((each for each in candidates if not each[1].requires_grad), candidates[0])
 
 
 def _inferred(name: str, tensor: torch.Tensor, size: int, first: str | None, session: Session) -> int | None:
     """Dim 0 where it has been as large as the batch in every call so far, else None from now on."""
-    known = session.part(Candidates)
-    if name == first or (tensor.shape[0] == size and name not in known.refused):
-        known.taken.add(name)
+    candidates = session.part(Candidates)
+    if name == first or (tensor.shape[0] == size and name not in candidates.refused):
+        candidates.taken.add(name)
         return 0
-    if name in known.taken and name not in known.refused:
+    if name in candidates.taken and name not in candidates.refused:
         session.note(f"{name}: dim 0 is no batch, its size {tensor.shape[0]} differed from the batch's {size}")
-    known.refused.add(name)
+    candidates.refused.add(name)
     return None
 
 
@@ -218,7 +218,7 @@ def modules(fn: Callable[..., Any], named: Mapping[str, Any]) -> dict[str, torch
             within |= {f"{name}.{attribute}": item for attribute, item in vars(value).items()}
     reach = inspect.getclosurevars(inspect.unwrap(fn)) if inspect.isfunction(inspect.unwrap(fn)) else None
     within |= {**reach.globals, **reach.nonlocals} if reach else {}
-    found = {name: value for name, value in within.items() if isinstance(value, torch.nn.Module)}
+    by_name = {name: value for name, value in within.items() if isinstance(value, torch.nn.Module)}
     for name, value in named.items():
-        found |= {f"{name}{s}": item for s, _, item in children(value) if isinstance(item, torch.nn.Module)}
-    return found
+        by_name |= {f"{name}{s}": item for s, _, item in children(value) if isinstance(item, torch.nn.Module)}
+    return by_name

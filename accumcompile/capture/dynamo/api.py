@@ -127,8 +127,8 @@ def _inner_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 
 def _marks(tensor: torch.Tensor) -> dict[str, Any]:
     """Dynamo's attributes on a tensor, as they are now."""
-    found = {k: v for k, v in vars(tensor).items() if k.startswith(("_dynamo_", "_has_dynamo_", "_specialize_on"))}
-    return {k: v.copy() if isinstance(v, (set, dict)) else v for k, v in found.items()}
+    marks = {k: v for k, v in vars(tensor).items() if k.startswith(("_dynamo_", "_has_dynamo_", "_specialize_on"))}
+    return {k: v.copy() if isinstance(v, (set, dict)) else v for k, v in marks.items()}
 
 
 def _restore(tensor: torch.Tensor, before: dict[str, Any]) -> None:
@@ -188,12 +188,12 @@ def source_name(source: Any) -> str:
 
 def inputs(gm: fx.GraphModule) -> list[Input]:
     """The inputs of a graph from Dynamo, in order."""
-    found = []
+    given = []
     for node in gm.graph.find_nodes(op="placeholder"):
         graph_arg = node.meta.get("grapharg")
         if graph_arg is not None:
-            found.append(Input(node, graph_arg.source, graph_arg.example, node.meta.get("example_value")))
-    return found
+            given.append(Input(node, graph_arg.source, graph_arg.example, node.meta.get("example_value")))
+    return given
 
 
 def differentiable_outputs(gm: fx.GraphModule) -> list[fx.Node]:

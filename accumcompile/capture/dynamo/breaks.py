@@ -68,11 +68,11 @@ def _tracing() -> list[tuple[Any, str, Any]]:
     """
     tables = [(translator, translator.dispatch_table) for translator in _TRANSLATORS]
     cells = {id(cell): cell for _, table in tables for cell in map(_cell, table) if cell is not None}
-    found: list = [(cell, "cell_contents", _breaking(cell.cell_contents, resumes=True)) for cell in cells.values()]
+    places: list = [(cell, "cell_contents", _breaking(cell.cell_contents, resumes=True)) for cell in cells.values()]
     for translator, table in tables:
         breaking = [h if h is None or _cell(h) else _breaking(h) for h in table]
-        found.append((translator, "dispatch_table", breaking))
-    return found
+        places.append((translator, "dispatch_table", breaking))
+    return places
 
 
 def _cell(handler: Handler | None) -> CellType | None:

@@ -34,9 +34,9 @@ def no_frame_again(sizes: ShapeEnv) -> Iterator[None]:
 
 def forget_floats() -> bool:
     """Forget what Dynamo found of floats: it goes by names that another capture has too. Whether there was anything."""
-    found = bool(TensorifyState.force_specializations)
+    had_any = bool(TensorifyState.force_specializations)
     TensorifyState.clear()
-    return found
+    return had_any
 
 
 @contextmanager

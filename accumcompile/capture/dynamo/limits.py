@@ -42,10 +42,10 @@ def _exceeds_recompile_limit(exceeds: Callable[..., Any], cache_size: Any, compi
     call = here.call
     if not exceeded or call is None:
         return exceeded, limit
-    known = _variables_of_compile()
-    variables = dict(getattr(known.get("frame"), "f_locals", {}))
-    if dynamo.is_ours(known.get("compiler_fn")) and any(_carries_batch(v, call) for v in variables.values()):
-        _refuse(RecompileLimit(limit, known.get("recompile_reason") or "", known.get("code")), call)
+    local = _variables_of_compile()
+    variables = dict(getattr(local.get("frame"), "f_locals", {}))
+    if dynamo.is_ours(local.get("compiler_fn")) and any(_carries_batch(v, call) for v in variables.values()):
+        _refuse(RecompileLimit(limit, local.get("recompile_reason") or "", local.get("code")), call)
     return exceeded, limit
 
 
@@ -72,11 +72,11 @@ def _refuse(hit: RecompileLimit, call: Call) -> None:
 
 def last_capture() -> RecompileLimit | None:
     """The frame that Dynamo captures now, if it would run that uncompiled from the next change on."""
-    known = _variables_of_compile()
-    entries = getattr(known.get("cache_size"), "num_cache_entries_with_same_id_matched_objs", 0)
+    local = _variables_of_compile()
+    entries = getattr(local.get("cache_size"), "num_cache_entries_with_same_id_matched_objs", 0)
     if entries + 1 < config.recompile_limit or config.fail_on_recompile_limit_hit:
         return None
-    return RecompileLimit("recompile_limit", known.get("recompile_reason") or "", known.get("code"))
+    return RecompileLimit("recompile_limit", local.get("recompile_reason") or "", local.get("code"))
 
 
 def _variables_of_compile() -> dict[str, Any]:

@@ -89,8 +89,8 @@ def _wrap(wrap: Callable[[Any, Any], Any], builder: Any, value: Any) -> Any:
     """Dynamo looks into a value."""
     if not ambient.is_tracing_for_us():
         return wrap(builder, value)
-    if known := _restored(builder, value) or _of_method(builder, value):
-        return known
+    if variable := _restored(builder, value) or _of_method(builder, value):
+        return variable
     if _is_appended_to(builder.tx, value):
         retrace.read_lists()
     return wrap(builder, value)

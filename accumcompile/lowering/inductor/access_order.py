@@ -65,8 +65,8 @@ def check_order(scheduler: Scheduler, expected: Epochs) -> None:
     """Compare when the order is final: every access of a buffer must see as many of its writes as it did."""
 
     def check() -> None:
-        found = epochs(scheduler.nodes)
-        wrong = sorted(access for access in found.keys() & expected.keys() if found[access] != expected[access])
+        fused = epochs(scheduler.nodes)
+        wrong = sorted(access for access in fused.keys() & expected.keys() if fused[access] != expected[access])
         if wrong:
             raise RuntimeError(f"Inductor exchanged a read and a write of one buffer: {wrong}")
         Scheduler.compute_last_usage(scheduler)

@@ -79,13 +79,13 @@ class CompiledBody(torch.nn.Module):
             tuple((a.dtype, stride_pattern(a)) for a in accumulators or ()),
             tuple((b.dim, b.order) for b in buffers or ()),
         )
-        known = self.forms.setdefault((spec, role, tuple(specs), into), [])
-        for form in known:
+        forms = self.forms.setdefault((spec, role, tuple(specs), into), [])
+        for form in forms:
             if form.serves(sizes):
                 return form
         with self.progress.compiling(f"{self.name}, {what}"):
-            known.append(build(self.body, spec, specs, sizes, accumulators, buffers, self.compile_graph))
-        return known[-1]
+            forms.append(build(self.body, spec, specs, sizes, accumulators, buffers, self.compile_graph))
+        return forms[-1]
 
     def compile_graph(self, gm: GraphModule, inputs: Sequence[Any], trace: Tracing) -> inductor_api.Boxed:
         """Inductor, with the user's options."""
@@ -155,10 +155,10 @@ class LoopRun:
         """The outputs of a form, once it is known to have made of ``accs`` and ``direct`` what its graph says."""
         before: list[torch.Tensor] = []
 
-        def meaning(made: list) -> list:
+        def meaning(parts: list) -> list:
             if not before:  # asked for the first time before the code has added to them, and only if there is memory
                 before.extend(acc.clone() for acc in accs)
-            return self.spec.merged(before, made)
+            return self.spec.merged(before, parts)
 
         def run() -> tuple[list, list]:
             outputs = list(form.call(given))

@@ -47,7 +47,7 @@ class CompiledSegment(torch.nn.Module):
         self.holders = list(body.graph.find_nodes(op="placeholder"))
         self.trust = Trust(body, name, session)
         self.forms: dict[Any, list[Form]] = {}
-        self._known: dict[Any, tuple[Form, list[int]]] = {}
+        self._served: dict[Any, tuple[Form, list[int]]] = {}
 
     def forward(self, *values: Any) -> Sequence[Any]:
         """Run the form that fits the arguments' kinds and sizes, compiled now if there is none."""
@@ -61,13 +61,13 @@ class CompiledSegment(torch.nn.Module):
 
     def _compiled(self, values: Sequence[Any]) -> Sequence[Any]:
         key = tuple(map(signature, values))
-        if key not in self._known:
-            if len(self._known) >= REMEMBERED:
-                self._known.clear()
+        if key not in self._served:
+            if len(self._served) >= REMEMBERED:
+                self._served.clear()
             sizes = bind(self.holders, values)
             form = self._find(values, sizes)
-            self._known[key] = form, list(form.values(sizes).values())
-        form, numbers = self._known[key]
+            self._served[key] = form, list(form.values(sizes).values())
+        form, numbers = self._served[key]
         given = [*numbers, *form.select(values)]
         if not self.trust.is_due(form):
             return form.call(given)
@@ -80,8 +80,8 @@ class CompiledSegment(torch.nn.Module):
 
     def _find(self, values: Sequence[Any], sizes: Binding) -> Form:
         specs = tuple(describe(h, v, sizes) for h, v in zip(self.holders, values, strict=True))
-        known = self.forms.setdefault(specs, [])
-        for form in known:
+        forms = self.forms.setdefault(specs, [])
+        for form in forms:
             if form.serves(sizes):
                 return form
         what = f"{self.name}, {len(self.body.graph.nodes)} operators"
@@ -91,8 +91,8 @@ class CompiledSegment(torch.nn.Module):
             options = dict(self.session.options.inductor or {})
             need = bytes_at_once(done)
             call = inductor_api.compile_graph(done.gm, inputs, done.trace, options)
-            known.append(Form(call, chooser(done.kept, specs), done.symbols, done.guard(), [], need))
-        return known[-1]
+            forms.append(Form(call, chooser(done.remaining, specs), done.symbols, done.guard(), [], need))
+        return forms[-1]
 
 
 def compile_bridges(program: GraphModule, session: Session, progress: Progress) -> GraphModule:

@@ -106,13 +106,13 @@ class Form:
 def sharing(parts: Sequence[torch.Tensor], arguments: Sequence[Any]) -> list[int]:
     """Which parts share memory with an argument, with an earlier part, or within themselves."""
     taken = {a.untyped_storage().data_ptr() for a in arguments if isinstance(a, torch.Tensor)}
-    found = []
+    positions = []
     for i, part in enumerate(parts):
         place = part.untyped_storage().data_ptr()
         if place in taken or any(n > 1 and s == 0 for n, s in zip(part.shape, part.stride(), strict=True)):
-            found.append(i)
+            positions.append(i)
         taken.add(place)
-    return found
+    return positions
 
 
 def build(
@@ -130,15 +130,15 @@ def build(
     outputs: Any = done.gm.graph.output_node().args[0]
     values = [n.meta["val"] for n in outputs]
     parts, pieces = values[: len(loop.carry)], values[len(loop.carry) :]
-    made = [Buffer.of(p, y.dim) for p, y in zip(pieces, loop.ys, strict=True)] if buffers is None else list(buffers)
-    slots = [slot(done, b, p) if b.direct else None for b, p in zip(made, pieces, strict=True)]
+    made_of = [Buffer.of(p, y.dim) for p, y in zip(pieces, loop.ys, strict=True)] if buffers is None else list(buffers)
+    slots = [slot(done, b, p) if b.direct else None for b, p in zip(made_of, pieces, strict=True)]
     accs: list[Any] = [each.dtype for each in loop.carry]
     if accumulators is not None:
         accs = [stand_in(done, real, part) for real, part in zip(accumulators, parts, strict=True)]
     gm = run(BODY_PASSES, done.gm, Accumulation([each.op for each in loop.carry], accs, slots))
     inputs = [n.meta["val"] for n in gm.graph.find_nodes(op="placeholder")]
     call = compiler(gm, inputs, done.trace)
-    return Form(call, chooser(done.kept, specs), done.symbols, done.guard(), made, need)
+    return Form(call, chooser(done.remaining, specs), done.symbols, done.guard(), made_of, need)
 
 
 def bytes_at_once(done: Specialised) -> int:
@@ -160,13 +160,13 @@ def stand_in(done: Specialised, real: torch.Tensor, part: torch.Tensor) -> torch
     return done.trace.empty(part.shape, stride, real.dtype, real.device)
 
 
-def chooser(kept: Sequence[int], specs: Sequence[ArgumentSpec]) -> Callable[[Sequence[Any]], tuple]:
+def chooser(positions: Sequence[int], specs: Sequence[ArgumentSpec]) -> Callable[[Sequence[Any]], tuple]:
     """A fast selection of the arguments that remain arguments; Python floats become tensors."""
-    if any(isinstance(specs[k], Floating) for k in kept):
-        return lambda arguments: tuple(as_tensor(arguments[k]) for k in kept)
-    if len(kept) == 1:
-        return lambda arguments: (arguments[kept[0]],)
-    return itemgetter(*kept) if kept else (lambda arguments: ())
+    if any(isinstance(specs[k], Floating) for k in positions):
+        return lambda arguments: tuple(as_tensor(arguments[k]) for k in positions)
+    if len(positions) == 1:
+        return lambda arguments: (arguments[positions[0]],)
+    return itemgetter(*positions) if positions else (lambda arguments: ())
 
 
 def as_tensor(value: Any) -> Any:

@@ -48,9 +48,11 @@ class Suspect:
 class WrongCodeError(Exception):
     """Compiled code gave another result than its graph: caught where that graph can run uncompiled instead."""
 
-    def __init__(self, position: int, found: Suspect, arguments: Sequence[Any]):
-        super().__init__(f"result {position} differs by {found.differs}, of which rounding explains {found.explained}")
-        self.position, self.found, self.arguments = position, found, arguments
+    def __init__(self, position: int, suspect: Suspect, arguments: Sequence[Any]):
+        super().__init__(
+            f"result {position} differs by {suspect.differs}, of which rounding explains {suspect.explained}"
+        )
+        self.position, self.suspect, self.arguments = position, suspect, arguments
 
 
 class Expected:
@@ -65,10 +67,10 @@ class Expected:
 
     def compare(self, values: Sequence[Tensor]) -> None:
         """Raise ``WrongCodeError`` where a value differs by more than rounding explains."""
-        found = unexplained(values, self.values, self.coarse())
-        if found:
-            position = max(found, key=lambda i: found[i].relative(found[i].differs))
-            raise WrongCodeError(position, found[position], self.arguments)
+        suspects = unexplained(values, self.values, self.coarse())
+        if suspects:
+            position = max(suspects, key=lambda i: suspects[i].relative(suspects[i].differs))
+            raise WrongCodeError(position, suspects[position], self.arguments)
 
     def coarse(self) -> Iterator[list[Tensor]]:
         """The same values, computed less exactly: each time in another way."""

@@ -115,11 +115,11 @@ class Trust:
         if isinstance(why, NoCodeError):
             errors.warn("AC051", self.session, self._line(0), what=self.name, reason=str(why), repro=repro)
             return
-        found, (outputs,) = why.found, self.graph.graph.output_node().args
+        suspect, (outputs,) = why.suspect, self.graph.graph.output_node().args
         facts = {
             "what": f"{self.name}, its result {why.position} ({outputs[why.position]})",
-            "differs": f"{found.relative(found.differs):.1e}",
-            "explained": f"{found.relative(found.explained):.1e}",
+            "differs": f"{suspect.relative(suspect.differs):.1e}",
+            "explained": f"{suspect.relative(suspect.explained):.1e}",
         }
         errors.warn("AC050", self.session, self._line(why.position), repro=repro, **facts)
 

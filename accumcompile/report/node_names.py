@@ -18,7 +18,7 @@ from ..rules.table import rule_of
 _BACKWARD = "the backward of "
 
 
-class Called:
+class NodeNames:
     """The names of one graph's nodes.
 
     An input has the user's name for it, and what ends up as an output that has a name (a gradient, the loss)
