@@ -109,7 +109,7 @@ def test_user_frame():
     assert where.user_frame("") is None and where.user_frame(None) is None
 
 
-def test_here_is_the_users_line():
-    frame = where.here()
-    assert (frame.function, frame.code) == ("test_here_is_the_users_line", "frame = where.here()")
+def test_it_is_the_users_line():
+    frame = where.users_line()
+    assert (frame.function, frame.code) == ("test_it_is_the_users_line", "frame = where.users_line()")
     assert frame.file == __file__

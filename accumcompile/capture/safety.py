@@ -26,7 +26,7 @@ _TAG = "accumcompile"  # in a node's metadata: it belongs to a graph that holds 
 _ours: WeakSet[type] = WeakSet()  # classes of autograd nodes that run our graphs; AOTAutograd makes one for each graph
 
 
-def is_ours(node: Any) -> bool:
+def runs_ours(node: Any) -> bool:
     """Whether an autograd node runs one of our graphs."""
     return type(node) in _ours
 
@@ -89,7 +89,7 @@ class Reached:
     handed_over: bool = False  # a value that is no scalar leaves one of our graphs and is differentiated
 
 
-def reached(roots: Sequence[torch.Tensor]) -> Reached:
+def below_roots(roots: Sequence[torch.Tensor]) -> Reached:
     """Walk the autograd graph of a loss."""
     result, seen, open_ = Reached(), {}, _grad_fns(roots)
     while open_:
@@ -97,15 +97,15 @@ def reached(roots: Sequence[torch.Tensor]) -> Reached:
         if id(node) in seen:
             continue
         seen[id(node)] = node  # kept alive: the next node must not get the id of one that is gone
-        free = is_ours(node) or _TAG in node.metadata
-        for below, index in node.next_functions:
-            if below is None:
+        free = runs_ours(node) or _TAG in node.metadata
+        for source, index in node.next_functions:
+            if source is None:
                 continue
-            if hasattr(below, "variable"):
-                (result.ours if free else result.full)[id(below.variable)] = below.variable
+            if hasattr(source, "variable"):
+                (result.ours if free else result.full)[id(source.variable)] = source.variable
             else:
-                result.handed_over |= is_ours(below) and not _is_scalar(below, index)
-                open_.append(below)
+                result.handed_over |= runs_ours(source) and not _is_scalar(source, index)
+                open_.append(source)
     return result
 
 
@@ -137,7 +137,7 @@ class Net:
         self.backwards += 1
         if self.call.in_chunk or not (self.must_look or create_graph):
             return
-        below = reached(roots)
+        below = below_roots(roots)
         if create_graph and below.ours:
             raise errors.create_graph_error()
         self.judge(below)
@@ -154,7 +154,7 @@ class Net:
         full = [p for p in below.full.values() if self.counts(p)]
         if not full and not below.handed_over:
             return
-        line, session = where.here(), self.call.session
+        line, session = where.users_line(), self.call.session
         facts = explained(self.call.watch.reasons(), session.name.rpartition(".")[2]) | {"batch": str(self.call.batch)}
         if not full:
             errors.warn("AC030", session, line, **facts)
@@ -196,7 +196,7 @@ class Net:
         for name, module in self.modules().items():
             for path, child in module.named_modules(prefix=name):
                 if dynamo.is_compiled(child):
-                    errors.warn("AC032", self.call.session, where.here(), model=path)
+                    errors.warn("AC032", self.call.session, where.users_line(), model=path)
                     break
 
 

@@ -264,7 +264,7 @@ def warn(code: str, session: Warned, frame: Frame | None = None, **facts: Any) -
 
 def create_graph_error(frame: Frame | None = None) -> AccumulateError:
     """For the backward of our own nodes, the only place where ``create_graph=True`` shows."""
-    return error("AC024", frame or where.here())
+    return error("AC024", frame or where.users_line())
 
 
 def check(holds: bool, what: str, why: str = "", frame: Frame | None = None) -> None:

@@ -130,7 +130,7 @@ def running_code() -> Iterator[CodeType]:
     return (frame.f_code for frame in _frames() if is_users(frame.f_code.co_filename))
 
 
-def here() -> Frame | None:
+def users_line() -> Frame | None:
     """The user's line that is running now."""
     for frame in _frames():
         code = frame.f_code

@@ -72,7 +72,7 @@ class Names:
         return words(self, description) if words else ""
 
 
-def is_users(description: Any) -> bool:
+def is_seen_by_user(description: Any) -> bool:
     """Whether an output is one that the user's code sees."""
     several = description if isinstance(description, tuple) else (description,)
     return any(type(each).__name__ in ("PlainAOTOutput", "IntermediateBaseAOTOutput") for each in several)

@@ -64,7 +64,7 @@ class Dumper:
             path.write_text(text(), encoding="utf-8")
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s\n%s", name, text())
-        trace.put(name, text)
+        trace.write(name, text)
 
 
 class History:

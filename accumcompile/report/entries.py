@@ -117,7 +117,6 @@ class GraphEntry:
     whole: tuple[ValueEntry, ...]
     estimated_bytes: int
     full_batch_bytes: int
-    notes: tuple[str, ...]
     known: bool = True  # False where data decides some sizes: both estimates leave them out
 
     @classmethod
@@ -138,7 +137,6 @@ class GraphEntry:
             whole=tuple(ValueEntry.of(value, run.sizes) for value in plan.whole),
             estimated_bytes=peak(plan.program, run.sizes, share, [loop.estimated_bytes for loop in loops]),
             full_batch_bytes=peak(plan.unsplit, run.sizes),
-            notes=plan.notes,
             known=all_known((*plan.program, *plan.unsplit), run.sizes),
         )
 
@@ -191,7 +189,7 @@ class Entries:
     @property
     def notes(self) -> tuple[str, ...]:
         """Everything else worth saying, each once."""
-        return tuple(dict.fromkeys([*self.step_notes, *(note for graph in self.graphs for note in graph.notes)]))
+        return tuple(dict.fromkeys(self.step_notes))
 
     @property
     def gathered_bytes(self) -> int:

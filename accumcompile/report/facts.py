@@ -13,7 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 from ..diagnostics.where import user_frame
 from ..ir.carry import Carry
 from ..ir.loop import LoopSpec, accumulate_loop, loops_in
-from ..ir.names import Names, is_users, with_descriptions
+from ..ir.names import Names, is_seen_by_user, with_descriptions
 from ..ir.operands import is_size, is_tensor, is_view, shape_of
 from ..ir.placement import Shard
 from ..ir.sizes import expression
@@ -103,7 +103,7 @@ class _Facts:
     def kept(self) -> Iterator[Node]:
         """Outputs of the user's that are held for the full batch."""
         for node, description in with_descriptions(self.graph):
-            computed = isinstance(node, Node) and node.op == "call_function" and is_users(description)
+            computed = isinstance(node, Node) and node.op == "call_function" and is_seen_by_user(description)
             if computed and isinstance(self.propagation.placement(node), Shard):
                 yield node
 

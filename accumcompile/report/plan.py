@@ -78,7 +78,6 @@ class Plan:
     barriers: tuple[BarrierFact, ...]
     kept: tuple[ValueFact, ...] = ()
     whole: tuple[ValueFact, ...] = ()  # computed on the full batch, between loops
-    notes: tuple[str, ...] = ()
     program: tuple[Step, ...] = field(default=(), repr=False)
     unsplit: tuple[Step, ...] = field(default=(), repr=False)  # the graph as it was captured
     turning_whole: ValueFact | None = None  # made by the operator that takes the most of the batch whole

@@ -13,7 +13,7 @@ def is_on() -> bool:
     return bool(logging.getLogger("torch.__trace").handlers)
 
 
-def put(name: str, text: Callable[[], str]) -> None:
+def write(name: str, text: Callable[[], str]) -> None:
     """Hand ``text`` to it; it is not called where the trace is off."""
     torch._logging.trace_structured(
         "artifact",

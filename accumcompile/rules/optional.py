@@ -15,7 +15,7 @@ def overload(name: str) -> OpOverload | None:
 
 
 # Of attention, beside the output and its logsumexp: lengths, the generator's state, a mask to debug with.
-NAMED = {
+BY_NAME = {
     "prims.fma": Rule("... -> ...", linear=({0, 2}, {1, 2})),
     "aten.cholesky": Rule("... _ _ -> ... _ _"),
     "prims._low_memory_max_pool_with_offsets": Rule("... _ _ -> ... _ _, ... _ _"),
@@ -36,4 +36,4 @@ NAMED = {
     ),
 }
 
-OPTIONAL = {op: rule for name, rule in NAMED.items() if (op := overload(name)) is not None}
+OPTIONAL = {op: rule for name, rule in BY_NAME.items() if (op := overload(name)) is not None}

@@ -135,20 +135,20 @@ class Options:
             value = getattr(self, name)
             if not spec.accepts(value):
                 wanted = spec.wanted() if callable(spec.wanted) else spec.wanted
-                raise errors.error("AC001", where.here(), option=name, value=repr(value), wanted=wanted)
+                raise errors.error("AC001", where.users_line(), option=name, value=repr(value), wanted=wanted)
         for name, spec in _specs().items():
             value = getattr(self, name)
             if spec.is_later(value):
-                raise errors.error("AC002", where.here(), option=name, value=repr(value), instead=spec.instead)
+                raise errors.error("AC002", where.users_line(), option=name, value=repr(value), instead=spec.instead)
         if (self.steps is None) == (self.micro_batch_size is None):
-            raise errors.error("AC004" if self.steps is not None else "AC005", where.here())
+            raise errors.error("AC004" if self.steps is not None else "AC005", where.users_line())
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Options:
         """Options from keywords; a name that is none of ours is an error that lists ours."""
         for name in options:
             if name not in _specs():
-                raise errors.error("AC006", where.here(), option=name, names=", ".join(_specs()))
+                raise errors.error("AC006", where.users_line(), option=name, names=", ".join(_specs()))
         return cls(**options)
 
     @property

@@ -38,7 +38,7 @@ def accumcompile(
     gm: fx.GraphModule, example_inputs: list[torch.Tensor], *, options: Mapping[str, Any] | None = None
 ) -> Callable[..., Any]:
     """What ``torch.compile(step, backend="accumcompile", options={"steps": 8})`` finds by name."""
-    return compile_graph(gm, example_inputs, session_of(options))
+    return compile_captured(gm, example_inputs, session_of(options))
 
 
 def backend_of(session: Session) -> Callable[..., Any]:
@@ -46,18 +46,18 @@ def backend_of(session: Session) -> Callable[..., Any]:
 
     @dynamo.ours
     def accumcompile(gm: fx.GraphModule, example_inputs: list[torch.Tensor]) -> Callable[..., Any]:
-        return compile_graph(gm, example_inputs, session)
+        return compile_captured(gm, example_inputs, session)
 
     return accumcompile
 
 
-def compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], session: Session) -> Callable[..., Any]:
+def compile_captured(gm: fx.GraphModule, example_inputs: list[torch.Tensor], session: Session) -> Callable[..., Any]:
     """Split a graph that holds the batch; a graph without one (clipping, an optimizer) runs as it is."""
     with retrace.last_trace(), breaks.bugs_named():
-        return _compile_graph(gm, example_inputs, session)
+        return _compile_captured(gm, example_inputs, session)
 
 
-def _compile_graph(gm: fx.GraphModule, example_inputs: list[torch.Tensor], session: Session) -> Callable[..., Any]:
+def _compile_captured(gm: fx.GraphModule, example_inputs: list[torch.Tensor], session: Session) -> Callable[..., Any]:
     if here.call is None:
         retrace.retrace_if_floats_are_left()
     batch = frames.find_batch(gm, session)

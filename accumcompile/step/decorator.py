@@ -45,7 +45,7 @@ class AccumulatedStep:
             return self.fn(*args, **kwargs)
         mode = dynamo.dispatch_mode()
         if mode is not None:
-            raise errors.error("AC022", where.here(), mode=mode)
+            raise errors.error("AC022", where.users_line(), mode=mode)
         self._forget_other_options()
         leaves = {id(leaf.tensor): leaf for leaf in batch.leaves}
         return self._run(Call(self.session, batch.size, leaves, named, self._run_closure), batch, args, kwargs)
@@ -70,7 +70,7 @@ class AccumulatedStep:
     def _run_closure(self) -> Callable[..., Any]:
         return dynamo.compiled(dynamo.call_closure, self._backend)
 
-    def _run(self, call: Call, batch: batches.Batch, args: Any, kwargs: Any) -> Any:
+    def _run(self, call: Call, batch: batches.CallBatch, args: Any, kwargs: Any) -> Any:
         """Call the compiled step with marks, settings and hooks in place, and take them away again."""
         with ExitStack() as stack:
             stack.enter_context(during(call))

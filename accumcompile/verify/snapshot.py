@@ -28,7 +28,7 @@ from accumcompile.verify.reach import Name, Reachable, opens, reach, slots, walk
 
 from ..ir.torch_api import is_traceable_wrapper_subclass
 
-Undo = Callable[[], None]
+PutBack = Callable[[], None]
 
 
 class Snapshot:
@@ -36,8 +36,8 @@ class Snapshot:
 
     def __init__(self, items: Iterable[Reachable]) -> None:
         self.reachable: dict[int, Reachable] = {}
-        self.undo: list[Undo] = []
-        self.gradients: list[Undo] = []  # after the contents: a gradient must have its tensor's dtype
+        self.undo: list[PutBack] = []
+        self.gradients: list[PutBack] = []  # after the contents: a gradient must have its tensor's dtype
         self.random = _save_random()
         self.add(items)
         self.unreached = [_save_gradients(each) for each in _living_optimizers() if id(each) not in self.reachable]
@@ -83,7 +83,7 @@ class Snapshot:
             self.unreached = gradients  # restored after what was added, which saw the step's gradients
 
 
-def _save(value: Any) -> list[Undo]:
+def _save(value: Any) -> list[PutBack]:
     """How to undo what may happen to `value` itself; the objects it holds are saved on their own."""
     undo = [saver(value) for types_, saver in SAVERS if isinstance(value, types_)]
     undo += [saver(value) for name, saver in NUMPY_SAVERS.items() if isinstance(value, _numpy_type(name))]
@@ -99,7 +99,7 @@ def _keeps_attributes(value: Any) -> bool:
     return isinstance(value, held) or opens(value)
 
 
-def _save_tensor(tensor: torch.Tensor) -> Undo:
+def _save_tensor(tensor: torch.Tensor) -> PutBack:
     """The storage and its contents, and whether it is a leaf that needs a gradient."""
     alias = tensor.data  # the same storage, with a version counter of its own
     plain = not is_traceable_wrapper_subclass(tensor)
@@ -119,7 +119,7 @@ def _save_tensor(tensor: torch.Tensor) -> Undo:
     return undo
 
 
-def _save_gradient(tensor: torch.Tensor) -> Undo:
+def _save_gradient(tensor: torch.Tensor) -> PutBack:
     """Which tensor is the gradient; its contents are saved as every other tensor's."""
     grad = tensor.grad
 
@@ -147,7 +147,7 @@ def _unexpanded(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def _save_dict(values: dict) -> Undo:
+def _save_dict(values: dict) -> PutBack:
     saved = dict(values)
 
     def undo() -> None:
@@ -162,12 +162,12 @@ def _same_items(now: dict, saved: dict) -> bool:
     return list(now) == list(saved) and all(now[key] is saved[key] for key in saved)
 
 
-def _save_list(values: list) -> Undo:
+def _save_list(values: list) -> PutBack:
     saved = list(values)
     return lambda: values.__setitem__(slice(None), saved)
 
 
-def _save_collection(values: Any) -> Undo:
+def _save_collection(values: Any) -> PutBack:
     """A set or a deque."""
     saved = list(values)
     refill = values.update if isinstance(values, set) else values.extend
@@ -179,7 +179,7 @@ def _save_collection(values: Any) -> Undo:
     return undo
 
 
-def _save_cell(cell: types.CellType) -> Undo:
+def _save_cell(cell: types.CellType) -> PutBack:
     try:
         saved = cell.cell_contents
     except ValueError:  # not bound yet
@@ -187,7 +187,7 @@ def _save_cell(cell: types.CellType) -> Undo:
     return lambda: setattr(cell, "cell_contents", saved)
 
 
-def _save_name(name: Name) -> Undo:
+def _save_name(name: Name) -> PutBack:
     saved = name.read()
 
     def undo() -> None:
@@ -197,7 +197,7 @@ def _save_name(name: Name) -> Undo:
     return undo
 
 
-def _save_slots(value: Any) -> Undo:
+def _save_slots(value: Any) -> PutBack:
     saved = {name: getattr(value, name) for name in slots(type(value)) if hasattr(value, name)}
 
     def undo() -> None:
@@ -207,17 +207,17 @@ def _save_slots(value: Any) -> Undo:
     return undo
 
 
-def _save_generator(generator: torch.Generator) -> Undo:
+def _save_generator(generator: torch.Generator) -> PutBack:
     state = generator.get_state()
     return lambda: generator.set_state(state)  # type: ignore[return-value]
 
 
-def _save_python_random(generator: random.Random) -> Undo:
+def _save_python_random(generator: random.Random) -> PutBack:
     state = generator.getstate()
     return lambda: generator.setstate(state)
 
 
-def _save_gradients(optimizer: torch.optim.Optimizer) -> Undo:
+def _save_gradients(optimizer: torch.optim.Optimizer) -> PutBack:
     """The gradients of an optimizer that the walk did not reach: when it steps, it is too late to ask."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     saved = [(p, p.grad, None if p.grad is None else p.grad.clone()) for p in parameters]
@@ -236,7 +236,7 @@ def _living_optimizers() -> list[torch.optim.Optimizer]:
     return [each for each in gc.get_objects() if issubclass(type(each), torch.optim.Optimizer)]
 
 
-def _save_random() -> Undo:
+def _save_random() -> PutBack:
     """The generators that everybody shares: torch's on each device, numpy's and Python's."""
     states: list[tuple[Callable, Any]] = [
         (torch.set_rng_state, torch.get_rng_state()),
@@ -255,7 +255,7 @@ def _save_random() -> Undo:
     return undo
 
 
-def _save_array(array: Any) -> Undo:
+def _save_array(array: Any) -> PutBack:
     copy = array.copy()
 
     def undo() -> None:
@@ -265,7 +265,7 @@ def _save_array(array: Any) -> Undo:
     return undo
 
 
-def _save_numpy_generator(generator: Any) -> Undo:
+def _save_numpy_generator(generator: Any) -> PutBack:
     state = generator.bit_generator.state
     return lambda: setattr(generator.bit_generator, "state", state)
 
@@ -278,7 +278,7 @@ def _numpy_type(name: str) -> Any:
     return value or ()
 
 
-SAVERS: tuple[tuple[Any, Callable[[Any], Undo]], ...] = (
+SAVERS: tuple[tuple[Any, Callable[[Any], PutBack]], ...] = (
     (torch.Tensor, _save_tensor),
     (dict, _save_dict),
     (list, _save_list),
@@ -288,7 +288,7 @@ SAVERS: tuple[tuple[Any, Callable[[Any], Undo]], ...] = (
     (torch.Generator, _save_generator),
     (random.Random, _save_python_random),
 )
-NUMPY_SAVERS: dict[str, Callable[[Any], Undo]] = {
+NUMPY_SAVERS: dict[str, Callable[[Any], PutBack]] = {
     "ndarray": _save_array,
     "random.Generator": _save_numpy_generator,
 }

@@ -65,7 +65,7 @@ def _unbound(step: Any, args: tuple) -> tuple[Any, tuple]:
     if hasattr(step, "__func__") and hasattr(step, "__self__"):
         step, args = step.__func__, (step.__self__, *args)
     if not hasattr(step, "session"):
-        raise errors.error("AC007", where.here(), step=where.named(getattr(step, "__qualname__", repr(step))))
+        raise errors.error("AC007", where.users_line(), step=where.named(getattr(step, "__qualname__", repr(step))))
     return step, args
 
 

@@ -20,7 +20,7 @@ TITLES = {
     "optimizer state": "optimizer state",
     "other": "other tensors",
 }
-NAMED = 5  # values that failed and are named
+NAMED_FAILURES = 5  # values that failed and are named
 
 
 def render_verification(report: Verification) -> RenderableType:
@@ -37,9 +37,9 @@ def render_verification(report: Verification) -> RenderableType:
     failed = sorted((row for row in rows if not row.passed), key=lambda row: -row.rel_diff)
     if failed:
         parts += [Text(), Text("failed", style="bold red")]
-        parts += [indented(Text(f"{row.name}  {_number(row.rel_diff)}")) for row in failed[:NAMED]]
-        if len(failed) > NAMED:
-            parts.append(indented(Text(f"and {len(failed) - NAMED} more")))
+        parts += [indented(Text(f"{row.name}  {_number(row.rel_diff)}")) for row in failed[:NAMED_FAILURES]]
+        if len(failed) > NAMED_FAILURES:
+            parts.append(indented(Text(f"and {len(failed) - NAMED_FAILURES} more")))
     if report.notes:
         parts += [Text(), Text("notes", style="bold"), *(indented(Text(note)) for note in report.notes)]
     return Group(*parts)

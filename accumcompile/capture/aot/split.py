@@ -25,7 +25,7 @@ from .reattach import reattached
 from .respelled import respell
 from .roads import Roads
 from .saved import Changeable
-from .undefined import reached, undefined_stays
+from .undefined import tangents_reached, undefined_stays
 
 
 class PieceCompiler(Protocol):
@@ -57,7 +57,7 @@ def _compiled(
     changeable = Changeable.of(example_inputs)
 
     def captured(gm: GraphModule, inputs: Sequence[Any], **how: Any) -> tuple[Callable, Roads]:
-        return capture(gm, inputs, batch, session, new_compiler, changeable, **how)
+        return capture_along(gm, inputs, batch, session, new_compiler, changeable, **how)
 
     sink = scalar_sink(gm)
     if sink is None:
@@ -74,7 +74,7 @@ def _compiled(
     return reattached(alone, beside, positions, sorted(changing), roads.reads)
 
 
-def capture(
+def capture_along(
     gm: GraphModule,
     example_inputs: Sequence[Any],
     batch: BatchSymbols,
@@ -100,7 +100,7 @@ def capture(
             ask_divided(graph.graph, batch.symbols)
             return compiler.compile(graph, road, names, owned_from)
 
-        return Roads(piece, normalise, fused, reached(gm), beside, changeable)
+        return Roads(piece, normalise, fused, tangents_reached(gm), beside, changeable)
 
     def trace(roads: Roads) -> Callable:
         pieces = roads.partition, roads.forward, roads.backward, roads.inference
@@ -109,7 +109,7 @@ def capture(
             return backend(gm, example_inputs)
 
     roads = new_roads()
-    with untraceable.named(again=lambda: trace(new_roads()), over=lambda: roads.traced):
+    with untraceable.failures_named(again=lambda: trace(new_roads()), over=lambda: roads.traced):
         compiled = trace(roads)
     return undefined_stays(compiled) if roads.tangents > 1 else compiled, roads
 

@@ -32,7 +32,7 @@ def undefined_stays(compiled: Callable) -> Callable:
     return run
 
 
-def reached(forward: GraphModule) -> list[set[int]]:
+def tangents_reached(forward: GraphModule) -> list[set[int]]:
     """For each output of Dynamo's graph, the positions of the inputs that autograd comes to from it.
 
     Not the same as what its gradient is computed from: ``torch.autograd.Function`` gives each of its inputs a gradient
@@ -52,7 +52,7 @@ def passing_undefined(
     Args:
         backward: a graph of AOTAutograd's.
         run: called with the list of its inputs, which it empties.
-        reach: of the forward that it belongs to, as ``reached`` gives it.
+        reach: of the forward that it belongs to, as ``tangents_reached`` gives it.
     """
     given = backward.graph.find_nodes(op="placeholder")
     tangents = {node: given.index(node) for node in aot_api.tangents(backward)}

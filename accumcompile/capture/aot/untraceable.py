@@ -18,7 +18,7 @@ from ..dynamo.reasons import first_sentence
 
 
 @contextmanager
-def named(again: Callable[[], Any], over: Callable[[], bool]) -> Iterator[None]:
+def failures_named(again: Callable[[], Any], over: Callable[[], bool]) -> Iterator[None]:
     """Around a trace: where PyTorch fails before it is ``over``, the graph breaks; ``again`` repeats the trace.
 
     Raises:

@@ -42,7 +42,7 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Batch:
+class CallBatch:
     """The batch of one call."""
 
     size: int
@@ -69,7 +69,7 @@ class Candidates:
 _INFER = object()  # the batch_dims of what was left undeclared
 
 
-def children(value: Any) -> Iterator[tuple[str, Any, Any]]:
+def members(value: Any) -> Iterator[tuple[str, Any, Any]]:
     """(suffix of the name, key, value) of what a container holds; nothing for anything else."""
     if isinstance(value, Mapping):  # dicts, and UserDicts such as BatchEncoding
         yield from ((f"[{key!r}]", key, value[key]) for key in value)
@@ -93,7 +93,7 @@ def tensors(name: str, value: Any, dims: Any = _INFER) -> Iterator[tuple[str, to
         _check_dim(name, value, dims)
         yield name, value, dims
         return
-    for suffix, key, item in children(value):
+    for suffix, key, item in members(value):
         yield from tensors(name + suffix, item, _below(name, dims, key))
 
 
@@ -102,7 +102,7 @@ def lists(name: str, value: Any, rows: int) -> Iterator[str]:
     if isinstance(value, (list, tuple)) and len(value) == rows and not isinstance(value[0], torch.Tensor):
         yield name
     elif not isinstance(value, NOT_DATA):
-        for suffix, _, item in children(value):
+        for suffix, _, item in members(value):
             yield from lists(name + suffix, item, rows)
 
 
@@ -128,7 +128,7 @@ def _check_dim(name: str, tensor: torch.Tensor, dims: Any) -> None:
 
 
 def _misfit(argument: str, why: str, fix: str) -> Exception:
-    return errors.error("AC010", where.here(), argument=argument, why=why, fix=fix)
+    return errors.error("AC010", where.users_line(), argument=argument, why=why, fix=fix)
 
 
 def arguments(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,14 +161,14 @@ def declared(batch_dims: Any, named: Mapping[str, Any]) -> dict[str, Any]:
     raise _misfit("the step", why=why, fix="give one entry for each argument, or a dict by name")
 
 
-def find(named: Mapping[str, Any], batch_dims: Any, session: Session) -> Batch:
+def find(named: Mapping[str, Any], batch_dims: Any, session: Session) -> CallBatch:
     """The batch among the arguments: declared, else dim 0 of the first tensor that is data, and of all as large."""
     dims = declared(batch_dims, named)
     in_arguments = [leaf for name, value in named.items() for leaf in tensors(name, value, dims[name])]
     sure = [Leaf(n, t, d % t.dim(), declared=True) for n, t, d in in_arguments if isinstance(d, int)]
     open_ = [(n, t) for n, t, d in in_arguments if d is _INFER and t.dim() > 0 and t.layout is torch.strided]
     if not sure and not open_:
-        raise errors.error("AC011", where.here(), step=session.name)
+        raise errors.error("AC011", where.users_line(), step=session.name)
     first, leading = _leading(open_) if not sure else (None, None)
     size = _size(sure) if leading is None else leading.shape[0]
     inferred = [Leaf(n, t, _inferred(n, t, size, first, session), leading=n == first) for n, t in open_]
@@ -176,7 +176,7 @@ def find(named: Mapping[str, Any], batch_dims: Any, session: Session) -> Batch:
     for leaf in [*sure, *inferred, *(Leaf(n, t) for n, t, _ in in_arguments)]:
         leaves.setdefault(id(leaf.tensor), leaf)
     _check_not_empty(leaves.values())
-    return Batch(size, tuple(leaves.values()))
+    return CallBatch(size, tuple(leaves.values()))
 
 
 def _leading(candidates: Sequence[tuple[str, torch.Tensor]]) -> tuple[str, torch.Tensor]:
@@ -200,14 +200,14 @@ def _size(sure: Sequence[Leaf]) -> int:
     sizes = {leaf.name: (leaf.size, leaf.dim) for leaf in sure}
     if len({size for size, _ in sizes.values()}) > 1:
         listed = ", ".join(f"{name} has {size} along dim {dim}" for name, (size, dim) in sizes.items())
-        raise errors.error("AC012", where.here(), sizes=listed)
+        raise errors.error("AC012", where.users_line(), sizes=listed)
     return sure[0].size
 
 
 def _check_not_empty(leaves: Iterable[Leaf]) -> None:
     for leaf in leaves:
         if leaf.dim is not None and leaf.size == 0:
-            raise errors.error("AC013", where.here(), name=leaf.name, dim=leaf.dim)
+            raise errors.error("AC013", where.users_line(), name=leaf.name, dim=leaf.dim)
 
 
 def modules(fn: Callable[..., Any], named: Mapping[str, Any]) -> dict[str, torch.nn.Module]:
@@ -220,5 +220,5 @@ def modules(fn: Callable[..., Any], named: Mapping[str, Any]) -> dict[str, torch
     within |= {**reach.globals, **reach.nonlocals} if reach else {}
     by_name = {name: value for name, value in within.items() if isinstance(value, torch.nn.Module)}
     for name, value in named.items():
-        by_name |= {f"{name}{s}": item for s, _, item in children(value) if isinstance(item, torch.nn.Module)}
+        by_name |= {f"{name}{s}": item for s, _, item in members(value) if isinstance(item, torch.nn.Module)}
     return by_name

@@ -124,7 +124,7 @@ def bugs_named() -> Iterator[None]:
         raise  # ours are among them, and what Dynamo waits for
     except Exception as error:
         why = "nothing ran, and nothing has changed"
-        line = _line_at_hand(error) or where.here()
+        line = _line_at_hand(error) or where.users_line()
         raise errors.error("AC901", line, what=f"{type(error).__name__}: {error}", why=why) from error
 
 

@@ -20,7 +20,7 @@ from torch._inductor.scheduler import BaseSchedulerNode, Scheduler, SchedulerNod
 from torch.utils._ordered_set import OrderedSet
 
 HOOK = "_pre_fusion_custom_pass"
-Pass = Callable[[list[BaseSchedulerNode]], list[BaseSchedulerNode]]
+NodesPass = Callable[[list[BaseSchedulerNode]], list[BaseSchedulerNode]]
 Epochs = dict[tuple[str, str], int]
 
 # 2.11 has no class for passes of the scheduler, and takes those of graphs.
@@ -33,13 +33,13 @@ class KeptOrder(SchedulerPass):
     Being in the settings it is part of the key of Inductor's cache on disk, which may hold code made without it.
     """
 
-    def __init__(self, following: Pass | None = None):
+    def __init__(self, following: NodesPass | None = None):
         self.following = following  # a pass that was set already
 
     def __call__(self, nodes: list[BaseSchedulerNode]) -> list[BaseSchedulerNode]:
         if self.following is not None:
             nodes = self.following(nodes)
-        for node in leaves(nodes):
+        for node in single_nodes(nodes):
             if isinstance(node, SchedulerNode):
                 node._compute_attrs = partial(recompute, node)  # type: ignore[method-assign]
         if nodes:
@@ -78,7 +78,7 @@ def epochs(nodes: Iterable[BaseSchedulerNode]) -> Epochs:
     """For each operation and each buffer that it reads or writes: how many writes of it came before."""
     written: Counter[str] = Counter()
     seen: Epochs = {}
-    for node in leaves(nodes):
+    for node in single_nodes(nodes):
         real = node.scheduler.mutation_real_name
         writes = {real.get(buffer.get_name(), buffer.get_name()) for buffer in node.get_outputs()}
         reads = {real.get(d.name, d.name) for d in node.read_writes.reads if not isinstance(d, WeakDep)}
@@ -87,7 +87,7 @@ def epochs(nodes: Iterable[BaseSchedulerNode]) -> Epochs:
     return seen
 
 
-def leaves(nodes: Iterable[BaseSchedulerNode]) -> Iterator[BaseSchedulerNode]:
+def single_nodes(nodes: Iterable[BaseSchedulerNode]) -> Iterator[BaseSchedulerNode]:
     """The operations, fused or not, in their order."""
     for node in nodes:
         yield from node.get_nodes()

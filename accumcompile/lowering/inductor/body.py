@@ -24,7 +24,7 @@ from .progress import Progress
 
 STATIC_ROWS = 8  # micro-batch sizes compiled as numbers; further ones share a form with symbolic rows
 STATIC_TAILS = 1
-REMEMBERED = 256  # signatures of arguments
+SIGNATURES_REMEMBERED = 256  # signatures of arguments
 
 
 class CompiledBody(torch.nn.Module):
@@ -65,7 +65,7 @@ class CompiledBody(torch.nn.Module):
     def _schedule(self, split: Split, consts: Sequence[Any], xs: Sequence[Any], spec: LoopSpec) -> LoopRun:
         key = split, tuple(map(signature, consts)), tuple(map(signature, xs))
         if key not in self._schedules:
-            if len(self._schedules) >= REMEMBERED:
+            if len(self._schedules) >= SIGNATURES_REMEMBERED:
                 self._schedules.clear()
             self._schedules[key] = LoopRun(self, spec, split, consts, xs)
         return self._schedules[key]

@@ -34,7 +34,7 @@ aten, prims = torch.ops.aten, torch.ops.prims
 # A compiled call costs 10 microseconds and its compilation seconds; an operator run as it stands costs 2 to
 # 4.
 LARGE = 4096  # elements from which on fusing two operators saves memory traffic
-REMEMBERED = 256  # kinds of arguments
+KINDS_REMEMBERED = 256  # kinds of arguments
 MANY = 16  # small operators that are worth a compilation
 
 
@@ -62,7 +62,7 @@ class CompiledSegment(torch.nn.Module):
     def _compiled(self, values: Sequence[Any]) -> Sequence[Any]:
         key = tuple(map(signature, values))
         if key not in self._served:
-            if len(self._served) >= REMEMBERED:
+            if len(self._served) >= KINDS_REMEMBERED:
                 self._served.clear()
             sizes = bind(self.holders, values)
             form = self._find(values, sizes)

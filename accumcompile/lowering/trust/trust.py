@@ -26,7 +26,7 @@ from .check import Expected, WrongCodeError
 log = logging.getLogger("accumcompile")
 
 
-class Form(Protocol):
+class Checkable(Protocol):
     """Compiled code of a graph; the graph's values hold ``need`` bytes at once where it runs as it stands."""
 
     checked: bool
@@ -43,14 +43,14 @@ class Trust:
         self.graph, self.name, self.session = graph, name, session
         self.lost = False
 
-    def is_due(self, form: Form) -> bool:
+    def is_due(self, form: Checkable) -> bool:
         """Whether a form of the code is to be checked now."""
         wanted = self.session.options.check
         return wanted == "always" or (wanted == "first" and not form.checked)
 
     def checked(
         self,
-        form: Form,
+        form: Checkable,
         arguments: Sequence[Any],
         run: Callable[[], tuple[list, list[Tensor]]],
         meaning: Callable[[list], list] = list,
