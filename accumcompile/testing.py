@@ -1,4 +1,4 @@
-"""Comparing values: the difference that tests and `verify` mean when they say "equal"."""
+"""Comparing values, by the relative difference that tests and `verify` use."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ Value = torch.Tensor | None
 
 
 def rel_diffs(expected: Mapping[str, Value], actual: Mapping[str, Value]) -> dict[str, float]:
-    """The difference of each value, over one scale: the largest number among all of `expected`.
+    """Each value's difference, relative to one scale: the largest magnitude among all of `expected`.
 
-    Meant for the gradients, or the parameters, of one model. A value that only one side has is infinitely
-    far away.
+    Meant for the gradients, or the parameters, of one model. A value that only one side has differs infinitely.
     """
     scale = largest(expected.values())
     names = {**expected, **actual}
@@ -44,24 +43,25 @@ def state(module: torch.nn.Module) -> dict[str, Value]:
 
 
 def check_rule(op: Any, rule: Any, samples: Iterable[tuple]) -> None:
-    """Prove a rule on samples of its operator; nothing is registered.
+    """Check a rule against samples of its operator, without registering it.
 
     For every sample, each dimension that can be the batch is cut into uneven micro-batches, and each set of
-    operands in which the rule claims to be linear is given as the parts of a sum: what the rule makes of the
-    pieces must be the operator's own result.
+    operands in which the rule claims linearity is split into the parts of a sum: the results on the pieces,
+    combined as the rule says, must be the operator's result on the whole.
 
     Args:
         op: the operator, as ``accumcompile.register_rule`` takes it, such as ``torch.ops.mylib.norm``.
         rule: its ``accumcompile.Rule``.
-        samples: calls, each a tuple of arguments, named ones last in a dict. A function in front of the
-            arguments is called in the operator's place: for one that holds a size, such as ``x.shape[0]``.
-            Take tensors in double precision, with dimensions above 1: some of different sizes, and some of
-            one size, or a rule that confuses two dimensions is right by accident.
+        samples: calls, each a tuple of arguments, with keyword arguments last in a dict. A function in front of
+            the arguments is called in place of the operator: for a call that computes an argument from a size,
+            such as ``x.shape[0]``. Use double precision and dimensions above 1, some of different sizes and some
+            of equal size: otherwise a rule that confuses two dimensions may pass by accident.
 
     Raises:
-        AssertionError: the rule is wrong, or covers no sample. It names each placement that does not hold, and
-            the sample's shapes.
-        TypeError, ValueError: as ``accumcompile.register_rule``, for what is no operator or no rule of it.
+        AssertionError: the rule is wrong, or covers no sample. The message names each placement that does not
+            hold, and the sample's shapes.
+        TypeError, ValueError: ``op`` is not an operator or ``rule`` does not fit it, as in
+            ``accumcompile.register_rule``.
     """
     from .oracle.rules import counterexamples
     from .rules import checked

@@ -9,6 +9,6 @@ from .form_loops import form_loops
 from .sizes_in_half import sizes_in_half
 from .users_names import users_names
 
-NORMALISATION = [canonical, deduplicate]  # of what was captured, before anything is decided of it
+NORMALISATION = [canonical, deduplicate]  # applied to the captured graph, before anything is decided about it
 GRAPH_PASSES = [users_names, sizes_in_half, arange_lookups, batch_lookups, batch_statistics, deduplicate]
 PROGRAM_PASSES = [form_loops]

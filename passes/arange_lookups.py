@@ -1,4 +1,4 @@
-"""Indices that count the batch's rows are no lookup: what they index lines up with the batch.
+"""Indexing by ``arange`` over the batch, rewritten as a lookup within each row.
 
 Before::
 
@@ -9,8 +9,9 @@ After::
     column = aten.expand.default(aten.view.default(y, [s0, 1, 1]), [s0, 1, d])
     index = aten.view.default(aten.gather.default(x, 1, column), [s0, d])
 
-``logits[torch.arange(n), labels]`` picks in each row, where an index could pick anywhere. Of x's dimensions those that
-are counted (the batch's, and others beside it) come first, those that are looked up become one, the rest follows.
+``logits[torch.arange(n), labels]`` picks within each row, whereas an index in general could pick any row. Of x's
+dimensions, those indexed by an ``arange`` ("counted": the batch's, and perhaps others) come first, those that are
+looked up are merged into one, and the rest follow.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from .rewriting import Emit, product, rewrite, scalar, sizes_of
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
-Position = Callable[[Emit, Node, Any], Node]  # an index along a dimension of a size, as a position from 0 on
+Position = Callable[[Emit, Node, Any], Node]  # (emit, index, size) -> the index as a position from 0 on
 
 
 def arange_lookups(gm: GraphModule, context: Context) -> GraphModule:
-    """Rewrite indexing by ``arange`` over the batch as a gather or scatter beside it; leave other indexing alone."""
+    """Rewrite indexing by ``arange`` over the batch as a gather or scatter; leave other indexing alone."""
     return rewrite(gm, {op: _by_arange(*row, context.batch) for op, row in _TABLE.items()})
 
 
@@ -52,9 +53,9 @@ def _by_arange(row: Callable, position: Position, batch: Batch):
 
 
 def _counted(x: Node, indices: dict[int, Node], batch: Batch) -> dict[int, int]:
-    """For each dimension of ``x`` whose index counts its rows: along which dimension of the indices it does.
+    """For each dimension of ``x`` whose index counts its rows, the dimension of the indices along which it counts.
 
-    Empty where nothing counts the batch, where every index counts (no one writes that), and where one is a mask.
+    Empty if no index counts the batch, if every index counts (which no one writes), or if one is a mask.
     """
     if any(index.meta["val"].dtype not in (torch.int32, torch.int64) for index in indices.values()):
         return {}
@@ -73,7 +74,7 @@ def _rank(indices: dict[int, Node]) -> int:
 
 
 def _place(index: Node) -> int | None:
-    """The dimension along which a tensor counts 0, 1, 2, ... and is otherwise constant; None where it does not."""
+    """The dimension along which a tensor counts 0, 1, 2, ... and is otherwise constant; None if there is none."""
     way = [index]
     while way[-1].target in _KEEPS_COUNT:
         way.append(way[-1].args[0])
@@ -87,7 +88,7 @@ def _place(index: Node) -> int | None:
 
 
 def _kept_place(node: Node, before: int) -> int | None:
-    """Where ``node`` counts, whose operand counts along ``before``."""
+    """The dimension along which ``node`` counts, if its operand counts along ``before``."""
     source, result = (list(map(expression, n.meta["val"].shape)) for n in (node.args[0], node))
     if node.target is aten.view.default:
         lengths = [d for d, size in enumerate(result) if size != 1]
@@ -102,7 +103,7 @@ _KEEPS_COUNT = (aten.view.default, aten.expand.default, prims.convert_element_ty
 class _Lookup:
     """An indexing by tensors that broadcast together, some of which count.
 
-    ``x`` is seen as [counted..., looked up as one, rest...], what is picked as [counted..., others as one, rest...].
+    ``x`` is viewed as [counted..., looked up (merged), rest...], the result as [counted..., others (merged), rest...].
     """
 
     emit: Emit
@@ -112,7 +113,7 @@ class _Lookup:
     position: Position
 
     def get(self) -> Node:
-        """What the indices pick."""
+        """The elements that the indices pick."""
         x = _grouped(self.emit, self.x, self._dims)
         picked = self.emit(aten.gather.default, x, len(self.counted), self._index())
         return _ungrouped(self.emit, picked, self._places, self._result_sizes())
@@ -127,11 +128,11 @@ class _Lookup:
         return _ungrouped(self.emit, done, self._dims, self._sizes)
 
     def masked_get(self, mask: Node, fill: float) -> Node:
-        """What the indices pick where ``mask`` says so, else a number."""
+        """The elements that the indices pick where ``mask`` is true, else ``fill``."""
         return self.emit(aten.where.self, mask, (picked := self.get()), scalar(self.emit, fill, picked))
 
     def masked_put(self, mask: Node, values: Node) -> Node:
-        """``x`` with the values that ``mask`` lets through added where the indices point."""
+        """``x`` with the values where ``mask`` is true added where the indices point."""
         return self.put(self.emit(aten.where.self, mask, values, scalar(self.emit, 0, values)), accumulate=True)
 
     @property
@@ -148,13 +149,13 @@ class _Lookup:
 
     @property
     def _dims(self) -> list[list[int]]:
-        """x's dimensions: each that is counted, as their places follow each other; looked up; each of the rest."""
+        """x's dimensions, grouped: each counted one, in the order of the result; those looked up; each of the rest."""
         counted = sorted(self.counted, key=self.counted.__getitem__)
         return [[d] for d in counted] + [self._looked_up] + [[d] for d in self._rest]
 
     @property
     def _index_places(self) -> list[list[int]]:
-        """The indices' dimensions: each that counts, then the others."""
+        """The indices' dimensions, grouped: each that counts, then the others."""
         counted = sorted(self.counted.values())
         return [[p] for p in counted] + [[p for p in range(_rank(self.indices)) if p not in counted]]
 
@@ -167,12 +168,12 @@ class _Lookup:
 
     @property
     def _ahead(self) -> int:
-        """How many dimensions stand before the indices' in the result: none, where the indices are apart."""
+        """How many dimensions precede the indices' in the result; 0 if the indices are not adjacent."""
         given = list(self.indices)
         return given[0] if given == list(range(given[0], given[-1] + 1)) else 0
 
     def _index_sizes(self) -> list[Any]:
-        """What the indices broadcast to."""
+        """The shape that the indices broadcast to."""
         rank = _rank(self.indices)
         sizes: list[Any] = [1] * rank
         for index in self.indices.values():
@@ -185,7 +186,7 @@ class _Lookup:
         return rest[: self._ahead] + self._index_sizes() + rest[self._ahead :]
 
     def _index(self) -> Node:
-        """Where to look: [counted..., others as one, rest...]."""
+        """The positions to look up: [counted..., others (merged), rest...]."""
         position = self.emit(aten.expand.default, self._flat(), self._index_sizes())
         column = _grouped(self.emit, position, self._index_places)
         shape, rest = sizes_of(self.emit, column), [self._sizes[d] for d in self._rest]
@@ -195,7 +196,7 @@ class _Lookup:
         return self.emit(aten.expand.default, column, shape + rest)
 
     def _flat(self) -> Node:
-        """Positions in the dimensions that are looked up, as if these were one."""
+        """Positions in the looked-up dimensions, flattened into one."""
         first, *others = self._looked_up
         total = self._along(first)
         for d in others:
@@ -215,7 +216,7 @@ def _from_either_end(emit: Emit, index: Node, size: Any) -> Node:
 
 
 def _inside(emit: Emit, index: Node, size: Any) -> Node:
-    """An index that a mask hides may point anywhere."""
+    """Clamp an index: one that is masked out may point anywhere."""
     return emit(aten.clamp_max.default, emit(aten.clamp_min.default, index, 0), emit(operator.sub, size, 1))
 
 

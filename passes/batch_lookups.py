@@ -1,4 +1,4 @@
-"""Lookups by position along the batch, written so that a micro-batch can do its share of them.
+"""Lookups by position along the batch, rewritten so that each micro-batch can do its share of them.
 
 Before::
 
@@ -9,9 +9,9 @@ After::
     position = aten.view.default(prims.iota(s0), [1, s0])
     gather = aten.sum.dim_IntList(aten.where.self(position == i, x, 0), [1], True)
 
-Looking up a position in a dimension that is split would need all of it. Comparing positions needs none: each
-micro-batch contributes what it holds, and exact zeros elsewhere, as in the vocabulary-parallel embedding of
-Megatron-LM (Shoeybi et al. 2019, section 3).
+Looking up a position in a split dimension would need the whole dimension. Comparing positions does not: each
+micro-batch contributes the elements that it holds, and exact zeros elsewhere, as in the vocabulary-parallel
+embedding of Megatron-LM (Shoeybi et al. 2019, section 3).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def batch_lookups(gm: GraphModule, context: Context) -> GraphModule:
 
 
 def _along_batch(row: Callable, batch: Batch) -> Rewrite:
-    """Only where the dimension holds the batch and was computed: an input is there as a whole anyway."""
+    """Apply ``row`` only if the dimension holds the batch and ``x`` is computed: an input is available whole anyway."""
 
     def guarded(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Any:
         shape = node.args[0].meta["val"].shape
@@ -97,13 +97,13 @@ _TABLE: dict[Any, Callable] = {
 
 
 def _one_each(x: Node, index: Node, dim: int) -> bool:
-    """Whether each row of ``x`` along ``dim`` has one position, and no row is left out."""
+    """Whether ``index`` has exactly one entry along ``dim`` for each row of ``x``."""
     rows, asked = ([expression(size) for size in node.meta["val"].shape] for node in (x, index))
     return asked == [1 if d == dim else size for d, size in enumerate(rows)]
 
 
 def _sum_of(emit: Emit, x: Node, dim: int, index: object, keepdim: bool) -> Node:
-    """What stands at ``index``: the only term of the sum that is not zero."""
+    """The element at ``index``, as a sum of which all other terms are zero."""
     value = x.meta["val"]
     held = emit(aten.where.self, _position_is(emit, x, dim, index), x, scalar(emit, 0, x))
     if value.dtype == torch.bool:
@@ -112,7 +112,7 @@ def _sum_of(emit: Emit, x: Node, dim: int, index: object, keepdim: bool) -> Node
 
 
 def _position_is(emit: Emit, x: Node, dim: int, index: object) -> Node:
-    """Where along ``dim`` the position is ``index``: a tensor with one entry along ``dim``, or a number."""
+    """A mask of where the position along ``dim`` is ``index``: a number, or a tensor with one entry along ``dim``."""
     size, rank = sizes_of(emit, x)[dim], x.meta["val"].dim()
     where = {"dtype": torch.int64, "device": x.meta["val"].device, "requires_grad": False}
     position = emit(prims.iota.default, size, start=0, step=1, **where)

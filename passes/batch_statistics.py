@@ -1,4 +1,4 @@
-"""Means and variances over the batch, as sums whose counts can be seen.
+"""Means and variances over the batch, rewritten as sums with explicit counts.
 
 Before::
 
@@ -11,7 +11,7 @@ After::
     packed = accumcompile.moments(h, [0])            # (count, mean, M2), merged over micro-batches
     mean = packed[1]; var = packed[2] / (s0 - 1)
 
-A count that stays hidden in an operator would be the micro-batch's.
+A count hidden inside an operator would be the micro-batch's.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _dims(args: tuple, kwargs: dict, rank: int) -> list[int]:
 
 
 def _widened(emit: Emit, x: Node) -> Node:
-    """Half precision is summed in float32, as the operators that are replaced do inside."""
+    """Half precision is summed in float32, as the replaced operators do internally."""
     half = x.meta["val"].dtype in (torch.float16, torch.bfloat16)
     return emit(prims.convert_element_type.default, x, torch.float32) if half else x
 
@@ -75,7 +75,7 @@ def _mean(emit: Emit, node: Node, x: Node, dims: list[int], kwargs: dict) -> Nod
 
 
 def _statistics(emit: Emit, x: Node, dims: list[int], kwargs: dict) -> tuple[Node, Node]:
-    """Variance and mean, with ``dims`` kept where they are asked for."""
+    """Variance and mean, with ``dims`` kept if ``keepdim`` is set."""
     packed = emit(moments, _widened(emit, x), dims)
     mean, m2 = emit(aten.select.int, packed, 0, 1), emit(aten.select.int, packed, 0, 2)
     correction = kwargs.get("correction")

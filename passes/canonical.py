@@ -1,4 +1,4 @@
-"""One spelling for what has many: reshapes become ``view``, and factories that copy a shape become ``full``.
+"""One form for equivalent operators: reshapes become ``view``, and factories that copy a shape become ``full``.
 
 Before::
 
@@ -31,18 +31,18 @@ aten, prims = torch.ops.aten, torch.ops.prims
 
 
 def canonical(gm: GraphModule, context: Context) -> GraphModule:
-    """Rewrite ``gm`` so that the table needs one row for each meaning."""
+    """Rewrite ``gm`` so that the table needs only one rule for equivalent operators."""
     return rewrite(gm, _TABLE)
 
 
 def _shape(emit: Emit, node: Node, source: Node) -> list[Any]:
-    """The traced shape of ``node``, its symbolic sizes read off ``source`` where that has them, else kept as nodes."""
+    """The traced shape of ``node``, its symbolic sizes read from ``source``; LookupError if that lacks one."""
     emitted = _Sizes(emit, node, source)
     return [emitted.of(size) for size in node.meta["val"].shape]
 
 
 class _Sizes:
-    """Finds a node for each symbolic size of a result: a size of the operand, or a size argument of the node."""
+    """Finds a node for each symbolic size of a result among the sizes of the operand."""
 
     def __init__(self, emit: Emit, node: Node, source: Node):
         self.emit, self.source = emit, source
@@ -74,12 +74,12 @@ def _strided(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
 
 
 def _by_layout(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
-    """An operator whose result depends on the strides of its operand gets those that were traced."""
+    """An operator whose result depends on its operand's strides gets the traced strides."""
     return emit(node.target, _laid_out(emit, args[0]), *args[1:], **kwargs)
 
 
 def _laid_out(emit: Emit, x: Node) -> Node:
-    """A copy of ``x`` with the order of dimensions in memory that was traced."""
+    """A copy of ``x`` with the traced order of dimensions in memory."""
     value = x.meta["val"]
     order = sorted(range(value.dim()), key=lambda d: -traced(value.stride(d)))
     if order == list(range(value.dim())):
@@ -94,7 +94,7 @@ def _same_as_view(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
 
 
 def _as_full(value: float | None):
-    """``full_like`` and its kin: the fill value is fixed, or the second argument."""
+    """``full_like`` and its variants: the fill value is fixed, or the second argument."""
 
     def row(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
         result = node.meta["val"]
@@ -105,7 +105,7 @@ def _as_full(value: float | None):
 
 
 def _new(position: int, value: float | None):
-    """``new_zeros`` and its kin."""
+    """``new_zeros`` and its variants."""
 
     def row(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
         result = node.meta["val"]
@@ -116,7 +116,7 @@ def _new(position: int, value: float | None):
 
 
 def _split(emit: Emit, node: Node, args: tuple, kwargs: dict) -> tuple[Node, ...]:
-    """The parts of a split, each a slice: a rule for slices then sees which rows each of them holds."""
+    """The parts of a split as slices, so that the rule for slices sees which rows each part holds."""
     x, sizes, dim = (*args, *kwargs.values(), 0)[:3]
     count = len(node.meta["val"])
     if not isinstance(sizes, (list, tuple)):

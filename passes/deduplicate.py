@@ -1,4 +1,4 @@
-"""Equal nodes become one.
+"""Merges equal nodes.
 
 Before::
 
@@ -25,7 +25,7 @@ from .manager import Context
 
 
 def deduplicate(gm: GraphModule, context: Context) -> GraphModule:
-    """A copy of ``gm`` in which no two nodes compute the same from the same; what draws numbers is left alone."""
+    """A copy of ``gm`` without nodes that repeat an earlier one; random draws and mutations are left alone."""
     graph = Graph()
     new: dict[Node, Node] = {}
     seen: dict[Any, Node] = {}
@@ -41,9 +41,9 @@ def deduplicate(gm: GraphModule, context: Context) -> GraphModule:
 
 
 def _key(node: Node, new: dict[Node, Node]) -> Any:
-    """What makes two nodes equal; None for nodes that are equal to no other.
+    """A key that equal nodes share; None for nodes that are never merged.
 
-    One whose data decides a size is none: what is computed from its twin has the twin's size in its shape.
+    Among those are nodes that introduce a data-dependent size: values computed from it have its symbol in their shapes.
     """
     if node.op != "call_function" or is_impure(node) or is_decided_by_data(node):
         return None

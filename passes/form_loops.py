@@ -1,4 +1,4 @@
-"""Loops out of a graph: the pass that turns placements and stages into a program.
+"""Forms loops from a graph: the pass that turns placements and stages into a program.
 
 Before::
 
@@ -65,7 +65,7 @@ def form_loops(gm: GraphModule, context: Planned) -> GraphModule:
 
 
 def _form(bridges: Bridges, loop: Loop, name: str, wide: torch.dtype | None) -> GraphModule:
-    """One loop: its body as a module, its call and what comes of it in the program."""
+    """Form one loop: add its call and its results to the program, and return its body as a module."""
     body = Body(bridges, loop.nodes)
     propagation = bridges.propagation
     sums = {r: p.op for r in loop.roots if isinstance(p := propagation.placement(r), Partial)}

@@ -1,4 +1,4 @@
-"""A body that updates its accumulators itself, in place.
+"""Makes a body update its accumulators itself, in place.
 
 Before, a body returns its contribution to each carry and its piece of each y::
 
@@ -35,11 +35,11 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class Accumulation:
-    """What becomes of a body's outputs.
+    """What to do with a body's outputs.
 
     ``ops`` are the carries' reductions. ``accumulators`` are the accumulators to update, or, for the first
     micro-batch, the dtypes in which to return the contributions. ``slots`` are the slices of the buffers for the ys,
-    or None where the piece is returned.
+    or None if the piece is returned.
     """
 
     ops: Sequence[str]
@@ -48,7 +48,7 @@ class Accumulation:
 
 
 def fuse_accumulation(gm: GraphModule, context: Accumulation) -> GraphModule:
-    """A copy of ``gm``, whose nodes carry fake tensors in ``meta["val"]``, that accumulates itself.
+    """A copy of ``gm``, whose nodes carry fake tensors in ``meta["val"]``, that updates its accumulators itself.
 
     The new arguments come first: the accumulators, then the slots.
     """
@@ -79,7 +79,7 @@ def fuse_accumulation(gm: GraphModule, context: Accumulation) -> GraphModule:
 
 
 def _placeholders(graph: Graph, name: str, values: Sequence) -> list[Node | None]:
-    """An argument for each tensor in ``values``, before all others that are there."""
+    """A placeholder for each tensor in ``values``, before the body's own placeholders."""
     first = next(n for n in graph.nodes if not n.meta.get("accumulates"))
     nodes: list[Node | None] = []
     with graph.inserting_before(first):
@@ -92,8 +92,7 @@ def _placeholders(graph: Graph, name: str, values: Sequence) -> list[Node | None
 
 
 def _after(node: Node, output: Node) -> Node:
-    """The place right after ``node``, so that its operands are free early; the end where it is an
-    argument."""
+    """The place right after ``node``, so that its operands are freed early; the end if it is an argument."""
     return output if node.op in ("placeholder", "get_attr") else node.next
 
 
@@ -112,7 +111,7 @@ def _cast(graph: Graph, part: Node, dtype: torch.dtype) -> Node:
 
 
 def _reduce(graph: Graph, op: str, acc: Node, part: Node) -> None:
-    """acc = op(acc, part), for reductions without a table of their own."""
+    """acc = op(acc, part), for reductions without a specialised update."""
     traced = graph_of(REDUCTIONS[op], acc.meta["val"], part.meta["val"])
     env = dict(zip(traced.graph.find_nodes(op="placeholder"), (acc, part), strict=True))
     result = graph.graph_copy(traced.graph, env)
@@ -120,7 +119,7 @@ def _reduce(graph: Graph, op: str, acc: Node, part: Node) -> None:
 
 
 def _sum(graph: Graph, op: str, acc: Node, part: Node) -> None:
-    """acc += part, by the term's own in-place form where it has one."""
+    """acc += part, in place without materialising ``part`` if that is possible."""
     if not _accumulates_itself(acc, part):
         total = graph.call_function(aten.add.Tensor, (acc, part))
         graph.call_function(aten.copy_.default, (acc, total))
@@ -132,7 +131,7 @@ UPDATES: dict[str, Callable[[Graph, str, Node, Node], None]] = {"sum": _sum}
 
 
 def _accumulates_itself(acc: Node, part: Node) -> bool:
-    """Whether ``part``, or a term of it, can be added to ``acc`` without being made first."""
+    """Whether ``part``, or a term of it, can be added to ``acc`` without being materialised."""
     test = TESTS.get(part.target)
     repeated = list(part.graph.output_node().args[0]).count(part) > 1
     value = part.meta.get("val")
@@ -196,7 +195,7 @@ def _adds_into_zeros(acc: Node, part: Node) -> bool:
     return is_zeros and accumulates and base.meta["val"].shape == acc.meta["val"].shape
 
 
-# What a contribution may be, when it can go straight into the accumulator, and how.
+# How a contribution goes straight into the accumulator, by its operator, and the test of whether it can.
 TERMS: dict[object, Callable[[Graph, Node, Node], None]] = {
     aten.add.Tensor: _added,
     aten.mm.default: _product,

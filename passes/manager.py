@@ -1,4 +1,4 @@
-"""Running passes. A pass makes a graph of a graph, ``(gm, context) -> gm``, and changes neither."""
+"""Runs passes. A pass maps a graph to a new graph, ``(gm, context) -> gm``, and mutates neither argument."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from accumcompile.planning.schedule import Schedule
 
 C = TypeVar("C")
 Pass: TypeAlias = Callable[[GraphModule, C], GraphModule]
-Observer: TypeAlias = Callable[[str, GraphModule, float], None]  # a pass's name, what it made, in how many seconds
+Observer: TypeAlias = Callable[[str, GraphModule, float], None]  # a pass's name, its result, and its seconds
 
 
 @dataclass(frozen=True)
 class Context:
-    """What passes over a captured graph are told: the batch, and what the user calls the inputs and outputs."""
+    """The context of passes over a captured graph: the batch, and the user's names for its values."""
 
     batch: Batch = NO_BATCH
     names: Names = field(default_factory=Names)
@@ -29,14 +29,14 @@ class Context:
 
 @dataclass(frozen=True)
 class Planned:
-    """What passes over a program are told; ``accumulator_dtype`` is the option."""
+    """The context of passes that make a program; ``accumulator_dtype`` is the option."""
 
     schedule: Schedule
     accumulator_dtype: torch.dtype | None = None
 
 
 def run(pipeline: Iterable[Pass[C]], gm: GraphModule, context: C, observers: Iterable[Observer] = ()) -> GraphModule:
-    """What the passes make of ``gm``, one after the other; observers see what each of them made."""
+    """Run the passes on ``gm``, one after the other; observers see the result of each."""
     observers = list(observers)
     for rewrite in pipeline:
         begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What every pass does: copy a graph node by node, replacing some nodes by others."""
+"""Helpers of all passes: copy a graph node by node, replacing some nodes by others."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from accumcompile.ir.origin import origin
 from accumcompile.ir.torch_api import OpOverload, in_fake_mode, pytree
 from accumcompile.rules.table import is_impure
 
-Emit = Callable[..., Any]  # emit(target, *arguments): a node; arithmetic on known numbers is worked out at once
+Emit = Callable[..., Any]  # emit(target, *arguments): a node; arithmetic on known numbers is evaluated at once
 Rewrite = Callable[[Emit, Node, tuple, dict], Any]
 
 
 def rewrite(gm: GraphModule, table: Mapping[Any, Rewrite]) -> GraphModule:
     """A copy of ``gm`` in which each node whose target is in ``table`` is replaced by what its row emits.
 
-    A row is called with ``emit(target, *args, **kwargs)``, which adds a node and works out its fake value, with the
-    old node, and with its arguments in the new graph. It returns the new node, or None to keep the old one.
+    A row is called with ``emit``, the old node, and that node's arguments in the new graph. It returns the new node, or
+    None to keep the old one. ``emit(target, *args, **kwargs)`` adds a node and computes its fake value.
     """
     graph = Graph()
     new: dict[Node, Any] = {}
@@ -41,12 +41,12 @@ def rewrite(gm: GraphModule, table: Mapping[Any, Rewrite]) -> GraphModule:
 
 
 def copied(gm: GraphModule) -> GraphModule:
-    """The same graph, to be changed in place."""
+    """A copy of the graph, to be changed in place."""
     return GraphModule(gm, _in_order(gm.graph.nodes))
 
 
 def placeholders_first(graph: Graph) -> Graph:
-    """The same graph with its inputs in front, as AOTAutograd wants them."""
+    """The same graph with its inputs in front, as AOTAutograd requires."""
     return _in_order(sorted(graph.nodes, key=lambda n: n.op != "placeholder"))
 
 
@@ -60,7 +60,7 @@ def _in_order(nodes: Iterable[Node]) -> Graph:
 
 
 def _must_stay(node: Node) -> bool:
-    """A node that no one uses stays where leaving it out would shift the random numbers of the others."""
+    """Whether an unused node must stay: dropping a random draw, say, would shift later random numbers."""
     return node.op in ("placeholder", "output") or is_impure(node)
 
 

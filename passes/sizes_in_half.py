@@ -1,4 +1,4 @@
-"""Sizes in half-precision arithmetic: 262144 is infinite in float16, and 257 is 256 in bfloat16.
+"""Sizes in half-precision arithmetic: 262144 becomes infinite in float16, and 257 becomes 256 in bfloat16.
 
 Before::
 
@@ -10,8 +10,8 @@ After::
     div = aten.div.Scalar(wide, s0)
     mean = prims.convert_element_type(div, torch.float16)
 
-Eager kernels compute so inside, and code compiled for a fixed size does; Inductor rounds a symbolic number to the
-tensor's dtype first, also under ``torch.compile(dynamic=True)`` (2.13).
+Eager kernels compute in the wider dtype internally, as does code compiled for a fixed size; Inductor first rounds a
+symbolic number to the tensor's dtype, also under ``torch.compile(dynamic=True)`` (2.13).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ cast = torch.ops.prims.convert_element_type.default
 
 
 def sizes_in_half(gm: GraphModule, context: Context) -> GraphModule:
-    """Rewrite every pointwise operator that meets half precision with a symbolic number."""
+    """Rewrite every pointwise operator that combines half precision with a symbolic number."""
     meeting = {node.target for node in gm.graph.nodes if _meets_a_size(node)}
     return rewrite(gm, dict.fromkeys(meeting, _widened))
 

@@ -1,7 +1,7 @@
-"""What holds after every pass, as a table: one row says of which nodes, what, and how that is seen.
+"""Invariants that hold after every pass, as a table: a row says what holds, for which nodes, and how it is checked.
 
-A row that does not hold is a bug of ours, found where it was made and not where it hurts. The form is tinygrad's
-(``spec.py``).
+A violated row is an internal bug, found where it was introduced and not where it does harm. The form follows tinygrad's
+``spec.py``.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from accumcompile.rules.table import is_impure
 
 
 class Invariant(NamedTuple):
-    """One fact: in words, of which things, and whether it holds of one of them (and of what it is part of)."""
+    """One fact: what it says, which things it is about, and whether it holds for one of them in its container."""
 
     what: str
     of: Callable[[Any], bool]
     holds: Callable[[Any, Any], bool]
 
 
-# --- what rows are about
+# --- what rows apply to
 
 
 def _is_call(node: Node) -> bool:
@@ -113,7 +113,7 @@ def _comes_in_time(placed: Placed, propagation: Propagation) -> bool:
 
 
 def _is_had_as_needed(placed: Placed, propagation: Propagation) -> bool:
-    """R -> S is a slice, and P or S -> R a barrier; nothing is made partial, and no sum is sliced unfinished."""
+    """R -> S is a slice, and P or S -> R a barrier; a partial is needed only of a value with that same placement."""
     for operand, need in placed.takes():
         if operand.node is not None and isinstance(need.placement, Partial):
             source = propagation[operand.node]
@@ -143,7 +143,7 @@ def _saves_shards(loop: Loop, plan: Schedule) -> bool:
 
 
 def _finds_what_it_takes(loop: Loop, plan: Schedule) -> bool:
-    """A local operand is computed in the loop, or is an input, or exists whole since an earlier one."""
+    """A local operand is computed in the loop, is an input, or exists whole since an earlier loop."""
     there = {n for each in _before(loop, plan) for n in (*each.roots, *each.saved)} | set(loop.nodes)
     taken = (o for n in loop.nodes for o in plan.propagation[n].local)
     return all(o in there or o.op != "call_function" for o in taken)
@@ -232,12 +232,12 @@ def check_program(step: str, gm: GraphModule, seconds: float = 0.0) -> None:
 
 
 def check_placed(propagation: Propagation) -> None:
-    """After propagation."""
+    """Check the result of propagation."""
     _check(PLACED, propagation, propagation, "propagate")
 
 
 def check_schedule(plan: Schedule) -> None:
-    """After the last decision."""
+    """Check a schedule, after the last decision."""
     _check(SCHEDULE, plan.loops, plan, "schedule")
 
 

@@ -1,4 +1,4 @@
-"""Values are called what the user calls them.
+"""Gives values the names that the user gave them.
 
 Before::
 
@@ -12,7 +12,7 @@ After::
         logits = aten.mm.default(inputs, model_weight)
         return [logits, ...]
 
-Every graph, body and program that is made of it keeps the names.
+Every graph, body and program made from it keeps the names.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .manager import Context
 
 
 def users_names(gm: GraphModule, context: Context) -> GraphModule:
-    """A copy of ``gm`` whose inputs, outputs and variables have the user's names, as far as they are identifiers."""
+    """A copy of ``gm`` whose inputs, outputs and variables have the user's names, turned into identifiers."""
     chosen: dict[Node, str] = {}
     for node, name in _names(gm, context.names):
         identifier = re.sub(r"\W+", "_", name.replace("'s ", "_")).strip("_")
@@ -43,7 +43,7 @@ def users_names(gm: GraphModule, context: Context) -> GraphModule:
 
 
 def _names(gm: GraphModule, names: Names) -> Iterator[tuple[Node, str]]:
-    """Nodes with names of theirs: an input's, then an output's, then a variable's."""
+    """Nodes with their names: inputs, then outputs, then variables."""
     for node in gm.graph.find_nodes(op="placeholder"):
         yield node, names.of_described(node.meta.get("desc"))
     for node, description in with_descriptions(gm.graph):
@@ -54,7 +54,7 @@ def _names(gm: GraphModule, names: Names) -> Iterator[tuple[Node, str]]:
 
 
 def _named(graph: Graph, node: Node, name: str, new: dict[Node, Node]) -> Node:
-    """A copy of a node by another name, or one like it where another node has that."""
+    """A copy of a node with a new name, or a similar one if another node has that."""
     args, kwargs = map_arg((node.args, node.kwargs), new.__getitem__)
     copy = graph.create_node(node.op, node.target, args, kwargs, name, node.type)
     copy.meta = dict(node.meta)

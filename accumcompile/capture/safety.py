@@ -1,8 +1,8 @@
 """The safety net: nothing runs on the full batch without the user being told.
 
 It needs no list of what Dynamo drops. At each backward of a decorated call it walks the loss's autograd
-graph: a parameter that is reached through a node which is not ours ran on the full batch. The walk is made
-whenever Dynamo has looked at a frame since the last clean call, or has dropped one before.
+graph: a parameter reached through a node that runs none of our graphs was used on the full batch. The walk is
+made if Dynamo has looked at a frame since the last clean call, has ever dropped one, or skipped an idle one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .dynamo.calls import Calls
 from .dynamo.reasons import explained
 
 _TAG = "accumcompile"  # in a node's metadata: it belongs to a graph that holds no batch
-_ours: WeakSet[type] = WeakSet()  # classes of autograd nodes that run our graphs; AOTAutograd makes one for each graph
+_ours: WeakSet[type] = WeakSet()  # classes of autograd nodes that run our graphs; AOTAutograd makes one per graph
 
 
 def runs_ours(node: Any) -> bool:
@@ -31,7 +31,7 @@ def runs_ours(node: Any) -> bool:
     return type(node) in _ours
 
 
-# Knowing our nodes
+# Recognising our nodes
 
 
 def between(outputs: Iterable[Any], inputs: Iterable[Any]) -> list[Any]:
@@ -51,7 +51,7 @@ def _grad_fns(values: Iterable[Any]) -> list[Any]:
 
 
 def split(run: Callable[..., Any]) -> Callable[..., Any]:
-    """``run`` is a graph of ours: know its nodes from its first differentiable run on."""
+    """``run``, one of our graphs, whose autograd nodes are recognised from its first differentiable run on."""
     noted = False
 
     def runs_split(*args: Any) -> Any:
@@ -66,7 +66,7 @@ def split(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def without_batch(run: Callable[..., Any]) -> Callable[..., Any]:
-    """``run`` is a graph that holds no batch: a parameter that is reached through it cost nothing."""
+    """``run``, a graph without the batch: parameters reached through its nodes do not count as full batch."""
 
     def runs_whole(*args: Any) -> Any:
         outputs = run(*args)
@@ -82,11 +82,11 @@ def without_batch(run: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(eq=False)
 class Reached:
-    """How a backward reaches parameters."""
+    """The leaves that a backward reaches: through our graphs or those without a batch, or on the full batch."""
 
     ours: dict[int, torch.Tensor] = field(default_factory=dict)
     full: dict[int, torch.Tensor] = field(default_factory=dict)
-    handed_over: bool = False  # a value that is no scalar leaves one of our graphs and is differentiated
+    handed_over: bool = False  # whether a non-scalar output of one of our graphs is differentiated
 
 
 def below_roots(roots: Sequence[torch.Tensor]) -> Reached:
@@ -96,7 +96,7 @@ def below_roots(roots: Sequence[torch.Tensor]) -> Reached:
         node = open_.pop()
         if id(node) in seen:
             continue
-        seen[id(node)] = node  # kept alive: the next node must not get the id of one that is gone
+        seen[id(node)] = node  # kept alive, so that no later node gets its id
         free = runs_ours(node) or _TAG in node.metadata
         for source, index in node.next_functions:
             if source is None:
@@ -127,7 +127,7 @@ class Net:
 
     @classmethod
     def of(cls, call: Call, modules: Callable[[], dict[str, torch.nn.Module]]) -> Net:
-        """One that looks at each backward of ``call``; ``modules`` are those that the step can reach."""
+        """A net that checks each backward of ``call``; ``modules`` gives the modules that the step can reach."""
         net = cls(call, modules)
         call.on_backward = net.check
         return net
@@ -144,13 +144,13 @@ class Net:
 
     @property
     def must_look(self) -> bool:
-        """Whether anything may have changed since a call in which all was well."""
+        """Whether anything may have changed since the last clean call."""
         before, now = self.call.session.part(Calls), self.call.watch
         seen = now.captured_anew or before.frames != now.frames_before
         return seen or now.idle or before.dropped
 
     def judge(self, below: Reached) -> None:
-        """Say what ran on the full batch."""
+        """Report what ran on the full batch: a warning, or an error if nothing was split."""
         full = [p for p in below.full.values() if self.counts(p)]
         if not full and not below.handed_over:
             return
@@ -175,7 +175,7 @@ class Net:
         return ", ".join(listed[:3]) + more
 
     def finish(self) -> None:
-        """Called when the step has returned: remember that all was well, or that functions were dropped."""
+        """Called when the step has returned: remember that the call was clean, or that functions were dropped."""
         session = self.call.session
         if self.must_look:
             self.warn_of_compiled_modules()
@@ -187,12 +187,12 @@ class Net:
 
     @property
     def is_forward_only(self) -> bool:
-        """Whether nothing was differentiated, here or by a step that this one is a part of."""
+        """Whether nothing was differentiated; a nested call leaves that to the enclosing step."""
         differentiated = self.backwards or self.call.session.part(Calls).differentiate
         return torch.is_grad_enabled() and not differentiated and not self.call.is_nested
 
     def warn_of_compiled_modules(self) -> None:
-        """Modules that the user compiled are inlined: say so."""
+        """Warn that modules that the user compiled are inlined."""
         for name, module in self.modules().items():
             for path, child in module.named_modules(prefix=name):
                 if dynamo.is_compiled(child):
@@ -202,7 +202,7 @@ class Net:
 
 @replaced.replaces(torch.autograd, "_engine_run_backward", untraced=True)
 def _engine(run: Callable[..., Any], roots: Any, *args: Any, **kw: Any) -> Any:
-    """Have each backward looked at before it runs: backward() and grad() both come here, in torch 2.11 to 2.15."""
+    """Check each backward before it runs: backward() and grad() both come here, in torch 2.11 to 2.15."""
     call = here.call
     if call is None:
         return run(roots, *args, **kw)

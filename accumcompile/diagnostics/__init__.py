@@ -1,1 +1,1 @@
-"""Where a line of the user's is, and every message of ours about it."""
+"""Finding the user's line, and every message about it."""

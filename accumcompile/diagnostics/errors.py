@@ -1,7 +1,7 @@
-"""Every message of ours: one table, one layout.
+"""Every error and warning message: one table, one layout.
 
-A message puts the user's line first, then why, the path of placements, what it costs, and the fix. Its code
-is stable: it never gets another meaning, and a message that is no longer given leaves its code unused.
+A message shows the user's line, then the reason, the path of placements, the cost and the fix. Its code is
+stable: it never changes its meaning, and is not reused when its message is no longer given.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .where import Frame
 
 @dataclass(frozen=True)
 class Message:
-    """What a code says; the texts are ``str.format`` templates over the facts of one occurrence."""
+    """The message of one code; the texts are ``str.format`` templates over the facts of one occurrence."""
 
     title: str
     why: str = ""
@@ -156,7 +156,7 @@ MESSAGES: dict[str, Message] = {
         "a tensor made of tensors, and of ranks perhaps, is split along time only when ranks are: not yet",
         "give the step plain tensors and parameters (of a DTensor: to_local() or full_tensor())",
     ),
-    # Python values in place of tensors
+    # Python values in place of tensors; compiled code that fails its check
     "AC040": Message(
         "the batch size became a constant",
         "{lists} is a Python list of {size} values: what is read of it becomes constants of the captured step, and "
@@ -175,13 +175,13 @@ MESSAGES: dict[str, Message] = {
         "repair what it names, or report it to PyTorch: {repro}",
         "it runs uncompiled, one operator after the other",
     ),
-    # The step's own
+    # Errors of the step itself
     "AC036": Message(
         "this line fails without being split, too",
         "{reason}",
         "correct what it is called with: {given}",
     ),
-    # Ours to repair
+    # Bugs of the compiler
     "AC901": Message("internal check failed: {what}", "{why}", "please report this, with the graph that dump= writes"),
 }
 
@@ -189,7 +189,7 @@ _PARTS = ("why", "path", "cost", "fix")
 
 
 def render(code: str, frame: Frame | None = None, *, path: str = "", **facts: Any) -> str:
-    """The text of a message: the user's line, then why, path, cost and fix, each where there is one."""
+    """The text of a message: the user's line, then why, path, cost and fix, as far as there are any."""
     message = MESSAGES[code]
     lines = [f"accumcompile {code}: {message.title.format(**facts)}"]
     if frame is not None:
@@ -203,7 +203,7 @@ def render(code: str, frame: Frame | None = None, *, path: str = "", **facts: An
 
 
 class AccumulateError(LetThrough):
-    """An error of ours. ``code`` is stable, ``frame`` the user's line where one is known."""
+    """An error raised by accumcompile. ``code`` is stable; ``frame`` is the user's line, if known."""
 
     def __init__(self, text: str, code: str = "", frame: Frame | None = None) -> None:
         super().__init__(text, **NO_FRAME)
@@ -212,23 +212,23 @@ class AccumulateError(LetThrough):
         self.frame = frame
 
     def __str__(self) -> str:
-        return self.text  # Dynamo appends advice to an exception's args; ours needs none
+        return self.text  # not args, to which Dynamo appends advice
 
     def remove_dynamo_frames(self) -> Self:
-        """What Dynamo calls on its way out: only the user's line matters, and the text names it."""
+        """Called by Dynamo before it re-raises; the traceback is dropped, since the text names the user's line."""
         return self.with_traceback(None)
 
 
 class BuildError(AccumulateError):
-    """A check of the compiler on its own work failed: a bug of ours, never the user's."""
+    """An internal check of the compiler failed: a bug in accumcompile, never in the user's code."""
 
     def remove_dynamo_frames(self) -> Self:
-        """Our own frames matter here."""
+        """Keep the traceback: the compiler's own frames matter here."""
         return self
 
 
 class AccumulateWarning(UserWarning):
-    """Something cost memory or time that a change of the step would save."""
+    """The step costs memory or time that a change to it would save."""
 
     def __init__(self, text: str, code: str = "", frame: Frame | None = None) -> None:
         super().__init__(text)
@@ -243,9 +243,9 @@ def error(code: str, frame: Frame | None = None, **facts: Any) -> AccumulateErro
 
 
 class Warned(Protocol):
-    """Who is warned: a session."""
+    """What remembers the warnings given: a session."""
 
-    warned: set[tuple[str, str | None]]  # of what, and at which line
+    warned: set[tuple[str, str | None]]  # (code, line) of each
 
     @property
     def strict(self) -> bool:
@@ -253,7 +253,7 @@ class Warned(Protocol):
 
 
 def warn(code: str, session: Warned, frame: Frame | None = None, **facts: Any) -> None:
-    """Say it once for each step and line, or raise it where the step is strict."""
+    """Warn once for each step and line, or raise if the step is strict."""
     if session.strict:
         raise error(code, frame, **facts)
     key = code, frame.where if frame else None
@@ -263,7 +263,7 @@ def warn(code: str, session: Warned, frame: Frame | None = None, **facts: Any) -
 
 
 def create_graph_error(frame: Frame | None = None) -> AccumulateError:
-    """For the backward of our own nodes, the only place where ``create_graph=True`` shows."""
+    """The error for ``create_graph=True`` in a backward through a compiled step."""
     return error("AC024", frame or where.users_line())
 
 

@@ -1,4 +1,4 @@
-"""What an exception must be for Dynamo to let it through as it is. Checked on torch 2.11, 2.13 and 2.15."""
+"""The base class of exceptions that Dynamo lets through unchanged. Checked on torch 2.11, 2.13 and 2.15."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 try:
     from torch._dynamo.exc import ShortenTraceback as LetThrough
 
-    NO_FRAME: dict[str, Any] = {"first_useful_frame": None}  # what it is made with
+    NO_FRAME: dict[str, Any] = {"first_useful_frame": None}  # arguments of its constructor
 except ImportError:  # pragma: no cover
     LetThrough = RuntimeError  # type: ignore[assignment,misc]
     NO_FRAME = {}

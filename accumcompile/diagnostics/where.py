@@ -32,7 +32,7 @@ class Frame:
 
     @property
     def where(self) -> str:
-        """``file:line``, with the file's name relative to the working directory where it lies below it."""
+        """``file:line``, with the file relative to the working directory if it lies below it."""
         return f"{shortened(self.file)}:{self.line}"
 
     def __str__(self) -> str:
@@ -59,7 +59,7 @@ def is_users(file: str) -> bool:
 
 
 def shortened(file: str) -> str:
-    """The file's name as a person at a prompt would write it."""
+    """The file's path, relative to the working directory if it lies below it."""
     try:
         return str(Path(file).resolve().relative_to(Path.cwd()))
     except (ValueError, OSError):
@@ -67,12 +67,12 @@ def shortened(file: str) -> str:
 
 
 def named(function: str) -> str:
-    """A function's name, without what encloses it and without Dynamo's name for a part of it."""
+    """A function's name, without enclosing scopes and without the prefix of Dynamo's resume functions."""
     return _RESUMED.sub(r"\g<name>", function.rpartition("<locals>.")[2])
 
 
 def is_resumed(code: CodeType) -> bool:
-    """Whether a function is what Dynamo made of the rest of another, after a break of the graph."""
+    """Whether a function is one of Dynamo's resume functions: the code after a graph break."""
     return _RESUMED.search(code.co_name) is not None
 
 
@@ -85,7 +85,7 @@ def parse(stack_trace: str) -> list[Frame]:
 
 
 def of_comment(text: str) -> Frame | None:
-    """The frame in ShapeEnv's notation, ``code  # file:line in function``; it cuts the file's name short."""
+    """The frame in ShapeEnv's notation, ``code  # file:line in function``, which shortens the file's path."""
     match = _COMMENT.match(text)
     if match is None:
         return None
@@ -95,7 +95,7 @@ def of_comment(text: str) -> Frame | None:
 
 
 def innermost(frames: Iterable[Frame]) -> Frame | None:
-    """The last of ``frames`` that is the user's."""
+    """The last of ``frames`` that is in the user's code."""
     users = [frame for frame in frames if is_users(frame.file)]
     return users[-1] if users else None
 
@@ -106,7 +106,7 @@ def user_frame(stack_trace: str | None) -> Frame | None:
 
 
 def of_summaries(stack: Iterable[FrameSummary] | None) -> Frame | None:
-    """The innermost user's frame of a ``traceback.StackSummary``."""
+    """The innermost user frame of a ``traceback.StackSummary``."""
     frames = (Frame(s.filename, s.lineno or 0, named(s.name), (s.line or "").strip()) for s in stack or ())
     return innermost(frames)
 
@@ -117,7 +117,7 @@ def of_code(code: CodeType) -> Frame:
 
 
 def _frames() -> list[FrameType]:
-    """The Python frames that are running now, innermost first, from the caller's on."""
+    """The Python frames on the stack, innermost first, from the caller of the function that asks."""
     frames, frame = [], sys._getframe(1).f_back
     while frame is not None:
         frames.append(frame)

@@ -1,1 +1,1 @@
-"""What a program is made of: placements, sizes, operands, the loop, and operators of our own."""
+"""The building blocks of a program: placements, sizes, operands, the loop, and custom operators."""

@@ -32,7 +32,7 @@ def emit_number(graph: Graph, expr: sympy.Expr, symbol: Callable[[sympy.Symbol],
 
 
 def _arguments(expr: sympy.Basic) -> tuple[sympy.Basic, ...]:
-    """What ``expr`` is computed from: for cases, each value and its condition in turn."""
+    """The subexpressions of ``expr``; for a ``Piecewise``, each value followed by its condition."""
     if isinstance(expr, sympy.Piecewise):
         return tuple(a for case in expr.args for a in case.args)
     return () if expr.is_Number else expr.args
@@ -64,18 +64,18 @@ def _emit(graph: Graph, expr: sympy.Basic, arguments: list[Number], symbol: Call
 
 
 def apply(graph: Graph, target: Callable, *arguments: Any) -> Any:
-    """``target`` of numbers: worked out where all of them are known, else a node."""
+    """Apply ``target`` to numbers: evaluated now if all are known, else emitted as a node."""
     if not any(isinstance(a, Node) for a in arguments):
         return target(*arguments)
     return graph.call_function(target, arguments)
 
 
 def first_that_holds(*cases: Any) -> Any:
-    """The value, of value, condition, value, condition and so on, whose condition is the first to hold."""
+    """The first value whose condition holds; ``cases`` alternates values and conditions."""
     return next(value for value, holds in zip(cases[::2], cases[1::2], strict=True) if holds)
 
 
-_OF_MATH = "OpaqueUnaryFn_"  # sqrt, log and their kin, each a class of its own
+_OF_MATH = "OpaqueUnaryFn_"  # prefix of the sympy classes for sqrt, log and so on
 
 _TABLE: dict[type, Callable] = {
     sympy.Add: operator.add,

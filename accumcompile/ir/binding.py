@@ -1,4 +1,4 @@
-"""Sizes as numbers: what the symbols of a graph stand for, in one call or in the call that was traced."""
+"""Sizes as numbers: the values of a graph's symbols in one call, or in the traced call."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..diagnostics import errors
 from .placement import Size
 from .sizes import expression
 
-# A symbol, or an expression of which only the whole is known, and its number.
+# Maps a symbol, or an expression known only as a whole, to its number.
 Binding: TypeAlias = Mapping[sympy.Basic, int]
 
 
 def value(size: Size, sizes: Binding) -> int | None:
-    """A size as a number; None where ``sizes`` do not say: data decides it."""
+    """A size as a number; None if ``sizes`` do not determine it, because it is data-dependent."""
     if not isinstance(size, sympy.Basic):
         return int(size)
     if size in sizes:
@@ -28,7 +28,7 @@ def value(size: Size, sizes: Binding) -> int | None:
 
 
 def _multiple(size: sympy.Basic, sizes: Binding) -> int | None:
-    """The value of a multiple of a size of which only the whole is known: a stride of ``8 * (16 * (s // 2))``, say."""
+    """The value of a multiple of an expression known only as a whole: a stride of ``8 * (16 * (s // 2))``, say."""
     for measured, number in sizes.items():
         ratio = (size / measured).xreplace(dict(sizes)) if number else sympy.nan
         if ratio.is_Rational:
@@ -44,39 +44,39 @@ def number(size: Size, sizes: Binding) -> int:
 
 
 def is_known(shape: Iterable[Size], sizes: Binding) -> bool:
-    """Whether the call's sizes say what a shape is: not where data decides it."""
+    """Whether the call's sizes determine a shape; False if a dimension is data-dependent."""
     return all(value(size, sizes) is not None for size in shape)
 
 
 def traced(size: Any) -> int:
-    """A size in the call that was traced; where only data decides it, a number that may stand for it."""
+    """The value of a size in the traced call; if it is data-dependent, a plausible number."""
     expr = expression(size)
-    # Not its hint: a size of data that a check has found equal to one that is known has none.
+    # Not its hint: a data-dependent size that a check has equated with a known size has none.
     return weigh(expr.xreplace(size.node.shape_env.backed_var_to_val) if isinstance(expr, sympy.Expr) else expr)
 
 
-_TRIED = (64, 96, 97, 1009, 2)  # numbers that stand for a symbol, until one makes a size of the expression
+_TRIED = (64, 96, 97, 1009, 2)  # values tried for a symbol until the expression becomes a valid size
 
 
 def weigh(size: Size) -> int:
-    """About how large a size is: every symbol taken as one number, for which ``size`` is no division by zero."""
+    """A rough estimate of a size: every symbol set to one value for which ``size`` is finite and not negative."""
     if not isinstance(size, sympy.Expr):
         return int(size)
     for tried in _TRIED:
         try:
             weight = size.xreplace(dict.fromkeys(size.free_symbols, sympy.Integer(tried)))
-        except ZeroDivisionError:  # of torch's divisions; sympy's own is infinite
+        except ZeroDivisionError:  # from torch's divisions; sympy's own gives infinity
             continue
         if weight.is_finite and weight >= 0:
             return int(weight)
     return _TRIED[0]
 
 
-# --- read off arguments
+# --- reading sizes from arguments
 
 
 class Read(NamedTuple):
-    """Where a size stands among arguments: along ``dim`` of a tensor of this ``rank``, or as the number itself."""
+    """Where to read a size among arguments: dimension ``dim`` of a tensor of this ``rank``, or the argument itself."""
 
     position: int
     dim: int | None = None
@@ -87,7 +87,7 @@ class Read(NamedTuple):
         return argument if self.dim is None else argument.shape[self.dim]
 
     def fits(self, arguments: Sequence[Any]) -> bool:
-        """Whether the argument is what the size was read off: no number for a tensor, and not reshaped since."""
+        """Whether the argument has the expected form: a tensor of the same rank, or an int."""
         argument = arguments[self.position]
         if isinstance(argument, torch.Tensor):
             return argument.dim() == self.rank
@@ -95,7 +95,7 @@ class Read(NamedTuple):
 
 
 def reads(holders: Iterable[Node]) -> Iterator[tuple[sympy.Expr, Read]]:
-    """Each symbolic size among the placeholders' values, with how to read it off the arguments in their order."""
+    """Each symbolic size in the placeholders' values, with how to read it from the arguments (in the same order)."""
     for position, holder in enumerate(holders):
         meta = holder.meta.get("val")
         if isinstance(meta, torch.Tensor):
@@ -107,7 +107,7 @@ def reads(holders: Iterable[Node]) -> Iterator[tuple[sympy.Expr, Read]]:
 
 
 def symbol_reads(holders: Iterable[Node]) -> list[tuple[sympy.Symbol, Read]]:
-    """How to read each symbol, once."""
+    """Each symbol once, with how to read it."""
     by_symbol: dict[sympy.Symbol, Read] = {}
     for size, read in reads(holders):
         if isinstance(size, sympy.Symbol):
@@ -116,7 +116,7 @@ def symbol_reads(holders: Iterable[Node]) -> list[tuple[sympy.Symbol, Read]]:
 
 
 def bind(holders: Sequence[Node], arguments: Sequence[Any]) -> dict[sympy.Basic, int]:
-    """Every symbolic size that the placeholders' metadata names; two values of one size are an error of ours."""
+    """The value of every symbolic size in the placeholders' metadata; conflicting values are an internal error."""
     sizes: dict[sympy.Basic, int] = {}
     for size, read in reads(holders):
         if read.fits(arguments):
@@ -127,7 +127,7 @@ def bind(holders: Sequence[Node], arguments: Sequence[Any]) -> dict[sympy.Basic,
 
 
 def size_held(holder: Node) -> Size | None:
-    """The expression of a placeholder that holds a number; one without metadata is a symbol of its own."""
+    """The expression of a placeholder that holds a number; without metadata, a symbol named after the placeholder."""
     meta = holder.meta.get("val")
     if meta is None:
         return sympy.Symbol(f"_{holder.name}", integer=True)

@@ -1,4 +1,4 @@
-"""What a loop carries: by which operator the micro-batches' parts of a value are reduced, and in which dtype."""
+"""Loop carries: how the micro-batches' parts of a value are reduced, and in which dtype."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ REDUCTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "moments": merge_moments,
     "any": lambda a, b: a,
 }
-ROUND = ("sum", "moments")  # the others choose one of their operands
+ROUND = ("sum", "moments")  # the others select elements of their operands, without rounding
 
-# The dtypes in which one part after the other must not be added, and the least that will do.
+# Dtypes too narrow to accumulate in, and the narrowest dtype that suffices.
 WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.complex32: torch.complex64}
 
 
@@ -39,17 +39,17 @@ WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.comp
 class Carry:
     """How a value is reduced over micro-batches.
 
-    Where there is only one, its part is the value, and nothing is accumulated.
+    With a single micro-batch, its part is the value, and nothing is accumulated.
     """
 
     op: str  # a key of REDUCTIONS
-    dtype: torch.dtype  # in which it is accumulated
-    result: torch.dtype  # of the value: the sum is cast to it once, after the last micro-batch
+    dtype: torch.dtype  # the accumulator's
+    result: torch.dtype  # the value's: the accumulator is cast to it once, after the last micro-batch
     source: str = ""  # the value's name in the captured graph
 
     @classmethod
     def of(cls, op: str, result: torch.dtype, wide: torch.dtype | None = None, source: str = "") -> Carry:
-        """The carry of a value; ``wide`` is the option ``accumulator_dtype``, for sums in half precision."""
+        """The carry of a value; ``wide`` is the option ``accumulator_dtype``, which applies to half-precision sums."""
         if op not in ROUND or result not in WIDER:
             return cls(op, result, result, source)
         return cls(op, torch.promote_types(WIDER[result], wide or torch.float32), result, source)
@@ -64,5 +64,5 @@ class Carry:
         return part.to(self.dtype)
 
     def add(self, so_far: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-        """The accumulator after one more."""
+        """The accumulator after one more micro-batch."""
         return REDUCTIONS[self.op](so_far, part.to(self.dtype))

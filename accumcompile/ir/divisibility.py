@@ -1,8 +1,8 @@
-"""Which integers divide every batch that a graph serves: what the trace has checked of the batch's size says it.
+"""Which integers divide every batch size that a graph serves, derived from the trace's guards on that size.
 
-A check such as ``3 * s == 6 * (s // 2)`` is linear in ``s`` within each residue class of its period, the product of
-what it divides by: there it holds everywhere, nowhere, or for one ``s``. So two values tell of a whole class, and an
-integer divides every batch if no class of other batches has one for which every check holds.
+A guard such as ``3 * s == 6 * (s // 2)`` is linear in ``s`` within each residue class modulo its period, which follows
+from its divisors: within a class it holds everywhere, nowhere, or for one ``s``. So two values decide a whole class,
+and a prime power divides every batch size if some guard holds nowhere in the classes of non-multiples.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import torch
 from .torch_api import FloorDiv, Mod, PythonMod
 
 DIVISIONS = (FloorDiv, Mod, PythonMod)
-LONGEST = 1000  # a period beyond which nobody looks
+LONGEST = 1000  # the longest period that is searched
 
 
 def divisible(sizes: Iterable[torch.SymInt]) -> Callable[[int], bool]:
-    """Whether an integer divides every value that one of the ``sizes`` may have; guards of the trace say it."""
+    """A test of whether an integer divides every batch size, by the guards on ``sizes``, its symbols."""
     checked = [(size.node.expr, check) for size in sizes for check in _checks(size)]
 
     @cache
@@ -34,7 +34,7 @@ def divisible(sizes: Iterable[torch.SymInt]) -> Callable[[int], bool]:
 
 
 def divisors(expr: object) -> Iterable[int]:
-    """Every integer that ``expr`` divides something by."""
+    """Every integer divisor that occurs in ``expr``."""
     if isinstance(expr, sympy.Basic):
         for node in sympy.preorder_traversal(expr):
             if isinstance(node, DIVISIONS) and node.args[1].is_Integer:
@@ -44,7 +44,7 @@ def divisors(expr: object) -> Iterable[int]:
 
 
 def _checks(size: torch.SymInt) -> Iterable[sympy.Expr]:
-    """What the trace's guards say is zero, where it has a period."""
+    """The expressions with a period that the trace's guards say are zero."""
     symbol = size.node.expr
     guards = (guard.expr for guard in size.node.shape_env.guards)
     equal = [g for g in guards if isinstance(g, sympy.Eq) and g.free_symbols == {symbol}]
@@ -72,13 +72,13 @@ def _period(expr: sympy.Expr) -> int | None:
 
 
 def _implies(check: sympy.Expr, symbol: sympy.Symbol, by: int) -> bool:
-    """Whether ``check`` is zero for no positive number but multiples of ``by``."""
+    """Whether multiples of ``by`` are the only positive numbers for which ``check`` is zero."""
     period = math.lcm(by, _period(check) or 1)
     return period <= LONGEST and all(_has_no_zero(check, symbol, r, period) for r in range(period) if r % by)
 
 
 def _has_no_zero(check: sympy.Expr, symbol: sympy.Symbol, residue: int, period: int) -> bool:
-    """Whether ``check`` is zero nowhere in a residue class, within which it is linear."""
+    """Whether ``check``, which is linear within a residue class, has no zero in this one."""
     at = residue + period
     first, second = (int(check.xreplace({symbol: sympy.Integer(s)})) for s in (at, at + period))
     if first == second:

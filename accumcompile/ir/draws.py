@@ -1,11 +1,11 @@
-"""Random numbers of one micro-batch that are the full batch's own, element for element.
+"""Random numbers for one micro-batch that equal the full batch's, element for element.
 
 Inductor computes ``inductor_random(size, seed)`` as rand(seed, index): a function of the element's index in
-the tensor. The operators here compute it of the index in the *full* tensor: the local index, shifted along
-the sliced dimension. Seeds are drawn once for each step, so any number of micro-batches, and any
-recomputation, sees the same values.
+the tensor. The operators here use the index in the *full* tensor: the local index, shifted along the sliced
+dimension. Seeds are drawn once per step, so any number of micro-batches, and any recomputation, sees the
+same values.
 
-``slice_op`` emits the operator into a body. In the arguments, ``start`` is a 0-dim int64 tensor: the index,
+``slice_op`` emits the operator into a body. Among its arguments, ``start`` is a 0-dim int64 tensor: the index,
 along ``dim`` of the full tensor, of this micro-batch's first element.
 """
 
@@ -31,7 +31,7 @@ prims = torch.ops.prims
 
 
 def slice_op(body: Any, node: Node, args: Sequence, kwargs: dict, offset: Node) -> Node:
-    """Emit into ``body`` its part of the draw ``node``, whose sharded dimension begins at ``offset`` here."""
+    """Emit into ``body`` the micro-batch's slice of the draw ``node``; the slice begins at ``offset``."""
     placement, full, local = body.placement(node), shape_of(node) or (), body.shape(node)
     dim = placement.dim
     if placement.outer != 1:
@@ -83,14 +83,14 @@ def _eager_randint(low, high, size, full_size, dim, start, seed):
 
 
 def _lowering_hash() -> str:
-    """Inductor's cache on disk does not see lowerings of ours, but it does see the names of operators."""
+    """A hash of our lowerings for operator names, which Inductor's disk cache sees; it does not see the lowerings."""
     return hashlib.sha256((Path(__file__).parents[1] / "lowering" / "inductor" / "random.py").read_bytes()).hexdigest()[
         :12
     ]
 
 
 def _define(name: str, schema: str, eager: Any, dtype: torch.dtype, size_at: int) -> Any:
-    """Register an operator: its schema, what it does without a compiler, and its shape."""
+    """Register an operator: its schema, its eager implementation, and its fake implementation."""
     unique = f"accumcompile::{name}_{_lowering_hash()}"
     torch.library.define(unique, schema)
     torch.library.impl(unique, "CompositeExplicitAutograd", eager)

@@ -1,14 +1,14 @@
-"""The loop over micro-batches: the one operator that a rewritten program has and the user's graph had not.
+"""The loop over micro-batches, the operator that a rewritten program is built from.
 
-A loop speaks scan's words. ``consts`` are the same for every micro-batch, ``xs`` are sliced, the ``carry`` is
-reduced over micro-batches, each in the way and in the dtype that its ``Carry`` says, and the ``ys`` are concatenated:
+It uses the vocabulary of scan. ``consts`` are the same for every micro-batch, ``xs`` are sliced, the ``carry`` is
+reduced over micro-batches (each ``Carry`` gives the operator and the dtype), and the ``ys`` are concatenated:
 
     carry_0, ..., ys_0, ... = accumulate_loop(body, split, consts, xs, spec)
 
 ``body(rows, start, *consts, *xs)`` computes one micro-batch: ``rows`` (an int) is its number of samples,
 ``start`` (a 0-dim int64 tensor) the index of its first sample in the batch. It returns this micro-batch's
-contribution to each carry, then its piece of each y; the ``LoopSpec`` says what each of them is. This module runs a
-loop as it stands; a lowering puts a body with a ``run`` method of its own in the place of a plain one.
+contribution to each carry, then its piece of each y, as the ``LoopSpec`` describes them. This module runs a loop
+uncompiled; a lowering replaces a plain body by one with a ``run`` method.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .carry import Carry
 
 @dataclass(frozen=True)
 class Split:
-    """How a batch of ``batch`` samples is cut: micro-batches of ``rows`` samples, and a smaller tail."""
+    """How a batch of ``batch`` samples is split: micro-batches of ``rows`` samples, the last perhaps smaller."""
 
     batch: int
     rows: int
@@ -47,18 +47,18 @@ class Split:
 
     @property
     def tail(self) -> int:
-        """The number of samples in the last micro-batch where it is smaller than the others, else 0."""
+        """The number of samples in the last micro-batch if it is smaller than the others, else 0."""
         return self.batch % self.rows
 
 
 def slice_rows(x: torch.Tensor, dim: int, start: int, rows: int, batch: int) -> torch.Tensor:
-    """The micro-batch's part of ``x``, whose ``dim`` holds a fixed number of rows for each sample."""
+    """The micro-batch's slice of ``x``, whose ``dim`` holds a fixed number of rows per sample."""
     size = x.shape[dim]
     return x.narrow(dim, rows_of(start, size, batch), rows_of(rows, size, batch))
 
 
 def rows_of(samples: int, size: int, batch: int) -> int:
-    """How many of ``size`` rows, which a batch owns, ``samples`` of it own; ``BuildError`` where they share one."""
+    """How many of a batch's ``size`` rows belong to ``samples`` of it; ``BuildError`` if not a whole number."""
     rows, rest = divmod(samples * size, batch)
     errors.check(rest == 0, f"{samples} of {batch} samples own no whole number of {size} rows")
     return rows
@@ -66,7 +66,7 @@ def rows_of(samples: int, size: int, batch: int) -> int:
 
 @dataclass(frozen=True)
 class X:
-    """What is sliced: along which dim, which value of the captured graph it is a part of, and where it lives then."""
+    """A sliced input: the dim, the value of the captured graph that it is a slice of, and its placement."""
 
     dim: int
     source: str = ""
@@ -75,7 +75,7 @@ class X:
 
 @dataclass(frozen=True)
 class Y:
-    """What is concatenated: along which dim, and which value of the captured graph it makes."""
+    """A concatenated output: the dim, and the value of the captured graph that it yields."""
 
     dim: int
     source: str = ""
@@ -83,7 +83,7 @@ class Y:
 
 @dataclass(frozen=True)
 class LoopSpec:
-    """What a loop takes and yields. A source is the name of a node in the graph that was captured."""
+    """A loop's inputs and outputs. A source is the name of a node in the captured graph."""
 
     consts: tuple[str, ...]  # their sources
     xs: tuple[X, ...]
@@ -92,21 +92,21 @@ class LoopSpec:
 
     @cached_property
     def alone(self) -> LoopSpec:
-        """Of one micro-batch: nothing is accumulated."""
+        """The spec of a loop over one micro-batch: nothing is accumulated."""
         return replace(self, carry=tuple(each.alone for each in self.carry))
 
     def merged(self, accumulators: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """What a micro-batch's outputs make of the accumulators, where there are any yet; then its pieces."""
+        """The accumulators (empty at first) updated with a micro-batch's contributions, then its pieces of the ys."""
         count, carries = len(self.carry), list(accumulators)
         add_parts(self.carry, carries, list(outputs[:count]))
         return carries + list(outputs[count:])
 
 
 class ProgramCode(CodeGen):
-    """The code of a graph that has loops: it names what a spec is made of."""
+    """Code generation for a graph with loops: it imports the classes that a spec consists of."""
 
     def additional_globals(self) -> list[tuple[str, Any]]:
-        """The names."""
+        """Those classes, by name."""
         return [(each.__name__, each) for each in (LoopSpec, X, Y, Carry)]
 
 
@@ -124,7 +124,7 @@ def accumulate_loop(
 
 
 def loops_in(program: GraphModule) -> Iterator[tuple[str, LoopSpec]]:
-    """The loops of a program in their order: the name of each one's body, and its spec."""
+    """The loops of a program in order: the name of each one's body, and its spec."""
     for call in program.graph.find_nodes(op="call_function", target=accumulate_loop):
         yield str(call.args[0].target), call.args[-1]
 
@@ -136,7 +136,7 @@ def run_reference(
     xs: Sequence[torch.Tensor],
     spec: LoopSpec,
 ) -> list[torch.Tensor]:
-    """The loop's meaning, as plain as it can be written."""
+    """The reference semantics of the loop, as simple as possible."""
     carries: list[torch.Tensor] = []
     pieces: list[list[torch.Tensor]] = [[] for _ in spec.ys]
     for start, rows in split:
@@ -151,7 +151,7 @@ def run_reference(
 
 
 def add_parts(carry: Sequence[Carry], carries: list[torch.Tensor], parts: list[Any]) -> None:
-    """Put a micro-batch's parts into the carries; each is let go as soon as it is."""
+    """Add a micro-batch's parts to the carries, releasing each part as soon as it is added."""
     is_first = not carries
     for k, each in enumerate(carry):
         part, parts[k] = parts[k], None
@@ -162,6 +162,6 @@ def add_parts(carry: Sequence[Carry], carries: list[torch.Tensor], parts: list[A
 
 
 def finish(carry: Sequence[Carry], carries: list[torch.Tensor]) -> None:
-    """Cast the carries to what they are outside of the loop, one by one: only one exists twice at a time."""
+    """Cast the carries to their result dtypes one by one, so that only one at a time exists in both dtypes."""
     for k, each in enumerate(carry):
         carries[k] = carries[k].to(each.result)

@@ -1,7 +1,7 @@
-"""What the values of a graph are called: as the user's program calls them.
+"""Names for a graph's values, taken from the user's program.
 
-Dynamo says where an input comes from (``L['model']._modules['0']._parameters['weight']``); AOTAutograd describes what
-it makes of inputs and outputs (``GradAOTOutput(grad_of=PlainAOTInput(idx=0))``).
+Dynamo records where an input comes from (``L['model']._modules['0']._parameters['weight']``); AOTAutograd describes
+the inputs and outputs of its graphs (``GradAOTOutput(grad_of=PlainAOTInput(idx=0))``).
 Checked in torch 2.11, 2.13 and 2.15.
 """
 
@@ -16,7 +16,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from .operands import is_size
 
-USERS_NAME = "users_name"  # in the meta of a node of Dynamo's graph: what the user calls it
+USERS_NAME = "users_name"  # meta key of a node of Dynamo's graph: the user's name for it
 
 _SPELLINGS = (
     (re.compile(r"\b[LG]\['([^']+)'\]"), r"\1"),  # a local or global variable
@@ -33,7 +33,7 @@ def of_source(expression: str) -> str:
 
 
 def users_name_of(node: Any) -> str:
-    """What the user calls a node of Dynamo's graph: as it is assigned, or the module whose value it is."""
+    """The user's name for a node of Dynamo's graph: the variable it is assigned to, or the module that outputs it."""
     if not isinstance(node, Node):
         return ""
     module = of_module(node.meta) if node.op != "placeholder" else ""
@@ -41,7 +41,7 @@ def users_name_of(node: Any) -> str:
 
 
 def of_module(meta: Mapping[str, Any]) -> str:
-    """The innermost module in whose ``forward`` a node stands."""
+    """The innermost module whose ``forward`` contains a node."""
     stack = meta.get("nn_module_stack")
     return of_source(list(stack.values())[-1][0]) if stack else ""
 
@@ -52,7 +52,7 @@ class Names:
 
     inputs: Sequence[str] = ()
     outputs: Sequence[str] = ()
-    values: Mapping[str, str] = field(default_factory=dict)  # by the name of Dynamo's node
+    values: Mapping[str, str] = field(default_factory=dict)  # keyed by the name of Dynamo's node
 
     @classmethod
     def of(cls, gm: GraphModule) -> Names:
@@ -62,9 +62,9 @@ class Names:
         return cls([users_name_of(n) for n in given], [users_name_of(o) for o in results], values)
 
     def of_described(self, description: Any) -> str:
-        """What AOTAutograd's description of an input or output means; "" where that is nothing to a user.
+        """The user's name for what AOTAutograd's description refers to; "" if the user cannot know it.
 
-        A tuple describes a value that is several things.
+        A tuple describes a value that has several roles.
         """
         if isinstance(description, tuple):
             return " and ".join(dict.fromkeys(filter(None, map(self.of_described, description))))
@@ -73,20 +73,20 @@ class Names:
 
 
 def is_seen_by_user(description: Any) -> bool:
-    """Whether an output is one that the user's code sees."""
+    """Whether the user's code sees an output."""
     several = description if isinstance(description, tuple) else (description,)
     return any(type(each).__name__ in ("PlainAOTOutput", "IntermediateBaseAOTOutput") for each in several)
 
 
 def with_descriptions(graph: Graph) -> Iterable[tuple[Any, Any]]:
-    """Each output with AOTAutograd's description of it, where it has one."""
+    """Each output with AOTAutograd's description of it, or None."""
     output = graph.output_node()
     values = output.args[0]
     return zip(values, output.meta.get("desc") or [None] * len(values), strict=True)
 
 
 def last_of(graph: Graph) -> dict[str, Node]:
-    """The value of each node of Dynamo's graph, by its name: the last of the nodes that come from it."""
+    """For each node of Dynamo's graph, by name, the node that holds its value: the last one derived from it."""
     nodes = (n for n in graph.nodes if n.op == "call_function" and n.meta.get("from_node") and not is_size(n))
     return {node.meta["from_node"][0].name: node for node in nodes}
 
@@ -96,7 +96,7 @@ def _at(names: Sequence[str], index: int) -> str:
 
 
 def _about(text: str, field: str) -> Callable[[Names, Any], str]:
-    """The words for something that belongs to another input or output."""
+    """A name made from that of another input or output."""
 
     def words(names: Names, description: Any) -> str:
         other = names.of_described(getattr(description, field))

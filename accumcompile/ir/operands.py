@@ -20,7 +20,7 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Operand:
-    """One tensor operand. ``node`` is None for a Python scalar; ``absent`` says that there is not even that."""
+    """One tensor operand. ``node`` is None for a Python scalar, and for an ``absent`` optional operand."""
 
     path: Path
     node: Node | None
@@ -46,7 +46,7 @@ def is_size(node: Node) -> bool:
 
 
 def is_view(node: Node) -> bool:
-    """Whether a node's result may lie in its first operand's memory, as its schema tells, or is one of several."""
+    """Whether a node's result may alias its first operand, by its schema, or is one of several results."""
     if node.target is operator.getitem:
         return True
     schema = getattr(node.target, "_schema", None)
@@ -56,7 +56,7 @@ def is_view(node: Node) -> bool:
 
 
 def input_sizes(gm: GraphModule) -> Iterator[torch.SymInt]:
-    """The symbolic sizes of a graph's inputs, and the inputs that are such sizes."""
+    """The symbolic sizes in a graph's inputs: those of tensors, and inputs that are sizes themselves."""
     for node in gm.graph.find_nodes(op="placeholder"):
         value = node.meta.get("val")
         sizes = value.shape if isinstance(value, torch.Tensor) else (value,)
@@ -64,20 +64,20 @@ def input_sizes(gm: GraphModule) -> Iterator[torch.SymInt]:
 
 
 def shape_of(node: Node | None) -> tuple[Size, ...] | None:
-    """The full batch's shape of a node with one result, as sympy expressions."""
+    """The full-batch shape of a node with one result, as sympy expressions."""
     value = node.meta.get("val") if node is not None else None
     return tuple(expression(s) for s in value.shape) if isinstance(value, torch.Tensor) else None
 
 
 def shapes_of(node: Node) -> tuple[tuple[Size, ...] | None, ...]:
-    """The full batch's shapes of all results of a node; None for a result that is no tensor."""
+    """The full-batch shapes of all results of a node; None for a result that is not a tensor."""
     value = node.meta.get("val")
     values = value if isinstance(value, (tuple, list)) else (value,)
     return tuple(tuple(expression(s) for s in v.shape) if isinstance(v, torch.Tensor) else None for v in values)
 
 
 def reads_sizes(node: Node) -> bool:
-    """Whether a number is read off the shape of a tensor, which is known before the tensor is."""
+    """Whether a node reads a tensor's size that does not depend on data: it is known before the tensor is computed."""
     return "sym_" in str(node.target) and not data_symbols(node.meta["val"])
 
 
@@ -87,19 +87,19 @@ def is_data_dependent(symbol: object) -> bool:
 
 
 def data_symbols(size: Any) -> list[sympy.Symbol]:
-    """The symbols in a size that stand for what data decides, in the order of their names."""
+    """The data-dependent symbols in a size, ordered by name."""
     expr = expression(size) if isinstance(size, SYMBOLIC) else size
     symbols = expr.free_symbols if isinstance(expr, sympy.Basic) else ()
     return sorted(filter(is_data_dependent, symbols), key=str)
 
 
 def comes_from_data(size: Any) -> bool:
-    """Whether data decides a size as it was traced, even if a check has since found it equal to another size."""
+    """Whether a size was data-dependent when traced, even if a check has since equated it with another size."""
     return bool(_traced_from_data(size))
 
 
 def is_decided_by_data(node: Node) -> bool:
-    """Whether a node makes numbers or sizes that nothing but its operands' data decides: each time others, by name."""
+    """Whether a node introduces data-dependent numbers or sizes; each such node has its own symbols for them."""
     given = {s for n in node.all_input_nodes for size in _numbers(n) for s in _traced_from_data(size)}
     return any(s not in given for size in _numbers(node) for s in _traced_from_data(size))
 
@@ -110,7 +110,7 @@ def _traced_from_data(size: Any) -> list[sympy.Symbol]:
 
 
 def _numbers(node: Node) -> Iterator[Any]:
-    """The sizes of a node's results, and those that are numbers themselves."""
+    """The sizes of a node's tensor results, and its other results as they are."""
     value = node.meta.get("val")
     for result in value if isinstance(value, (tuple, list)) else (value,):
         yield from result.shape if isinstance(result, torch.Tensor) else (result,)
@@ -132,7 +132,7 @@ def _operand(path: Path, value: Any) -> Operand:
 
 
 def leaves(node: Node) -> Iterator[tuple[Path, Any]]:
-    """Every leaf of a node's arguments with the path that leads to it."""
+    """Every leaf of a node's arguments, with its path."""
     for i, value in enumerate(node.args):
         yield from _walk(("args", i), value)
     for name, value in node.kwargs.items():

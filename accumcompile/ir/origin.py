@@ -1,4 +1,4 @@
-"""Where a node comes from: what its meta tells of the user's line, module and operator, kept from graph to graph."""
+"""A node's origin: the metadata on the user's line, module and operator, which is kept from graph to graph."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ ORIGIN = (
     "original_aten",
     "from_node",
     "source_fn_stack",
-    "fwd_nn_module_stack",  # of the operator whose backward a node is; by AOTAutograd, 2.11 to 2.15
+    "fwd_nn_module_stack",  # a backward node's forward operator; set by AOTAutograd, 2.11 to 2.15
     "fwd_source_fn_stack",
 )
 
 
-PLACE = "place"  # in a node's meta: its placement and stage, as a dump writes them
+PLACE = "place"  # meta key of a node: its placement and stage, as written in a dump
 
 
 def origin(node: Node) -> dict[str, Any]:
-    """What a node of another graph that stands for ``node`` is to know."""
+    """The metadata to copy to a node of another graph that replaces ``node``."""
     return {key: node.meta[key] for key in ORIGIN if key in node.meta}
 
 
 def is_backward(meta: Mapping[str, Any]) -> bool:
-    """Whether a node is part of the backward of one of the forward's."""
+    """Whether a node belongs to the backward of a forward operator."""
     return "fwd_nn_module_stack" in meta

@@ -1,8 +1,8 @@
-"""The random numbers of Inductor's code, without Inductor: functions of a seed and an element's index.
+"""Inductor's random numbers, computed without Inductor: functions of a seed and an element's index.
 
-Both of its languages draw by Philox4x32-10 with the seed as the key and the index as the counter (Salmon et al.,
-"Parallel random numbers: as easy as 1, 2, 3", 2011), and differ in how they make floats of its words (read in
-torch's ``PhiloxRNGEngine.h`` and ``inductor/cpp_prefix.h``, and in Triton's ``language/random.py``).
+Its C++ and Triton code both use Philox4x32-10 with the seed as the key and the index as the counter (Salmon et al.,
+"Parallel random numbers: as easy as 1, 2, 3", 2011), and differ in how they convert its words to floats (sources:
+torch's ``PhiloxRNGEngine.h`` and ``inductor/cpp_prefix.h``, and Triton's ``language/random.py``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def rand(seed: Tensor, index: Tensor) -> Tensor:
 
 
 def randn(seed: Tensor, index: Tensor) -> Tensor:
-    """Normal float32 numbers, by the method of Box and Muller."""
+    """Normal float32 numbers, by the Box-Muller method."""
     first, second, *_ = map(_uniform, _words(seed, index))
     if seed.device.type == "cpu":
         first, second = (1 - first).double(), (1 - second).double()
@@ -38,7 +38,7 @@ def randint(seed: Tensor, index: Tensor, low: int, high: int) -> Tensor:
     """int64 numbers in [low, high)."""
     first, second, *_ = _words(seed, index)
     span, rest = high - low, torch.zeros_like(first)
-    for word in (second, first):  # modulo span, as one unsigned number of 64 bits, which int64 cannot hold
+    for word in (second, first):  # both as one unsigned 64-bit number, which int64 cannot hold, modulo span
         for bit in reversed(range(32)):
             rest = torch.where(rest >= span - rest, rest - (span - rest), rest + rest)
             rest = rest + ((word >> bit) & 1)
@@ -59,7 +59,7 @@ def _words(seed: Tensor, index: Tensor) -> list[Tensor]:
 
 
 def _product(word: Tensor, by: int) -> tuple[Tensor, Tensor]:
-    """The low and the high word of a product: int64 wraps around, and keeps every bit of it."""
+    """The low and the high word of a product; int64 wraps around but keeps every bit."""
     product = word * by
     return product & _WORD, (product >> 32) & _WORD
 

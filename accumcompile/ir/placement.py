@@ -1,7 +1,7 @@
-"""Where a value lives along the time axis: the sequence of micro-batches.
+"""Placements of values along the time axis, the sequence of micro-batches.
 
 The three placements are DTensor's, with a mesh axis replaced by time. A value's placement says how the full
-batch's value is put together from the values of the micro-batches.
+batch's value is assembled from the values of the micro-batches.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Size: TypeAlias = int | sympy.Expr
 
 @dataclass(frozen=True, slots=True)
 class Replicate:
-    """The value is the same in every micro-batch, and is the full batch's."""
+    """The value is the same in every micro-batch, and equals the full batch's."""
 
     def __str__(self) -> str:
         return "R"
@@ -28,7 +28,7 @@ class Shard:
 
     The dimension is read as ``(outer rest)``, as einops writes it: the micro-batches are concatenated along
     ``rest``, whose size is proportional to the batch. ``outer`` is 1 for a plain batch dimension, and T for
-    the dimension that ``x.flatten()`` makes of ``[T, B]``.
+    the dimension that ``x.flatten()`` makes from ``[T, B]``.
     """
 
     dim: int
@@ -56,6 +56,6 @@ P = Partial
 
 
 class Layout(NamedTuple):
-    """Where a value lives: its placement along each axis. Time is the first."""
+    """A value's placement along each axis. Time is the first."""
 
     time: Placement

@@ -26,9 +26,9 @@ SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 def expression(size: Any) -> Size:
-    """The sympy expression (or int) behind a size as fx metadata holds it.
+    """The sympy expression (or int) behind a size in fx metadata.
 
-    A symbolic number of any kind is read and never evaluated, which would make the batch a constant.
+    Symbolic numbers of any kind are never evaluated, which would specialise the batch size.
     """
     if isinstance(size, SYMBOLIC):
         expr = size.node.expr
@@ -40,7 +40,7 @@ def expression(size: Any) -> Size:
 class Batch:
     """The batch of a graph: its symbol, the symbols declared equal to it, and the unit that makes it divisible.
 
-    ``divides`` says whether an integer divides every batch: a ``unit`` alone may come of a rounded division.
+    ``divides`` says whether an integer divides every batch size; ``unit`` may come from inexact divisions.
     """
 
     symbol: sympy.Symbol
@@ -48,7 +48,7 @@ class Batch:
     unit: int = 1
     divides: Callable[[int], bool] = field(default=lambda by: by == 1, compare=False, repr=False)
     _cache: dict = field(default_factory=dict, compare=False, repr=False)
-    _rounded: dict = field(default_factory=dict, compare=False, repr=False)  # a rounded division's symbol -> itself
+    _rounded: dict = field(default_factory=dict, compare=False, repr=False)  # symbol -> the inexact division
 
     @classmethod
     def of(
@@ -71,8 +71,7 @@ class Batch:
         return self._cache[size]
 
     def _divided(self, size: sympy.Expr) -> sympy.Expr:
-        """``size`` with its divisions as fractions. One that may leave a remainder is a number of its own: 2 * (s // 2)
-        is not s."""
+        """``size`` with exact divisions as fractions, and each inexact one as a new symbol: 2 * (s // 2) is not s."""
         if not self._is_named_in(size) or not size.args:
             return size
         args = [self._divided(arg) for arg in size.args]
@@ -88,14 +87,14 @@ class Batch:
         return rounded
 
     def _quotient_and_remainder(self, a: sympy.Expr, b: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr] | None:
-        """``a // b`` and ``a % b`` where they are the same polynomials for every batch: (2 s + 1) // 2 is s."""
+        """``a // b`` and ``a % b`` if they are the same polynomials for every batch size: (2 s + 1) // 2 is s."""
         constant, rest = sympy.expand(sympy.cancel(a / b)).as_coeff_Add()
         if not constant.is_Rational or not self._is_whole(rest):
             return None
         return rest + sympy.floor(constant), (constant - sympy.floor(constant)) * b
 
     def _is_whole(self, ratio: sympy.Expr) -> bool:
-        """Whether a quotient is a whole number, whatever the batch."""
+        """Whether a quotient is a whole number for every batch size."""
         numerator, denominator = sympy.fraction(sympy.cancel(ratio))
         if not denominator.is_Integer or not self.divides(int(denominator)):
             return False
@@ -103,7 +102,7 @@ class Batch:
         return _is_integral(sympy.expand(numerator.subs(samples) / denominator))
 
     def unified(self, size: Size) -> Size:
-        """``size`` with every symbol of the batch written as the one."""
+        """``size`` with the batch symbol in place of its aliases."""
         return size.xreplace(dict.fromkeys(self.aliases, self.symbol)) if isinstance(size, sympy.Basic) else size
 
     def in_size(self, size: Size) -> bool:
@@ -130,9 +129,9 @@ class Batch:
         return int(ratio) if ratio.is_number else _without_fractions(ratio).xreplace(self._rounded)
 
     def per_sample(self, size: Size, outer: Size = 1) -> sympy.Expr | None:
-        """Rows of a dimension (outer rest) that one sample owns within one ``outer``; None if it owns no such thing.
+        """Rows of a dimension (outer rest) that one sample owns at each index of ``outer``; None if it owns none.
 
-        A fraction 1/4 says that four samples share a row: a granule of four, which must divide every batch.
+        A fraction 1/4 means that four samples share a row: a granule of four, which must divide every batch size.
         """
         if not self.in_size(size):
             return None
@@ -146,11 +145,11 @@ class Batch:
         return _counted(ratio)[1] if ratio is not None else 1
 
     def owned(self, size: Size, outer: Size = 1) -> tuple[sympy.Expr, int]:
-        """How many rows a few samples own within one ``outer``, and how few: (1, 4) of s // 4; ValueError for none."""
+        """Rows at each index of ``outer``, and how many samples own them: (1, 4) for s // 4. ValueError if none do."""
         return _counted(self._rows_of_one(size, outer))
 
     def local(self, size: Size, outer: Size = 1) -> sympy.Expr:
-        """The size of a sharded dimension within a micro-batch of ``ROWS`` samples; ValueError where none is."""
+        """The size of a sharded dimension in a micro-batch of ``ROWS`` samples; ValueError if no sample owns rows."""
         rows, samples = _counted(self._rows_of_one(size, outer) * outer)
         return FloorDiv(rows * ROWS, samples) if samples != 1 else rows * ROWS
 
@@ -169,17 +168,17 @@ class Batch:
         return (*sizes[:dim], self.local(sizes[dim], placement.outer), *sizes[dim + 1 :])
 
 
-NO_BATCH = Batch(sympy.Symbol("no_batch", integer=True, positive=True))  # of a graph in which none occurs
+NO_BATCH = Batch(sympy.Symbol("no_batch", integer=True, positive=True))  # for a graph without a batch
 
 
 def _counted(ratio: sympy.Expr) -> tuple[sympy.Expr, int]:
-    """Rows that one sample owns, as whole rows of a whole number of samples."""
+    """Rows per sample as a fraction in lowest terms: (rows, samples)."""
     rows, samples = sympy.fraction(sympy.together(sympy.cancel(ratio)))
     return rows, int(samples)
 
 
 def _without_fractions(whole: sympy.Expr) -> sympy.Expr:
-    """A whole number, written so that all of it is: s // 2 and not s / 2."""
+    """A whole number written without fractions: s // 2 and not s / 2."""
     numerator, denominator = sympy.fraction(sympy.together(whole))
     return numerator if denominator == 1 else FloorDiv(numerator, denominator)
 

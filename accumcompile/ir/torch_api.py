@@ -1,6 +1,6 @@
-"""What of PyTorch's own a graph is made of and has no public name: operators, sizes, fake tensors, trees.
+"""PyTorch names without a public API that graphs are built from: operators, sizes, fake tensors, pytrees.
 
-The one place below capture and lowering where such names are imported. Checked on torch 2.11, 2.13 and 2.15.
+The only module below capture and lowering that imports such names. Checked on torch 2.11, 2.13 and 2.15.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 
 
 def in_fake_mode(tensors: Any) -> AbstractContextManager:
-    """Where operators run on fake tensors: theirs, or that in which we are already."""
+    """A fake tensor mode for running operators: that of the ``tensors``, or else the active one."""
     for leaf in pytree.tree_leaves(tensors):
         if isinstance(leaf, FakeTensor):
             return leaf.fake_mode
@@ -48,14 +48,14 @@ def in_fake_mode(tensors: Any) -> AbstractContextManager:
 
 
 def decompositions() -> Mapping[Any, Callable]:
-    """What Inductor wants operators written as."""
+    """Inductor's decomposition table."""
     from torch._inductor.decomposition import select_decomp_table
 
     return select_decomp_table()
 
 
 def is_composite(op: OpOverload) -> bool:
-    """Whether an operator is written as others before a graph shows it."""
+    """Whether an operator is CompositeImplicitAutograd: it is decomposed before it reaches a graph."""
     composite = torch._C.DispatchKey.CompositeImplicitAutograd
     return composite in op.py_kernels or op.has_kernel_for_dispatch_key(composite)
 
@@ -66,7 +66,7 @@ def of_custom(op: Any) -> Any:
 
 
 def graph_of(fn: Callable, *examples: Any) -> torch.fx.GraphModule:
-    """``fn`` as a graph of the operators that Inductor wants."""
+    """``fn`` traced to a graph, with Inductor's decompositions applied."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
     return make_fx(fn, decomposition_table=dict(decompositions()))(*examples)

@@ -1,4 +1,4 @@
-"""From a program that runs as it stands to one that runs fast: what that is asked for is in ``lowerings``."""
+"""Lowerings turn a program into one that runs faster; ``session/lowerings.py`` declares their interface."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..ir.loop import loops_in
 
 
 def replace_bodies(program: GraphModule, replacement: Callable[[str, GraphModule], torch.nn.Module]) -> GraphModule:
-    """Put ``replacement(name, body)`` in the place of each loop's body."""
+    """Replace each loop's body by ``replacement(name, body)``."""
     for name, _ in loops_in(program):
         body = program.get_submodule(name)
         if isinstance(body, GraphModule):

@@ -1,4 +1,4 @@
-"""What a loop hands to its body: slices, and what the body must make of them."""
+"""The arguments that a loop passes to its body: slices, and the shapes that the body must compute from them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from .specs import ArgumentSpec, Array, Literal, Symbolic, describe
 
 
 class Cut:
-    """How one x is cut. Where another dim lies further out than the sliced one, the strides of a slice would
-    depend on the batch, and slices are copied."""
+    """How one x is cut.
+
+    If another dim lies outside the sliced one in memory, the strides of a slice would depend on the batch, and slices
+    are copied.
+    """
 
     def __init__(self, x: torch.Tensor, dim: int, split: Split):
         self.dim, self.shape, self.batch = dim, x.shape, split.batch
@@ -27,13 +30,13 @@ class Cut:
         self.copied = 0 < x.stride(dim) < max(others, default=0)
 
     def pieces(self, x: torch.Tensor) -> Callable[[int], torch.Tensor]:
-        """The i-th slice of ``x``."""
+        """A function from i to the i-th slice of ``x``."""
         views = x.split(self.size, self.dim)
         return (lambda i: views[i].contiguous()) if self.copied else views.__getitem__
 
 
 def local_shape(holder: Node, cut: Cut, rows: int, symbolic: bool) -> list[Any]:
-    """The shape of a micro-batch's x: as predicted, or else with numbers for all dims but the sliced one."""
+    """The shape of a micro-batch's x: as predicted, or else the full shape with the sliced dim scaled to ``ROWS``."""
     meta = holder.meta.get("val")
     full = [expression(d) for d in meta.shape] if isinstance(meta, torch.Tensor) else cut.shape
     shape = list(holder.meta.get("local_shape") or (full if len(full) == len(cut.shape) else cut.shape))
@@ -62,7 +65,7 @@ def check_body(
 
 
 def fixed(spec: ArgumentSpec, sizes: Binding) -> ArgumentSpec:
-    """The spec with every size a number."""
+    """The spec with every size as a number."""
     if isinstance(spec, Symbolic):
         return Literal(int, value(spec.expr, sizes))
     if isinstance(spec, Array):

@@ -1,4 +1,4 @@
-"""The reference lowering: the program as it stands, without a compiler; shapes in its bodies are checked."""
+"""The reference lowering: it runs the program uncompiled, and checks the shapes in its bodies."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from .arguments import check_body
 
 
 class EagerLowering:
-    """Runs a program as it stands."""
+    """Runs a program without compiling it."""
 
     draws_by_seed = False  # inductor_random, run without Inductor, ignores its seed
 
     def __init__(self, session: Session):
-        """Nothing of the session is needed."""
+        """The session is not used."""
 
     def decompositions(self) -> Mapping[Any, Callable]:
-        """Inductor's: what is split is the same under either lowering."""
+        """Inductor's table, so that either lowering splits the same graph."""
         return torch_api.decompositions()
 
     def lower(self, program: GraphModule) -> GraphModule:
-        """``program``, its bodies replaced by what checks them."""
+        """``program`` with its bodies replaced by checked ones."""
         granule = int(program.meta.get("granule", 1))
         return replace_bodies(program, lambda _, body: CheckedBody(body, granule))
 
 
 class CheckedBody(torch.nn.Module):
-    """A plain body, traced with fake tensors whenever a batch is cut in a new way."""
+    """An uncompiled body, traced with fake tensors for every new split."""
 
     def __init__(self, body: GraphModule, granule: int = 1):
         super().__init__()
@@ -43,7 +43,7 @@ class CheckedBody(torch.nn.Module):
         self.seen: set[Any] = set()
 
     def run(self, split: Split, consts: Sequence[Any], xs: Sequence[Any], spec: LoopSpec) -> list[torch.Tensor]:
-        """The loop: see ``accumcompile.ir.loop``."""
+        """Run the loop: see ``accumcompile.ir.loop``."""
         if split not in self.seen:
             holders = self.body.graph.find_nodes(op="placeholder")[2:]
             rows = dict.fromkeys([split.rows, self.granule, split.tail or split.rows])

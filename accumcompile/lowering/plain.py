@@ -1,4 +1,4 @@
-"""A graph run as it stands, node by node, without a compiler."""
+"""Runs a graph node by node, without a compiler."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..ir.torch_api import pytree
 
 
 class Plain(Interpreter):
-    """Runs a graph of operators, lets each value go after its last use, and counts the bytes of those alive.
+    """Runs a graph of operators, releases each value after its last use, and counts the live bytes.
 
-    most: the most bytes that its values held at once, arguments and constants not counted.
+    most: the peak bytes of its values, arguments and constants not counted.
     """
 
     def __init__(self, graph: GraphModule):
         super().__init__(graph)
         self.most = 0
-        self._lent: set[int] = set()  # memory that belongs to others, by its address
-        self._held: dict[Node, dict[int, int]] = {}  # a value that is alive: its memory, and of how many bytes
+        self._lent: set[int] = set()  # addresses of memory that arguments and constants own
+        self._held: dict[Node, dict[int, int]] = {}  # for each live value: memory address -> bytes
 
     def values(self, *arguments: Any) -> list[torch.Tensor]:
         """What the graph returns for ``arguments``."""
@@ -29,13 +29,13 @@ class Plain(Interpreter):
             return list(self.run(*arguments))
 
     def call_function(self, target: Any, args: tuple, kwargs: dict) -> Any:
-        """Draws of Inductor's own have no other meaning without it than ours have."""
+        """Run Inductor's draws as our operators: run eagerly, they would ignore their seeds."""
         if target in SLICES:
             target, args = SLICES[target], whole_args(target, args, torch.zeros((), dtype=torch.int64))
         return super().call_function(target, args, kwargs)
 
     def run_node(self, n: Node) -> Any:
-        """The value of a node; those that are needed no more have gone from ``env`` since the last one."""
+        """The value of a node; ``env`` has since dropped values that are no longer needed."""
         self._held = {node: memory for node, memory in self._held.items() if node in self.env}
         value = super().run_node(n)
         memory = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(value)}
@@ -47,7 +47,7 @@ class Plain(Interpreter):
         return value
 
     def _alive(self) -> int:
-        """The bytes that live values hold: memory in which several of them lie counts once."""
+        """The bytes that live values hold; memory that several of them share counts once."""
         return sum({address: size for memory in self._held.values() for address, size in memory.items()}.values())
 
 

@@ -1,7 +1,7 @@
-"""A graph that is generic in its sizes, made into one that Inductor compiles for the arguments at hand.
+"""Specialises a graph that is generic in its sizes into one that Inductor compiles for the arguments at hand.
 
-What is a number in the arguments' specs is folded into the graph; each symbolic size gets a fresh symbol,
-shared by equal expressions.
+Numbers in the arguments' specs are folded into the graph; each symbolic size gets a fresh symbol, shared by equal
+expressions.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from .tracing import Tracing
 
 @dataclass
 class Specialised:
-    """A graph for one tuple of specs.
+    """A graph specialised for one tuple of specs.
 
-    Its arguments are the values of ``symbols``, then those of the original ones at the positions ``remaining``.
-    (Every symbol is an argument, because Inductor's cache on disk checks guards only on those that are.)
+    Its arguments are the values of ``symbols``, then the original arguments at the positions ``remaining``. (Every
+    symbol is an argument, because Inductor's disk cache checks guards only on symbols that are.)
     """
 
     gm: GraphModule
     trace: Tracing
-    fresh: dict[sympy.Expr, sympy.Expr]  # capture's expression -> ours
+    fresh: dict[sympy.Expr, sympy.Expr]  # the captured graph's expression -> this graph's
     sizes: Binding
     remaining: list[int] = field(default_factory=list)
 
     @property
     def symbols(self) -> dict[sympy.Symbol, sympy.Expr]:
-        """Each of our symbols, and the capture's expression whose value it has."""
+        """Each symbol of this graph, and the captured graph's expression that it stands for."""
         return {ours: theirs for theirs, ours in self.fresh.items() if isinstance(ours, sympy.Symbol)}
 
     def size(self, dim: Size) -> int | torch.SymInt:
-        """A size of the captured graph as one of ours."""
+        """A size of the captured graph as a size of this one."""
         ours = dim.xreplace(self.fresh) if isinstance(dim, sympy.Expr) else dim
         return self.trace.size(ours, value(dim, self.sizes) or 0)
 
     def fake(self, spec: ArgumentSpec) -> Any:
-        """A stand-in for an argument."""
+        """A fake value for an argument."""
         if isinstance(spec, Symbolic):
             return self.size(spec.expr)
         if isinstance(spec, Floating):
@@ -59,12 +59,12 @@ class Specialised:
         return self.trace.empty(shape, stride, spec.dtype, spec.device)
 
     def guard(self) -> Callable[[Sequence[int]], bool] | None:
-        """A check of what was assumed about the symbols, given their values in the order of ``symbols``."""
+        """A check of the assumptions about the symbols, given their values in the order of ``symbols``."""
         return self.trace.guard({ours: number(theirs, self.sizes) for ours, theirs in self.symbols.items()})
 
 
 def specialise(graph: Graph, root: torch.nn.Module, specs: Sequence[ArgumentSpec], sizes: Binding) -> Specialised:
-    """Copy ``graph`` for arguments like ``specs``, with a value in each node's metadata."""
+    """Copy ``graph`` for arguments of these ``specs``, with a fake value in each node's metadata."""
     trace = Tracing()
     done = Specialised(GraphModule(root, Graph()), trace, _fresh_symbols(specs, sizes, trace), sizes)
     copy = _Copy(done, Graph(), root)
@@ -85,7 +85,7 @@ def specialise(graph: Graph, root: torch.nn.Module, specs: Sequence[ArgumentSpec
 
 
 def _fresh_symbols(specs: Sequence[ArgumentSpec], sizes: Binding, trace: Tracing) -> dict[sympy.Expr, sympy.Expr]:
-    """Ours for every size in the specs: a symbol for each bare one, and for what bare ones do not yield."""
+    """Fresh symbols for the sizes in the specs: for each bare symbol, and each expression not determined by those."""
     dims = [d for s in specs if isinstance(s, Array) for d in (*s.shape, *s.stride)]
     dims += [s.expr for s in specs if isinstance(s, Symbolic)]
     exprs = list(dict.fromkeys(d for d in dims if isinstance(d, sympy.Expr)))
@@ -98,14 +98,14 @@ def _fresh_symbols(specs: Sequence[ArgumentSpec], sizes: Binding, trace: Tracing
 
 
 class _Copy:
-    """Copies nodes one by one: numbers are folded, tensors are run on stand-ins, and shapes are checked."""
+    """Copies nodes one by one: folds numbers, runs operators on fake tensors, and checks shapes."""
 
     def __init__(self, done: Specialised, graph: Graph, root: torch.nn.Module):
         self.done, self.graph, self.root = done, graph, root
         self.env: dict[Node, Any] = {}
 
     def argument(self, name: str, value: Any, meta: dict | None = None) -> Node:
-        """A new argument, with a stand-in for its value."""
+        """A new argument, with a fake value."""
         new = self.graph.placeholder(name)
         new.meta |= (meta or {}) | {"val": value}
         return new
@@ -162,7 +162,7 @@ def _mutates(target: Any) -> bool:
 
 
 def check_shape(node: Node, shape: Sequence[int], sizes: Binding) -> None:
-    """Whether a node has the shape that its placement predicts; sizes that are not known are not compared."""
+    """Check that a node has the shape that its placement predicts; unknown sizes are not compared."""
     predicted = [value(d, sizes) for d in node.meta["local_shape"]]
     agree = len(predicted) == len(shape) and all(p in (None, n) for p, n in zip(predicted, shape, strict=True))
     if not agree:

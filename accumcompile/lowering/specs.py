@@ -1,8 +1,7 @@
-"""What a compiled graph may assume about each of its arguments, and how that is read off the arguments at
-hand.
+"""What a compiled graph may assume about each of its arguments, derived from the arguments at hand.
 
 Sizes that were symbolic in the captured graph stay symbolic, in that graph's symbols, so that equal specs
-mean that a compiled graph serves again; the numbers 0 and 1 are always written out.
+mean that a compiled graph can be reused; sizes 0 and 1 are always specialised.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ ArgumentSpec: TypeAlias = Literal | Symbolic | Floating | Array
 
 
 def describe(holder: Node, value: Any, sizes: Binding, shape: Sequence[Size] | None = None) -> ArgumentSpec:
-    """The spec of an argument; ``shape`` is the expected one where it is not the metadata's own."""
+    """The spec of an argument; ``shape`` is the expected shape if it differs from the metadata's."""
     if isinstance(value, torch.Tensor):
         return describe_tensor(value, shape or _shape(holder, value), sizes)
     if isinstance(value, float) and _is_factor(holder):
@@ -88,7 +87,7 @@ def describe_tensor(value: torch.Tensor, shape: Sequence[Size], sizes: Binding) 
 
 
 def small_folded(dim: Size | None, sizes: Binding) -> Size | None:
-    """``dim`` with sizes that are 0 or 1 now written as numbers: compilers treat those specially."""
+    """``dim`` with sizes that are now 0 or 1 as numbers, since compilers specialise on those."""
     if not isinstance(dim, sympy.Expr):
         return dim
     folded = dim.xreplace({s: sympy.Integer(n) for s, n in sizes.items() if n in (0, 1)})
@@ -108,7 +107,7 @@ def symbolic_stride(value: torch.Tensor, dims: Sequence[Size]) -> tuple[Size, ..
 
 
 def stride_pattern(value: torch.Tensor) -> tuple[Size, ...]:
-    """The strides in terms of the dims, whatever their sizes."""
+    """The strides in terms of the dims, independent of their sizes."""
     return symbolic_stride(value, sympy.symbols(f"d:{value.dim()}", integer=True, positive=True))
 
 
@@ -120,7 +119,7 @@ SCALED = {
 
 
 def _is_factor(holder: Node) -> bool:
-    """Whether a float can be a 0-dim tensor instead: wherever it meets one floating tensor."""
+    """Whether a float can become a 0-dim tensor: its only uses are arithmetic with a tensor on the left."""
     return all(
         user.target in SCALED
         and len(user.args) == 2

@@ -1,4 +1,4 @@
-"""Fake tensors whose symbolic sizes are ours.
+"""Fake tensors with symbolic sizes that we create.
 
 Checked on torch 2.13; the names exist in 2.11 to 2.15.
 """
@@ -18,7 +18,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 
 class Tracing:
-    """A fake tensor mode whose symbolic sizes are chosen by us, with the guards that were taken on them."""
+    """A fake tensor mode with symbolic sizes that we create, and the guards on them."""
 
     def __init__(self) -> None:
         self.env = ShapeEnv(duck_shape=False)
@@ -46,12 +46,12 @@ class Tracing:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Operators run on fake tensors here."""
+        """Run operators on fake tensors inside the block."""
         with self.mode, torch.no_grad(), enable_python_dispatcher():
             yield
 
     def guard(self, hints: Mapping[sympy.Symbol, int]) -> Callable[[Sequence[int]], bool] | None:
-        """A check of what was assumed about the symbols, given their values in order; None if nothing was."""
+        """A check of the guards on the symbols, given their values in order; None if there are none."""
         if not self.symbols:
             return None
         sizes: list[Any] = [self.env.create_symintnode(s, hint=hints[s]) for s in self.symbols]

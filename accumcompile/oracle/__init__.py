@@ -1,1 +1,1 @@
-"""The table's judge: every rule against what the operators do. Checked on torch 2.13."""
+"""Checks every rule of the table against its operator's behaviour. Checked on torch 2.13."""

@@ -1,4 +1,4 @@
-"""``python -m accumcompile.oracle``: the table against every operator of ``op_db``."""
+"""``python -m accumcompile.oracle``: checks the table against every operator of ``op_db``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .table import markdown, show
 
 
 def main() -> int:
-    """Judge, print, and say by the exit status whether the table is sound."""
+    """Judge and print; the exit status says whether the table is sound."""
     parser = argparse.ArgumentParser(prog="python -m accumcompile.oracle", description=__doc__)
     parser.add_argument("operators", nargs="*", help="names in op_db (default: all)")
     parser.add_argument("--samples", type=int, default=6, help="calls of each operator")
@@ -43,9 +43,9 @@ def _quiet() -> None:
 
 
 def _judge(operators: list, samples: int, choices: int) -> Iterator[Verdict]:
-    """Each operator in a process of its own: one that is given senseless parts of its input may end it."""
+    """Judge each operator in a separate process, since invalid parts of an input may crash it."""
     survey(next(op for op in op_db if op.name == "addmm"), 1, 1)  # imports once what every process needs
-    with Progress(auto_refresh=False) as progress:  # no thread that refreshes, for processes are forked here
+    with Progress(auto_refresh=False) as progress:  # no refresh thread, since processes are forked here
         for op in progress.track(operators, description="operators"):
             yield apart(survey, op, samples, choices) or Verdict(op.name, died=True)
 

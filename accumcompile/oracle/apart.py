@@ -1,4 +1,4 @@
-"""A call in a process of its own: an operator that is given senseless parts of its input may end it."""
+"""Runs a call in a separate process, since invalid parts of an input may crash an operator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SECONDS = 300
 
 
 def apart(fn: Callable, *args: Any, seconds: int = SECONDS) -> Any:
-    """``fn(*args)``, computed in a fork of this process; None if that raises, ends, or takes longer."""
+    """``fn(*args)``, computed in a fork of this process; None if that raises, crashes, or times out."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(theirs, fn, args, seconds))
@@ -28,9 +28,9 @@ def apart(fn: Callable, *args: Any, seconds: int = SECONDS) -> Any:
 
 
 def _send(pipe: Connection, fn: Callable, args: tuple, seconds: int) -> None:
-    faulthandler.disable()  # an end is an answer here
+    faulthandler.disable()  # a crash is an expected outcome here
     signal.alarm(seconds)
     try:
         pipe.send(fn(*args))
-    except Exception:  # parts of an input that make no sense to the operator
+    except Exception:  # parts of an input that are invalid for the operator
         pipe.send(None)

@@ -1,4 +1,4 @@
-"""What may be split, found by trying: run the pieces, and see how the whole result comes of theirs."""
+"""Finds by trial what can be split: runs the pieces, and tests how their results form the whole result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Holding = list[set[Placement]]  # for each result, every placement that gives th
 def sharded(
     fn: Callable, tensors: Tensors, choice: Sequence[int | None], pieces: Sequence[tuple[int, int]]
 ) -> Holding | None:
-    """The placements of each result, the chosen dimensions cut into ``pieces``; None where that fails."""
+    """The placements of each result if the chosen dimensions are cut into ``pieces``; None if that fails."""
     size = next(x.shape[d] for x, d in zip(tensors, choice, strict=True) if d is not None)
     cut = [
         [x if d is None else slice_rows(x, d, start, rows, size) for x, d in zip(tensors, choice, strict=True)]
@@ -30,7 +30,7 @@ def sharded(
 
 
 def partial(fn: Callable, tensors: Tensors, chosen: Sequence[int]) -> Holding | None:
-    """The placements of each result where the chosen operands are given as parts of a sum."""
+    """The placements of each result if the chosen operands are given as parts of a sum."""
     parts = {i: parts_of(tensors[i]) for i in chosen}
     cut = [[parts[i][k] if i in parts else x for i, x in enumerate(tensors)] for k in range(3)]
     return _compare(fn, tensors, cut, [])
@@ -40,7 +40,7 @@ def _compare(fn: Callable, tensors: Tensors, cut: list, rows: list[int]) -> Hold
     try:
         whole = seeded_tensors(fn, tensors)
         runs = [seeded_tensors(fn, piece) for piece in cut]
-    except Exception:  # any failure of an operator on a piece says that it cannot be split so
+    except Exception:  # an operator that fails on a piece cannot be split this way
         return None
     if any(len(run) != len(whole) for run in runs):
         return None
@@ -48,12 +48,12 @@ def _compare(fn: Callable, tensors: Tensors, cut: list, rows: list[int]) -> Hold
 
 
 def seeded_tensors(fn: Callable, tensors: Tensors) -> list[torch.Tensor]:
-    """The results of a run that are tensors."""
+    """The tensor results of a run."""
     return [v for v in seeded(fn, tensors) if isinstance(v, torch.Tensor)]
 
 
 def varies(fn: Callable, draws: Sequence[Tensors]) -> bool:
-    """Whether the results depend on the values: of constants any placement seems to hold."""
+    """Whether the results depend on the values; for constants any placement seems to hold."""
     try:
         first, *others = [seeded_tensors(fn, tensors) for tensors in draws]
     except Exception:  # see _compare

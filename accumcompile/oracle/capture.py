@@ -36,12 +36,12 @@ class Captured:
 
     @property
     def outputs(self) -> list[Any]:
-        """Stand-ins for the results."""
+        """Fake values of the results."""
         return [o.meta["val"] for o in self.gm.graph.output_node().args[0] if o is not None]
 
 
 def capture(fn: Callable, tensors: Tensors, choice: Choice, joint: bool = False, decompose: bool = True) -> Captured:
-    """Trace ``fn(*tensors)`` (``joint``: and its backward), the chosen dimensions symbolic, of one size."""
+    """Trace ``fn(*tensors)`` (``joint``: and its backward) with the chosen dimensions as one symbolic size."""
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     fakes = [_fake(mode, x, dim, joint) for x, dim in zip(tensors, choice, strict=True)]
     table = select_decomp_table() if decompose else {}
@@ -73,7 +73,7 @@ def differentiable(x: Any) -> bool:
 
 
 def _flat(fn: Callable) -> Callable:
-    """Its results as a flat tuple, none of them an input or a view of one."""
+    """``fn`` with its results as a flat tuple, none of them an input or a view of one."""
 
     def run(*tensors: torch.Tensor) -> tuple:
         return tuple(v.clone() for v in pytree.tree_leaves(fn(*tensors)) if isinstance(v, torch.Tensor))

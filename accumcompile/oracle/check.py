@@ -1,4 +1,4 @@
-"""Run a graph whole and in uneven micro-batches, a node on a sum and on its parts: they must agree."""
+"""Runs a graph whole and in uneven micro-batches, and a node on a sum and on its parts; both must agree."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .capture import Captured, differentiable
 
 TOLERANCE = 1e-7
 ROUNDING = 1e-2  # the same where half precision is involved
-PATTERN = (1, 2, 4)  # sizes of micro-batches, over and over
+PATTERN = (1, 2, 4)  # sizes of micro-batches, repeated
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Outcome:
 
 
 def run_split(captured: Captured, normalise: bool = True) -> Outcome:
-    """Both runs of a captured graph with a batch."""
+    """Run a captured graph with a batch whole and split, and compare."""
     gm, propagation = placed(captured, normalise)
     plan = schedule(gm.graph, propagation)
     program = run(PROGRAM_PASSES, gm, Planned(plan))
@@ -89,10 +89,10 @@ def normal(gm: GraphModule, batch: Batch) -> GraphModule:
 
 
 def behind_work(gm: GraphModule) -> GraphModule:
-    """The graph with every input behind an operator that leaves it as it is, but not free to make whole.
+    """The graph with every input behind an identity operator whose result is not free to recompute whole.
 
-    What is computed from inputs by moving data or element by element is otherwise done on whole inputs, outside
-    of every loop: nothing would be tried.
+    Otherwise data movement and pointwise operators on inputs would run on whole inputs, outside all loops, and
+    nothing would be tested.
     """
     graph = Graph()
     new: dict[Node, Node] = {}
@@ -105,7 +105,7 @@ def behind_work(gm: GraphModule) -> GraphModule:
 
 
 def scale_of(x: Any) -> float | None:
-    """Differences are relative to the largest value, or to 1 where that is tiny."""
+    """The scale of relative differences: the largest finite value, but at least 1e-3."""
     if not differentiable(x) or x.numel() == 0:
         return None
     finite = x.detach().abs()
@@ -114,7 +114,7 @@ def scale_of(x: Any) -> float | None:
 
 
 def count_gathers(propagation: Propagation) -> int:
-    """Operands that some node takes whole and that are not whole."""
+    """The number of operands that are S or P and taken as R."""
     count = 0
     for operand, need in (taken for placed in propagation for taken in placed.takes()):
         if operand.node is not None and not (value := propagation[operand.node]).has_many:
@@ -123,7 +123,7 @@ def count_gathers(propagation: Propagation) -> int:
 
 
 def seeded(run: Callable, tensors: Sequence[torch.Tensor]) -> list:
-    """The results of a run, its random numbers the same each time."""
+    """The results of a run, with the same random seed each time."""
     torch.manual_seed(0)
     with torch.no_grad():
         return pytree.tree_leaves(run(*[x.clone() for x in tensors]), is_leaf=lambda v: v is None)
@@ -140,7 +140,7 @@ def parts_of(x: torch.Tensor, count: int = 3) -> list[torch.Tensor]:
 
 
 def alignment_of(node: Node, batch: Batch = NO_BATCH) -> Alignment | None:
-    """The row of the table, worked out for a node."""
+    """The table's rule applied to a node."""
     rule = rule_of(node.target)
     if rule is None or is_impure(node) or not operands(node):
         return None
@@ -152,7 +152,7 @@ def alignment_of(node: Node, batch: Batch = NO_BATCH) -> Alignment | None:
 
 
 def shape(value: Any) -> tuple[Size, ...] | None:
-    """The shape of a fake value; None for what is no tensor."""
+    """The shape of a fake value; None if it is not a tensor."""
     return tuple(expression(s) for s in value.shape) if isinstance(value, torch.Tensor) else None
 
 
@@ -191,7 +191,7 @@ def _joint(node: Node, args: tuple, kwargs: dict, paths: list) -> float:
 
 
 def _is_narrow(tensors: list[torch.Tensor]) -> bool:
-    """Whether rounding is in sight: some value has less than double precision."""
+    """Whether some value has less than double precision, so that rounding is visible."""
     kinds = [x.dtype for x in tensors if differentiable(x)]
     return any(torch.finfo(kind).eps > 1e-10 for kind in kinds)
 
@@ -205,7 +205,7 @@ def _at(args: tuple, kwargs: dict, path: tuple) -> Any:
 
 
 def _with(container: Any, changed: dict, kind: str) -> Any:
-    """A copy of the arguments in which some operands are others."""
+    """A copy of the arguments with some operands replaced."""
     copy = {
         k: (list(v) if isinstance(v, (list, tuple)) else v)
         for k, v in (enumerate(container) if kind == "args" else container.items())

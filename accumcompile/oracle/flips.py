@@ -1,4 +1,4 @@
-"""Wrong rules, made from right ones: what the judge is judged by."""
+"""Wrong rules, made from right ones, to test the oracle itself."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _OTHERS = {"sum": ("max", "min"), "max": ("min",), "min": ("max",)}  # a sum nee
 
 
 def flips(rule: Rule, alignments: Sequence[Alignment]) -> Iterator[tuple[str, Rule]]:
-    """Each way to make one claim of ``rule`` wrong, with a name; some are right all the same.
+    """Each way to make one claim of ``rule`` wrong, with a name; some are still right.
 
-    ``alignments`` are the rule's on samples: what none of them claims is not worth changing.
+    ``alignments`` are the rule's alignments on samples; what none of them claims is not changed.
     """
     if rule.whole:
         yield "whole dropped", replace(rule, whole="")
@@ -33,7 +33,7 @@ def _contracts(alignment: Alignment) -> bool:
 
 
 def _linear(rule: Rule, alignments: Sequence[Alignment]) -> Iterator[tuple[str, Rule]]:
-    """Linear in one more operand, or in all together."""
+    """Claim linearity in one more operand, or in all together."""
     operands = max((len(a.operands) for a in alignments), default=0)
     groups = [frozenset({i}) for i in range(operands)] + ([frozenset(range(operands))] if operands > 1 else [])
     for group in groups:
@@ -46,7 +46,7 @@ def _claiming(rule: Rule, group: frozenset[int]) -> Rule:
 
 
 def _words(rule: Rule) -> Iterator[tuple[str, Rule]]:
-    """Two factors of a result exchanged; a dimension that may not be split given a name."""
+    """Exchange two factors of a result; name a dimension that may not be split."""
     left, _, right = rule.dims.partition("->")
     first, *others = right.split(",")
     names = [w for w in first.split() if w[0] not in "._"]
@@ -59,6 +59,6 @@ def _words(rule: Rule) -> Iterator[tuple[str, Rule]]:
 
 
 def _named(term: str) -> str:
-    """The first ``_`` of a term, named."""
+    """A term with its first ``_`` named."""
     words = term.split()
     return " ".join("z" if w == "_" and i == words.index("_") else w for i, w in enumerate(words))

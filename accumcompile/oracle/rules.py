@@ -1,4 +1,4 @@
-"""One row of the table against its operator: every claim that the row makes on a few samples, tried."""
+"""Checks one rule against its operator: tests every claim that the rule makes on a few samples."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def counterexamples(op: Any, rule: Rule, samples: Iterable[tuple]) -> Iterator[s
 
 @contextmanager
 def registered(op: Any, rule: Rule) -> Iterator[None]:
-    """``rule`` as the row of ``op``, for a while."""
+    """Use ``rule`` as the rule of ``op`` inside the block."""
     before = RULES.get(op)
     RULES[op] = rule
     try:
@@ -52,7 +52,7 @@ def registered(op: Any, rule: Rule) -> Iterator[None]:
 
 
 def as_sample(op: Callable, sample: tuple) -> Sample:
-    """A tuple of arguments, the last a dict of named ones; a function in front stands for the operator."""
+    """A sample from a tuple of arguments: a last dict holds named ones, a function in front replaces the operator."""
     fn, *args = sample if callable(sample[0]) and not isinstance(sample[0], torch.Tensor) else (op, *sample)
     kwargs = args.pop() if args and isinstance(args[-1], dict) else {}
     return sample_of(str(op), fn, tuple(args), kwargs)
@@ -79,7 +79,7 @@ def _dims(op: Any, call: Sample, claimed: Iterable[Choice]) -> Iterator[str]:
             continue
         try:
             captured = capture(call.run, call.tensors, choice, decompose=False)
-        except Exception:  # not an operator that can be traced with this dimension symbolic
+        except Exception:  # the operator cannot be traced with this dimension symbolic
             continue
         if captured.batch is None:
             continue
@@ -133,7 +133,7 @@ def _sums(op: Any, call: Sample, node: Node | None, static: Captured) -> Iterato
 
 
 def _maxima(op: Any, call: Sample) -> Iterator[str]:
-    """What only moves data keeps the maximum of parts as it keeps their sum."""
+    """Data movement must preserve the maximum of parts, as it does their sum."""
     parts = [parts_of(x) for x in call.tensors]
     runs = zip(*(seeded(call.run, part) for part in zip(*parts, strict=True)), strict=True)
     whole = seeded(call.run, [torch.stack(part).amax(0) for part in parts])
@@ -142,9 +142,9 @@ def _maxima(op: Any, call: Sample) -> Iterator[str]:
 
 
 def surviving(op: Any, rule: Rule, samples: Sequence[tuple]) -> Iterator[str]:
-    """Each flip of a rule that the samples fail to tell from a right one.
+    """Each flip of a rule that the samples do not refute.
 
-    Each is tried in a process of its own: one that cuts an index into parts, say, may end it.
+    Each is tried in a separate process, since cutting an index into parts, say, may crash it.
     """
     for name, wrong in flips(rule, list(_alignments(op, samples))):
         if apart(survives, op, wrong, samples):
@@ -152,7 +152,7 @@ def surviving(op: Any, rule: Rule, samples: Sequence[tuple]) -> Iterator[str]:
 
 
 def survives(op: Any, rule: Rule, samples: Sequence[tuple]) -> bool:
-    """Whether the samples say nothing against a rule."""
+    """Whether no sample refutes a rule."""
     return next(counterexamples(op, rule, samples), None) is None
 
 

@@ -30,7 +30,7 @@ DTYPES = (torch.float64, torch.float32, torch.int64, torch.bool)
 class Sample:
     """``run(*tensors)`` is one call of an operator.
 
-    ``key`` is what besides the values makes the call; ``group`` is the same without the sizes.
+    ``key`` identifies the call except for its tensors' values; ``group`` ignores their sizes as well.
     """
 
     name: str
@@ -80,7 +80,7 @@ def samples_of(op: OpInfo, seed: int = 0) -> Iterator[Sample]:
 
 
 def _runs(sample: Sample) -> bool:
-    """Whether the call needs no more than its tensors' values: one of a view may read behind it."""
+    """Whether the call runs on copies of its tensors: one on a view may read memory outside the view."""
     try:
         sample.run(*(x.clone() for x in sample.tensors))
     except RuntimeError:
@@ -93,7 +93,7 @@ def _is_plain(x: torch.Tensor) -> bool:
 
 
 def spread(items: list, most: int) -> list:
-    """At most so many of the items, evenly spread."""
+    """At most ``most`` of the items, evenly spread."""
     if len(items) <= most:
         return items
     return [items[i * len(items) // most] for i in range(most)]

@@ -1,4 +1,4 @@
-"""One operator of ``op_db`` judged: what the table claims wrongly, and what it could claim and does not."""
+"""Judges one operator of ``op_db``: what the table claims wrongly, and what it could claim but does not."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DRAWS = 3
 
 @dataclass
 class Verdict:
-    """What was found of one operator."""
+    """The findings for one operator."""
 
     name: str
     samples: int = 0
@@ -39,8 +39,8 @@ class Verdict:
     failed: list[str] = field(default_factory=list)  # the compiler raised an error
     possible: int = 0  # placements that hold
     missing: list[str] = field(default_factory=list)  # those of them that the table does not give
-    died: bool = False  # the process ended: nothing is known
-    fixed: int = 0  # placements whose size tracing fixes: no batch is left for the table
+    died: bool = False  # the process crashed or timed out: nothing is known
+    fixed: int = 0  # choices of the batch that tracing rejects or specialises
 
 
 def survey(op: OpInfo, most_samples: int = 6, most_choices: int = 6) -> Verdict:
@@ -69,14 +69,14 @@ class _Survey:
         return self.verdict
 
     def _count(self, entries: list[tuple[bool, bool, str]]) -> None:
-        """One placement on all samples with the same other arguments: it must hold on all to be possible."""
+        """Count one placement on all samples with the same other arguments: to be possible it must hold on all."""
         if all(holds for holds, _, _ in entries):
             self.verdict.possible += 1
             lacking = [text for _, given, text in entries if not given]
             self.verdict.missing += lacking[:1]
 
     def _capture(self, sample: Sample, choice: Choice) -> tuple[Captured, bool] | None:
-        """With the backward where there is one."""
+        """Capture with the backward if there is one."""
         if getattr(self.op, "supports_autograd", True) and any(map(differentiable, sample.tensors)):
             try:
                 return capture(sample.run, sample.tensors, choice, joint=True), True
@@ -157,7 +157,7 @@ class _Survey:
             return
         captured, _ = traced
         torch.manual_seed(0)
-        with torch.no_grad(), suppress(RuntimeError):  # it may run with the strides of the trace only
+        with torch.no_grad(), suppress(RuntimeError):  # it may run only with the strides of the trace
             _Claims(captured.gm, self.seen, self.verdict).run(*captured.tensors)
         floats = [i for i, x in enumerate(sample.tensors) if differentiable(x) and min(x.shape, default=1) > 1]
         for chosen in dict.fromkeys([*((i,) for i in floats), tuple(floats)]):
@@ -187,9 +187,9 @@ def _words(held: brute.Holding) -> list[list[str]]:
 
 
 class _Claims(Interpreter):
-    """Runs a graph, and holds every node's linear claims against the operator."""
+    """Runs a graph, and checks every node's claims of linearity against its operator."""
 
-    MOST = 12  # calls of one operator
+    MOST = 12  # calls checked for one operator
 
     def __init__(self, gm: torch.fx.GraphModule, seen: set, verdict: Verdict):
         super().__init__(gm)
@@ -208,7 +208,7 @@ class _Claims(Interpreter):
         return super().run_node(n)
 
     def call_function(self, target: Any, args: tuple, kwargs: dict) -> object:
-        """A view of what has other strides here than in the trace is a copy."""
+        """Run a view as a reshape, which copies if the strides differ from the trace."""
         return super().call_function(aten.reshape.default if target is aten.view.default else target, args, kwargs)
 
     def _check(self, node: Node, args: tuple, kwargs: dict, shown: list) -> None:

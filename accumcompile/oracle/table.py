@@ -1,4 +1,4 @@
-"""What the oracle found, for people."""
+"""The findings of the oracle as text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLUMNS = (
 
 
 def family(name: str) -> str:
-    """Operators of one namespace, and the others by what they are."""
+    """The family of an operator: its namespace, or ``tensor``."""
     head, _, rest = name.partition(".")
     return (
         f"{head}.{rest.split('.')[0]}"

@@ -1,4 +1,4 @@
-"""A loop that is small beside another runs as one micro-batch: splitting it would save nothing."""
+"""Runs loops that are small compared with the largest as one micro-batch: splitting them would save little."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ..propagation.cost import bytes_of
 from ..rules.table import rule_of
 from .schedule import Loop, Schedule
 
-_SMALL = 256  # a loop this many times smaller than the largest costs nothing worth splitting
+_SMALL = 256  # a loop this many times smaller than the largest is not worth splitting
 
 
 def run_small_at_once(plan: Schedule) -> Schedule:
-    """Mark the small loops whose results are the same at any shape."""
+    """Mark the small loops whose values, their roots aside, are bitwise the same at any shape."""
     sizes = [sum(map(bytes_of, loop.nodes)) for loop in plan.loops]
     limit = max(sizes, default=0) // _SMALL
     loops = (
@@ -24,7 +24,7 @@ def run_small_at_once(plan: Schedule) -> Schedule:
 
 
 def _is_exact(loop: Loop) -> bool:
-    """Whether every value that the loop yields is the same, to the last bit, whatever the micro-batches."""
+    """Whether the loop saves nothing, and its values, roots aside, are bitwise the same for any micro-batches."""
     return not loop.saved and all(n in loop.roots or _computes_exactly(n) for n in loop.nodes)
 
 

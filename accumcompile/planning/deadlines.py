@@ -18,7 +18,7 @@ _NEVER = 1 << 30
 
 
 def assign_roots(graph: Graph, propagation: Propagation) -> Schedule:
-    """Loops that assemble whatever the outputs need, and nothing in them yet."""
+    """Loops that assemble everything the outputs need, with empty bodies."""
     outputs = tuple(graph.output_node().args[0])
     deadlines = _Deadlines(graph, propagation, [o for o in outputs if isinstance(o, Node)])
     deadlines.settle()
@@ -28,7 +28,7 @@ def assign_roots(graph: Graph, propagation: Propagation) -> Schedule:
 
 
 class _Deadlines:
-    """The latest loop after which each assembled value must be there."""
+    """For each assembled value, the latest loop that can assemble it."""
 
     def __init__(self, graph: Graph, propagation: Propagation, outputs: list[Node]):
         self.propagation, self.outputs = propagation, outputs
@@ -39,7 +39,7 @@ class _Deadlines:
         self.changed = False
 
     def settle(self) -> None:
-        """Lower deadlines until every loop's body finds its constants in time."""
+        """Lower deadlines until the constants of every loop's body are available in time."""
         self.changed = True
         while self.changed:
             self.changed = False
@@ -51,7 +51,7 @@ class _Deadlines:
                         self._want(source, k)
 
     def _want(self, node: Node, before: int) -> None:
-        """The whole of ``node`` is needed before a loop."""
+        """Record that the full value of ``node`` is needed before loop ``before``."""
         stack = [node]
         while stack:
             node = stack.pop()
@@ -67,18 +67,18 @@ class _Deadlines:
                 stack += [n for n in node.all_input_nodes if node.target is operator.getitem]
 
     def roots(self, k: int) -> list[Node]:
-        """What is assembled after loop ``k``."""
+        """The values that are assembled after loop ``k``."""
         return [node for node, deadline in self.deadline.items() if deadline == k]
 
     def roots_by_loop(self) -> list[list[Node]]:
         return [sorted(self.roots(k), key=self.order.__getitem__) for k in range(self.last + 1)]
 
     def body(self, roots: Iterable[Node]) -> set[Node]:
-        """Everything local that the roots are computed from."""
+        """The roots and all local values that they are computed from."""
         return self.propagation.closure(roots)
 
     def advance(self) -> None:
-        """Assemble a value in an earlier loop where that computes it anyway, and the later one would not."""
+        """Move each value to the loop whose body it extends least, the latest of several."""
         for node in sorted(self.deadline, key=self.order.__getitem__):
             stage, deadline = self.propagation[node].stage, self.deadline[node]
             if stage < deadline:

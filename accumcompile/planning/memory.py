@@ -1,7 +1,7 @@
 """How much memory a piece of code needs: the values it makes, and how long each of them lives.
 
-Estimates from shapes, by one scan in program order. Inputs and parameters are not counted, nor is what a
-compiler saves by never making a value.
+Estimates from shapes, by one scan in program order. Inputs and parameters are not counted, and fusion, which
+avoids materialising some values, is ignored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..ir.operands import is_size, is_view
 from ..ir.placement import Placement, Shard, Size
 from ..ir.sizes import expression
 
-Key = tuple[Node, int]  # a node, and which of its results
+Key = tuple[Node, int]  # a node, and the index of a result
 
 
 @dataclass(frozen=True)
@@ -27,29 +27,29 @@ class Made:
 
     shape: tuple[Size, ...]
     itemsize: int
-    sharded: bool  # a micro-batch holds its share of it
+    sharded: bool  # whether a micro-batch holds only its share
     last: int  # the step of its last use
-    wider: int = 0  # by how many bytes an element is larger while a loop accumulates it
+    wider: int = 0  # extra bytes per element while a loop accumulates it
 
     def bytes(self, sizes: Binding) -> int:
-        """The full batch's bytes."""
+        """The bytes of the full batch's value."""
         return volume(self.shape, sizes) * self.itemsize
 
     def wider_bytes(self, sizes: Binding) -> int:
-        """How many bytes more it takes while a loop accumulates it."""
+        """The extra bytes that it takes while a loop accumulates it."""
         return volume(self.shape, sizes) * self.wider
 
 
 @dataclass(frozen=True)
 class Step:
-    """One node: what it makes, and the number of the loop that it runs, if it runs one."""
+    """One node: the tensors that it makes, and the index of the loop that it runs, if any."""
 
     makes: tuple[Made, ...]
     loop: int | None = None
 
 
 def volume(shape: Iterable[Size], sizes: Binding) -> int:
-    """The elements of a shape: none, where data decides how many."""
+    """The number of elements of a shape; 0 if that is data-dependent."""
     total = 1
     for size in shape:
         total *= value(size, sizes) or 0
@@ -57,7 +57,7 @@ def volume(shape: Iterable[Size], sizes: Binding) -> int:
 
 
 def all_known(steps: Iterable[Step], sizes: Binding) -> bool:
-    """Whether data decides the size of nothing that the steps make."""
+    """Whether the sizes of everything that the steps make are known: none is data-dependent."""
     return all(is_known(held.shape, sizes) for step in steps for held in step.makes)
 
 
@@ -67,8 +67,8 @@ def peak(steps: Sequence[Step], sizes: Binding, share: tuple[int, int] = (1, 1),
     Args:
         steps: the code.
         sizes: the symbols' values.
-        share: (samples of a micro-batch, samples of the batch), for what is sharded; sums of one micro-batch are
-            not accumulated.
+        share: (samples of a micro-batch, samples of the batch), for what is sharded; with a single micro-batch
+            nothing is accumulated.
         loops: the bytes that each loop needs while it runs.
     """
     freed = [0] * (len(steps) + 1)
@@ -85,7 +85,7 @@ def peak(steps: Sequence[Step], sizes: Binding, share: tuple[int, int] = (1, 1),
 
 
 def _running(step: Step, sizes: Binding, share: tuple[int, int], need: int) -> int:
-    """The bytes that a loop takes while it runs, beside what it yields."""
+    """The bytes that a loop takes while it runs, besides its outputs."""
     return need + sum(held.wider_bytes(sizes) for held in step.makes if share[0] < share[1])
 
 
@@ -99,10 +99,10 @@ def steps_of(
 
     Args:
         nodes: the code, in order.
-        stay: what is still alive at the end.
-        placements: of each result of a node; left out, nothing is sharded.
-        loops: nodes that run a loop: its number, and nodes with the values that it yields, each with the bytes by
-            which an element is larger while it is accumulated.
+        stay: nodes whose values are still alive at the end.
+        placements: the placements of a node's results; by default nothing is sharded.
+        loops: for each node that runs a loop, the loop's index, and the nodes whose values it yields, each with the
+            extra bytes per element while it is accumulated.
     """
     loops = loops or {}
     last: dict[Key, int] = {}
@@ -124,7 +124,7 @@ def steps_of(
 
 
 def _results(node: Node, yielded: Iterable[Node], placements: Sequence[Placement]) -> Iterator[tuple]:
-    """(index, shape, itemsize, sharded) of each tensor that a node makes: none where it is a view."""
+    """(index, shape, itemsize, sharded) of each tensor that a node makes; nothing for a view."""
     if is_size(node) or is_view(node):
         return
     value = [n.meta["val"] for n in yielded] or node.meta.get("val")
@@ -135,7 +135,7 @@ def _results(node: Node, yielded: Iterable[Node], placements: Sequence[Placement
 
 
 def owner(node: Node, owners: dict[Node, Key] | None = None) -> Key:
-    """The node, and which of its results, whose memory a node's value lies in. ``owners`` are earlier answers."""
+    """The node, and the index of its result, that owns the memory of a node's value. ``owners`` caches answers."""
     owners = {} if owners is None else owners
     base = node
     while base not in owners and is_view(base) and not _is_result(base):
@@ -146,5 +146,5 @@ def owner(node: Node, owners: dict[Node, Key] | None = None) -> Key:
 
 
 def _is_result(node: Node) -> bool:
-    """Whether a node is one of several results that another node makes."""
+    """Whether a node selects one of several results that another node makes."""
     return node.target is operator.getitem and not is_view(node.args[0])

@@ -1,10 +1,10 @@
-"""What two loops need: saved by the earlier one, or computed again by the later one.
+"""Values that several loops need: saved by the earlier loop, or recomputed by the later one.
 
-Saving everything is the full batch's memory; computing everything again is quadratic in the number of loops. So what
-costs time is computed again in one loop at most: the one to which most bytes would have to be saved instead. An
-embedding is saved rather than its tower run again for the loss; for its backward the tower is run again rather than
-its activations saved. Every other loop loads the smallest cut, in bytes, between what was computed before and what it
-yields. Cheap operators may run again in any loop. Nothing does whose rounding must not differ.
+Saving everything takes the full batch's memory; recomputing everything takes time quadratic in the number of loops. So
+an expensive value is recomputed in at most one loop: the one that would otherwise have to load the most bytes. For the
+loss, an embedding is saved and its tower is not run again; for the backward, the tower is run again and its activations
+are not saved. Every other loop loads the smallest cut, in bytes, between what was computed before and what it yields.
+Cheap operators may be recomputed in any loop. Values whose rounding must not differ are not recomputed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ..propagation.placed import Propagation
 from ..rules.table import rule_of
 from .schedule import Loop, Schedule
 
-_AGAIN = 16  # bytes made again that are as dear as one byte saved
-_UNSAVABLE = 1 << 62  # bytes: partial sums
+_AGAIN = 16  # recomputing this many bytes costs as much as saving one
+_UNSAVABLE = 1 << 62  # bytes: the capacity of a value that cannot be saved, such as a partial sum
 
 
 def choose_saved(plan: Schedule) -> Schedule:
-    """The schedule with the nodes of every loop, and with what earlier loops keep for it."""
+    """The schedule with the nodes of every loop, and the values that it saves for later loops."""
     propagation, order = plan.propagation, {node: i for i, node in enumerate(plan.graph.nodes)}
     again = _loops_to_compute_again_in(plan)
     maker: dict[Node, int] = {}  # the last loop that computed a value
@@ -55,7 +55,7 @@ def choose_saved(plan: Schedule) -> Schedule:
 
 
 def _loops_to_compute_again_in(plan: Schedule) -> dict[Node, int]:
-    """For each value, the loop that would have to load most if nothing were computed again."""
+    """For each value, the loop that would load the most bytes if nothing were recomputed."""
     propagation = plan.propagation
     most: dict[Node, int] = {}
     chosen: dict[Node, int] = {}
@@ -74,7 +74,7 @@ def _loops_to_compute_again_in(plan: Schedule) -> dict[Node, int]:
 
 
 def _whole_after(propagation: Propagation, roots: Iterable[Node]) -> set[Node]:
-    """What exists for the full batch once a loop has assembled its roots."""
+    """The S values that exist for the full batch once a loop has assembled its roots."""
     return {root for root in roots if isinstance(propagation.placement(root), Shard)}
 
 
@@ -86,7 +86,7 @@ def _is_cheap(node: Node) -> bool:
 def _smallest_cut(
     propagation: Propagation, needed: set[Node], roots: Sequence[Node], earlier: set[Node], forbidden: set[Node]
 ) -> set[Node]:
-    """The saved values that cost least, together with what is then computed again: nothing forbidden, if it can be."""
+    """The cheapest values to save, counting what is then recomputed: nothing forbidden, if that can be avoided."""
     graph = networkx.DiGraph()
     graph.add_nodes_from(("source", "sink"))
     for node in earlier:
@@ -109,9 +109,9 @@ def _savable(propagation: Propagation, node: Node) -> bool:
 
 
 def _pinned(propagation: Propagation, needed: set[Node], maker: dict) -> set[Node]:
-    """Values made before that meet their own maximum or order in an operator that jumps.
+    """Values made before that a discontinuous operator compares with their own maximum or order.
 
-    Computed again, they may round differently, and then equal nothing.
+    Recomputed, they may round differently and match nothing.
     """
     pinned: set[Node] = set()
     for node in needed:

@@ -1,4 +1,4 @@
-"""A schedule: which loop computes what. Nothing here changes; each decision makes a new one."""
+"""A schedule: which loop computes what. Schedules are immutable; each decision makes a new one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..propagation.placed import Propagation
 
 @dataclass(frozen=True)
 class Loop:
-    """One loop: what leaves it, and the nodes of its body in order."""
+    """One loop: its outputs, and the nodes of its body in order."""
 
     stage: int
     roots: tuple[Node, ...]  # P values reduced and S values gathered after it
     nodes: tuple[Node, ...] = ()
     saved: tuple[Node, ...] = ()  # S values kept for later loops
     at_once: bool = False  # so small that it runs as one micro-batch
-    regions: tuple[frozenset[Node], ...] = ()  # parts of the body whose inner values are made again, not held
+    regions: tuple[frozenset[Node], ...] = ()  # parts of the body whose inner values are recomputed, not held
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The schedule of a graph: one decision after the other."""
+"""The schedule of a graph, made by one decision after the other."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""A graph as code that a person can read.
+"""A graph as readable code.
 
-Above each group of nodes stand the module and the user's line that they come from, behind each value its shape, its
-placement and its stage, and at the head of a loop's body what the loop takes and yields. All of that are comments: the
-code runs as it did.
+Comments give the module and the user's line above each group of nodes, the shape, placement and stage after each value,
+and a loop's inputs and outputs at the head of its body. The code runs as before.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from accumcompile.ir.sizes import SYMBOLIC
 from ..ir.names import of_module
 
 _GROUP = "# ---- "
-_NODE = re.compile(r"# COUNTER: (\d+)")  # torch.fx writes it above each node's code, for such transformers
+_NODE = re.compile(r"# COUNTER: (\d+)")  # torch.fx writes it above each node's code, for code transformers
 _FREED = re.compile(r";  (\w+ = )+None$")
 
 
 def annotated(
     gm: GraphModule, head: tuple[str, ...] = (), place: Callable[[Node], str] = lambda node: node.meta.get(PLACE, "")
 ) -> PythonCode:
-    """The code of one graph; ``head`` are lines to begin it with, ``place`` says where a node's value lives."""
+    """The code of one graph; it begins with the lines ``head``, and ``place`` gives a node's placement and stage."""
     nodes = list(gm.graph.nodes)
 
     def transform(body: list[str]) -> list[str]:
@@ -42,7 +41,7 @@ def annotated(
 
 
 def _spaced(lines: list[str]) -> Iterator[str]:
-    """Without blank lines, but for one above each group of nodes."""
+    """The lines without blank ones, except one above each group of nodes."""
     for line in filter(str.strip, lines):
         if line.lstrip().startswith(_GROUP):
             yield ""
@@ -50,7 +49,7 @@ def _spaced(lines: list[str]) -> Iterator[str]:
 
 
 def heads(gm: GraphModule) -> dict[str, tuple[str, ...]]:
-    """For each body in a program, what its loop takes and yields."""
+    """For each loop body in a program, lines that list the loop's inputs and outputs."""
     return {name: tuple(_head(spec)) for name, spec in loops_in(gm)}
 
 
@@ -95,7 +94,7 @@ def _shape(node: Node) -> str:
 
 
 def _origin(node: Node) -> str:
-    """The module and the user's line that a node comes from; "" where nothing tells."""
+    """The module and the user's line that a node comes from; "" if unknown."""
     frame = user_frame(node.meta.get("stack_trace")) if node.op == "call_function" else None
     if frame is None:
         return ""

@@ -1,4 +1,4 @@
-"""Files below ``dump=``: where they lie, what they are called, and one that shows what is wrong with compiled code."""
+"""Files below ``dump=``: their folder and names, and a file that reproduces wrong compiled code."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from .source import repro_source
 
 
 def folder_of(options: Options) -> Path | None:
-    """The folder that is asked for now."""
+    """The folder that ``dump=`` names now, if any."""
     return None if options.dump is None else Path(os.fsdecode(options.dump))
 
 
 def safe(name: str) -> str:
-    """`name` as a file's name."""
+    """`name` as a valid file name."""
     return re.sub(r"[^\w.-]+", "_", name).strip("_.") or "_"
 
 
 def write_repro(options: Options, name: str, graph: GraphModule, arguments: Sequence[Any]) -> str:
-    """Below `dump=`, a Python file that compares `graph` with what is compiled of it, and its `arguments`.
+    """Write below `dump=` a Python file that compares `graph` with its compiled code, and its `arguments`.
 
-    Returns where to find it, in words.
+    Returns a phrase that says how to run it.
     """
     folder = folder_of(options)
     if folder is None:

@@ -1,4 +1,4 @@
-"""A program as one Python file that runs: its graphs as modules, and random inputs of the traced shapes."""
+"""A program as one runnable Python file: its graphs as modules, and random inputs of the traced shapes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ if __name__ == "__main__":
 
 
 def repro_source(graph: GraphModule, stem: str) -> str:
-    """A file that compares `graph` with what is compiled of it, on inputs that `{stem}.pt` beside it holds."""
+    """A file that compares `graph` with its compiled code, on the inputs in `{stem}.pt` beside it."""
     classes = list(_module_classes("Body", graph))
     imports = sorted(set(IMPORTS).union(*(lines for _, lines in classes)))
     header = '"""Compiled code that gave another result than its graph: python shows it."""'
@@ -78,9 +78,9 @@ def repro_source(graph: GraphModule, stem: str) -> str:
 
 
 def _module_classes(name: str, gm: GraphModule, head: tuple[str, ...] = ()) -> Iterator[tuple[str, set[str]]]:
-    """The text of the classes of `gm`'s graph modules, innermost first, each with the imports it needs.
+    """The class definitions of `gm`'s graph modules, innermost first, each with the imports it needs.
 
-    `head` are lines to begin the code of `gm` with.
+    The code of `gm` begins with the lines `head`.
     """
     lines, imports, about = [], set(), heads(gm)
     for target in _attributes_used(gm):
@@ -111,7 +111,7 @@ def _attribute(gm: GraphModule, target: str) -> Any:
 
 
 def _constant(value: Any) -> str:
-    """A tensor that the graph holds: its numbers where they are few, else random ones of its shape."""
+    """Code for a constant of the graph: a small tensor's values, or random values of a larger one's shape."""
     if not isinstance(value, torch.Tensor):
         return repr(value)
     if value.numel() <= 64 and type(value) in (torch.Tensor, torch.nn.Parameter) and not value.is_complex():
@@ -136,7 +136,7 @@ def _import_of(name: str, value: Any) -> str:
 
 
 def _example_inputs(gm: GraphModule, split: Split, sizes: Binding) -> Iterator[tuple[str, str]]:
-    """Each input's name, and code that makes one."""
+    """Each input's name, and code that creates an example of it."""
     first, *others = gm.graph.find_nodes(op="placeholder")
     yield str(first.target), repr(split)
     for node in others:
@@ -151,7 +151,7 @@ def _tensor_call(value: torch.Tensor, sizes: Binding) -> str:
 
 
 def _concrete(value: Any, sizes: Binding) -> Any:
-    """`value` with `sizes` put in, and with the traced call's size for every other symbol."""
+    """`value` as a number: from `sizes` if they determine it, else its size in the traced call."""
     if not isinstance(value, torch.SymInt):
         return value
     bound = binding.value(value.node.expr, sizes)

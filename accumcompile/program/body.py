@@ -1,4 +1,4 @@
-"""The body of one loop: what is computed of one micro-batch's values."""
+"""The body of one loop: the computation on one micro-batch's values."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ aten = torch.ops.aten
 
 
 class Const(NamedTuple):
-    """A value that the body takes as it is."""
+    """A value that the body takes whole."""
 
     holder: Node  # a placeholder of the body
     source: str  # its name in the source graph
 
 
 class Slice(NamedTuple):
-    """A value of which the body reads its micro-batch's part, along ``dim`` of ``whole``."""
+    """A value of which the body reads the micro-batch's slice along ``dim`` of ``whole``."""
 
     holder: Node  # a placeholder of the body
     whole: Any  # the full value, in the program
@@ -36,21 +36,21 @@ class Slice(NamedTuple):
 
 
 class Body(Writer):
-    """The body of one loop: one micro-batch's values."""
+    """The graph of one loop's body, written node by node."""
 
     def __init__(self, bridges: Bridges, nodes: Iterable[Node]):
         super().__init__(bridges.propagation)
         self.bridges = bridges
         self.rows = self.graph.placeholder("rows")
         self.start = self.graph.placeholder("start")
-        self.consts: dict[Any, Const] = {}  # by the node of the program
+        self.consts: dict[Any, Const] = {}  # keyed by the node of the program
         self.xs: dict[tuple[Node, Shard], Slice] = {}
         self._sliced: dict[tuple[Node, Shard], Node] = {}
         self.local: dict[Node, Node] = {}
         for node in nodes:
             self.local[node] = self._emit(node)
 
-    # --- what rows of the table may ask
+    # --- queries that rules may make
 
     def placement(self, node: Node) -> Placement:
         """The placement that propagation found."""
@@ -61,7 +61,7 @@ class Body(Writer):
         return self.batch.local_shape(shape_of(node) or (), self.placement(node))
 
     def offset(self, node: Node) -> Node | None:
-        """The micro-batch's first index along its sharded dimension, within each ``outer`` of that."""
+        """The micro-batch's first index along the sharded dimension, within each ``outer``; None if not sharded."""
         placement = self.placement(node)
         if not isinstance(placement, Shard):
             return None
@@ -89,10 +89,10 @@ class Body(Writer):
         return copy
 
     def unrounded(self, node: Node) -> Node:
-        """A partial sum in half precision before it is rounded, where its operator computes it wider.
+        """A half-precision partial sum before it is rounded, if its operator computes it in a wider dtype.
 
-        The one rounding that is left is that of the finished sum, the full batch's own; and a part may be too large
-        for float16 where the sum is not.
+        Then only the finished sum is rounded, as in the full batch; and a part may be too large for float16 although
+        the sum is not.
         """
         rule = rule_of(node.target)
         wider = self._emit(node, rule.unrounded) if rule is not None and rule.unrounded is not None else None
@@ -111,7 +111,7 @@ class Body(Writer):
         return self.const(self.bridges.whole(node), node.name, node.meta)
 
     def _filled(self, node: Node, placement: Placement) -> Node:
-        """One number everywhere: made here, in whatever shape."""
+        """A constant fill, created here in the local shape."""
         args, kwargs = rebuild(node, lambda path, leaf: self._number(leaf) if isinstance(leaf, Node) else leaf)
         local = self.batch.local_shape(shape_of(node) or (), placement)
         position = RULES[node.target].shape_arg
@@ -131,13 +131,13 @@ class Body(Writer):
         return self.consts[value].holder
 
     def _holder(self, name: str) -> Node:
-        """A placeholder whose name no other has."""
+        """A placeholder with a unique name."""
         holder = self.graph.placeholder(name)
         holder.target = holder.name
         return holder
 
     def slice(self, node: Node, placement: Shard) -> Node:
-        """The micro-batch's part of a value that exists whole."""
+        """The micro-batch's slice of a value that exists whole."""
         key = (node, placement)
         if key not in self._sliced:
             self._sliced[key] = self._slice(node, placement)
@@ -169,7 +169,7 @@ class Body(Writer):
         return self.call(aten.reshape.default, (self.local[node], self.sizes(shape))), placement.dim + 1
 
     def _number(self, node: Node) -> Any:
-        """A number used as a value: the full batch's."""
+        """A number used as a value; it is the full batch's."""
         value = node.meta["val"]
         if not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
             return value

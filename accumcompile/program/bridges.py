@@ -1,4 +1,4 @@
-"""The bridges of a program: full values, made on demand between its loops."""
+"""The bridges of a program: full values, computed on demand between its loops."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ aten = torch.ops.aten
 
 
 class Bridges(Writer):
-    """The program: full values, made on demand between the loops."""
+    """The graph of the program, with full values computed on demand between the loops."""
 
     def __init__(self, graph: Graph, propagation: Propagation):
         super().__init__(propagation)
@@ -37,7 +37,7 @@ class Bridges(Writer):
         self._symbols = dict(self._bindings())
 
     def _bindings(self):
-        """Every symbol that can be read off an input, and how."""
+        """Every symbol that can be read from an input, and how."""
         bound: set[sympy.Symbol] = set()
         for node in self._source.find_nodes(op="placeholder"):
             expr = expression(node.meta["val"]) if is_size(node) else None
@@ -51,14 +51,14 @@ class Bridges(Writer):
                     yield self.batch.unified(expr), (node, dim)
 
     def symbol(self, symbol: sympy.Symbol) -> Node:
-        """Read off an input, or off the node whose data it is."""
+        """The node for a symbol: read from an input, or from the node that introduces it if it is data-dependent."""
         bound = self._symbols.get(symbol)
         if isinstance(bound, tuple):
             bound = self._symbols[symbol] = self.call(aten.sym_size.int, (self.whole_of[bound[0]], bound[1]))
         return bound if bound is not None else self._from_data(symbol)
 
     def _from_data(self, symbol: sympy.Symbol) -> Node:
-        """A size that depends on data: the number that it was made as, or the size of the tensor that was made."""
+        """A data-dependent size: the number that introduced it, or a size of the tensor that did."""
         errors.check(symbol in self._makers, f"nothing in the graph has the size {symbol}")
         node, dim = self._makers[symbol]
         value = self.whole(node)
@@ -67,7 +67,7 @@ class Bridges(Writer):
 
     @cached_property
     def _makers(self) -> dict[sympy.Basic, tuple[Node, int | None]]:
-        """The first node that yields a size that data decides, and along which dimension; None: as a number."""
+        """For each data-dependent size, the first node that yields it, and along which dimension; None: as a number."""
         makers: dict[sympy.Basic, tuple[Node, int | None]] = {}
         for node in (n for n in self._source.nodes if n.op == "call_function"):
             sizes = [(expression(node.meta["val"]), None)] if is_size(node) else []
@@ -77,7 +77,7 @@ class Bridges(Writer):
         return makers
 
     def whole(self, node: Node) -> Any:
-        """The full value of a node of the source graph: assembled by a loop, or made here."""
+        """The full value of a node of the source graph: assembled by a loop, or computed here."""
         stack = [node]
         while stack:
             node = stack[-1]
@@ -90,7 +90,7 @@ class Bridges(Writer):
         return self.whole_of[node]
 
     def _reads(self, node: Node) -> list[Node]:
-        """The values that have to be there before a node: its operands, and what has the sizes that data decides."""
+        """The values that a node needs first: its operands, and those that introduce its data-dependent sizes."""
         tensors = [n for n in node.all_input_nodes if not is_size(n)]
         sizes = [n.meta["val"] for n in node.all_input_nodes if is_size(n)]
         decided = [s for size in (*sizes, *(shape_of(node) or ())) for s in data_symbols(size) if s in self._makers]
@@ -104,7 +104,7 @@ class Bridges(Writer):
         return copy
 
     def _leaf(self, path: Path, leaf: Any) -> Any:
-        """What an argument of a node of the source graph is here."""
+        """The value here of an argument of a source graph's node."""
         if not isinstance(leaf, Node):
             return leaf
         value = leaf.meta.get("val")
@@ -119,7 +119,7 @@ class Bridges(Writer):
         return self._whole_split
 
     def draw(self, before: int) -> None:
-        """Run what may run only once, in its original order, as soon as its operands are there."""
+        """Run the run-once nodes up to stage ``before``, in their original order."""
         for node in self._source.nodes:
             if node.op == "call_function" and is_impure(node) and self.propagation[node].stage <= before:
                 self.whole(node)

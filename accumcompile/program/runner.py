@@ -1,4 +1,4 @@
-"""Running a program: from a call's inputs to the split, and from the program's results to what was traced."""
+"""Runs a program: computes the split from a call's inputs, and gives results the layout that was traced."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Runner:
         ran: Callable[[dict, Split], None],
         owned_from: int | None = None,
     ):
-        self._boxed_call = True  # on the instance: Dynamo's wrappers copy no more than that
+        self._boxed_call = True  # on the instance: Dynamo's wrappers copy only its attributes
         self.program = program
-        self.rows = rows  # the samples of a micro-batch, of a batch and its granule
-        self.ran = ran  # told at each call of the sizes and the split
+        self.rows = rows  # (batch, granule) -> samples of a micro-batch
+        self.ran = ran  # called with the sizes and the split of each call
         propagation = plan.propagation
         self.symbol, self.granule = propagation.batch.symbol, propagation.granule
         self.reads = symbol_reads(gm.graph.find_nodes(op="placeholder"))
@@ -61,7 +61,7 @@ class Runner:
 
 
 def shared(outputs: Sequence[Any], first: int) -> list[int]:
-    """The outputs, from ``first`` on, whose memory is an input's, an earlier output's, or repeated by a broadcast."""
+    """Positions of the outputs, from ``first`` on, that alias an input or an earlier output, or are broadcast."""
     positions, seen = [], set()
     for position, output in enumerate(outputs):
         if isinstance(output, Node):
@@ -74,7 +74,7 @@ def shared(outputs: Sequence[Any], first: int) -> list[int]:
 
 
 def _memory(node: Node) -> list[Node]:
-    """A value and those that it may be a view of, down to the one that owns the memory."""
+    """A value and the values that it may be a view of, down to the one that owns the memory."""
     chain = [node]
     while is_view(chain[-1]):
         chain.append(chain[-1].all_input_nodes[0])
@@ -82,7 +82,7 @@ def _memory(node: Node) -> list[Node]:
 
 
 class _Generators:
-    """The random generators that a graph draws from: as they were before it, if it does not come to its end."""
+    """The random generators that a graph draws from, whose state is restored if the graph raises."""
 
     def __init__(self, devices: set[torch.device]):
         self.devices = devices
@@ -95,7 +95,7 @@ class _Generators:
 
     @contextmanager
     def kept_on_success(self) -> Iterator[None]:
-        """Put the generators back where the block raises."""
+        """Restore the generators if the block raises."""
         before = {d: _generator(d).get_state() for d in self.devices}
         try:
             yield
@@ -112,7 +112,7 @@ def _generator(device: torch.device) -> torch.Generator:
 
 
 class _Result:
-    """What an output must look like: exactly the strides that were traced, for code compiled against them follows."""
+    """The layout of an output: exactly the traced strides, since later code is compiled for them."""
 
     def __init__(self, shape: tuple, strides: tuple, contiguous: bool):
         self.strides, self.contiguous = strides, contiguous
@@ -128,7 +128,7 @@ class _Result:
         return cls(shape, strides, _is_contiguous(value))
 
     def sizes_of(self, value: torch.Tensor) -> dict:
-        """The sizes that depend on data, as they came out."""
+        """The values of a result's data-dependent sizes."""
         return {symbol: value.shape[d] for d, symbol in self.data_sizes.items()}
 
     def finish(self, value: torch.Tensor, sizes: dict) -> torch.Tensor:
@@ -148,14 +148,14 @@ def _is_contiguous(value: torch.Tensor) -> bool:
 
 
 def _no_view(value: torch.Tensor) -> torch.Tensor:
-    """The same memory as a tensor of its own: autograd forbids changing a view in place that came with others."""
+    """The same memory as a non-view: autograd forbids in-place changes to a view from a multi-output function."""
     return value.new_empty(0).set_(value.untyped_storage(), value.storage_offset(), value.shape, value.stride())
 
 
 def _restrided(value: torch.Tensor, strides: tuple[int, ...]) -> torch.Tensor:
-    """``value`` with these strides, copied where it has others (those of dimensions of size 1 say nothing).
+    """``value`` with these strides, copied if its own differ (those of dimensions of size 1 do not count).
 
-    Along a stride of 0 all elements are one, which is written once and broadcast again.
+    Along a stride of 0 all elements share memory, which is written once and then expanded.
     """
     same = all(a == b or size <= 1 for a, b, size in zip(value.stride(), strides, value.shape, strict=True))
     if same or value.numel() == 0:

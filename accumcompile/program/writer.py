@@ -1,4 +1,4 @@
-"""Writing nodes into a graph: sizes, and the nodes of the source graph as the table says they are written."""
+"""Writes nodes into a graph: sizes, and the source graph's nodes as their rules emit them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..rules.rule import Facts, Rule
 from ..rules.table import rule_of
 
 aten = torch.ops.aten
-_SPELLING = {aten.view.default: aten.reshape.default}  # a slice, or an assembled value, may have other strides
+_SPELLING = {aten.view.default: aten.reshape.default}  # slices and assembled values may have other strides
 
 
 class Writer:
-    """Adds nodes to a graph and works out sizes in it."""
+    """Adds nodes to a graph and computes sizes in it."""
 
     def __init__(self, propagation: Propagation):
         self.propagation, self.batch = propagation, propagation.batch
@@ -30,7 +30,7 @@ class Writer:
         self._sizes: dict[Size, Node | int] = {}
 
     def call(self, target: Any, args: Iterable[Any], kwargs: dict | None = None, like: Node | None = None) -> Node:
-        """A new node, with the name of ``like`` and speaking for its source line."""
+        """A new node; with ``like``, it takes the name and origin of that node."""
         name = None if like is None else like.name
         node = self.graph.create_node("call_function", _SPELLING.get(target, target), tuple(args), kwargs or {}, name)
         if like is not None:
@@ -38,7 +38,7 @@ class Writer:
         return node
 
     def number(self, target: Callable, *arguments: Any) -> Any:
-        """Arithmetic on sizes: worked out where all of them are known, else a node."""
+        """Arithmetic on sizes: evaluated now if all are known, else emitted as a node."""
         return apply(self.graph, target, *arguments)
 
     def size(self, size: Size) -> Node | int:
@@ -54,15 +54,15 @@ class Writer:
         """The node that holds a symbol's value."""
         raise LookupError(symbol)
 
-    # --- what rows of the table may ask; these answers are a bridge's
+    # --- queries that rules may make; these answers are for bridges
 
     def facts(self, node: Node) -> Facts:
-        """What the node's rule is worked out from."""
+        """The facts that the node's rule is applied to."""
         shapes = tuple(shape_of(o.node) for o in operands(node))
         return Facts(node, shapes, (shape_of(node),), self.batch)
 
     def placement(self, node: Node) -> Placement:
-        """The placement of a node of the source graph, as it is written here."""
+        """The placement that a node of the source graph has here."""
         return R
 
     def shape(self, node: Node) -> tuple[Size, ...]:
@@ -70,11 +70,11 @@ class Writer:
         return shape_of(node) or ()
 
     def offset(self, node: Node) -> Node | None:
-        """Where a factory's result begins along its sharded dimension; None where it is not sharded."""
+        """Where a factory's result begins along its sharded dimension; None if it is not sharded."""
         return None
 
     def emit(self, node: Node, at: Callable[[Path, Any], Any], write: Callable | None = None) -> Node:
-        """A node of the source graph, with ``at`` giving what each leaf of its arguments is here."""
+        """Emit a node of the source graph; ``at`` maps each leaf of its arguments to its value here."""
         rule = rule_of(node.target) or Rule()
         args, kwargs = rebuild(node, at)
         write = write or rule.local or _plainly
@@ -83,7 +83,7 @@ class Writer:
         return write(self, node, args, kwargs)
 
     def with_shape(self, args: tuple, position: int, shape: Iterable[Size]) -> tuple:
-        """The arguments of an operator that is told the shape of its result, at ``position``."""
+        """The arguments with the result's shape at ``position`` replaced."""
         here = self.sizes(shape)
         value = here if isinstance(args[position], (list, tuple)) else here[0]
         return (*args[:position], value, *args[position + 1 :])

@@ -1,4 +1,4 @@
-"""What values cost: elements and bytes, by the sizes of the call that was traced."""
+"""The cost of values in elements and bytes, at the sizes of the traced call."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ..ir.binding import traced
 
 
 def elements(value: Any) -> int:
-    """The elements of a value, or of several; what is no tensor has none."""
+    """The number of elements in a tensor or in several; 0 for other values."""
     values = value if isinstance(value, (tuple, list)) else (value,)
     return sum(math.prod(map(traced, v.shape)) for v in values if isinstance(v, torch.Tensor))
 
 
 def elements_of(node: Node) -> int:
-    """The elements that a node makes."""
+    """The number of elements in a node's results."""
     return elements(node.meta.get("val"))
 
 
 def bytes_of(node: Node) -> int:
-    """The bytes of a node's one result; nothing for what is no tensor."""
+    """The bytes of a node's single result; 0 if it is not a tensor."""
     value = node.meta.get("val")
     return elements(value) * value.dtype.itemsize if isinstance(value, torch.Tensor) else 0

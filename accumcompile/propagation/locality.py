@@ -1,4 +1,4 @@
-"""What a node takes from its own micro-batch, and what it takes whole."""
+"""Which operands a node takes from its own micro-batch, and which it takes whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Takes = Iterable[tuple[Operand, Need]]
 
 
 def local_and_whole(propagation: Propagation, node: Node, takes: Takes) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
-    """Operands taken from the micro-batch, S as S and P as P, and those that are taken whole, or to be sliced."""
+    """Operands taken from the micro-batch (S as S, P as P), and operands taken whole, perhaps to be sliced."""
     if is_size(node):
         return (), () if reads_sizes(node) else tuple(o.node for o, _ in takes if o.node is not None)
     local: list[Node] = []
@@ -35,7 +35,7 @@ def _is_local(propagation: Propagation, operand: Node, need: Need) -> bool:
 
 
 def moves_behind(node: Node, local: tuple[Node, ...]) -> bool:
-    """Whether data movement makes nothing smaller: it is done once, after its operand is assembled."""
+    """Whether a node moves data without shrinking it, and so runs once, after its operand is assembled."""
     rule = rule_of(node.target)
     if rule is None or not rule.moves or len(local) != 1 or sum(not is_size(n) for n in node.all_input_nodes) != 1:
         return False
@@ -43,7 +43,7 @@ def moves_behind(node: Node, local: tuple[Node, ...]) -> bool:
 
 
 def sources_of_sizes(node: Node) -> Iterator[Node]:
-    """Tensors whose data (not their sizes) the sizes in a node's arguments come from."""
+    """Tensors whose data (not shape) determines sizes in a node's arguments."""
     seen: set[Node] = set()
     stack = [n for n in node.all_input_nodes if is_size(n)]
     while stack:

@@ -1,4 +1,4 @@
-"""What propagation knows of a graph: of every node how it takes its operands, and where its results live."""
+"""The result of propagation: for every node, how it takes its operands, and the placements of its results."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from ..ir.sizes import Batch
 
 @dataclass(frozen=True)
 class Need:
-    """Where a node needs an operand to live, and why."""
+    """The placement in which a node needs an operand, and why."""
 
     layout: Layout
     cause: str = ""
 
     @property
     def placement(self) -> Placement:
-        """Along time."""
+        """The placement along time."""
         return self.layout.time
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A node with its place in the program.
+    """A node with its placement and stage.
 
     ``results`` has a layout for each result, ``needs`` one for each tensor operand. ``local`` are the operands that
     are taken from the node's own micro-batch, ``whole`` those that are taken whole: as constants, or to be sliced;
-    ``sizes_from`` are tensors whose data (not their sizes) the sizes among the arguments come from.
+    ``sizes_from`` are tensors whose data (not shape) determines sizes among the arguments.
 
-    ``whole_stage`` is the stage at which the full value can be had without a barrier, by making it again from whole
-    operands; None where only a gather gives it. ``remade`` says that the full value, if it is read, is computed from
-    whole operands, and not assembled by a loop. ``zero`` marks a constant zero, which is at once R and P(sum).
-    ``unsplit`` says that no input that is split went into the value: a mask of indices, a constant.
+    ``whole_stage`` is the stage at which the full value is available without a barrier, by recomputing it from whole
+    operands; None if that takes a gather. ``remade`` says that the full value, if it is read, is computed from whole
+    operands, and not assembled by a loop. ``zero`` marks a constant zero, which is both R and P(sum). ``unsplit``
+    says that the value does not depend on any split input: a mask of indices, a constant.
     """
 
     node: Node
@@ -56,22 +56,22 @@ class Placed:
 
     @property
     def placement(self) -> Placement:
-        """Of the one result, along time."""
+        """The placement of the single result along time."""
         return self.results[0].time
 
     @property
     def place(self) -> str:
-        """As a dump writes it: ``S(0) @1``."""
+        """Placements and stage, as written in a dump: ``S(0) @1``."""
         return f"{', '.join(map(str, self.placements))} @{self.stage}"
 
     @property
     def placements(self) -> tuple[Placement, ...]:
-        """Of every result, along time."""
+        """The placement of every result along time."""
         return tuple(layout.time for layout in self.results)
 
     @property
     def is_local(self) -> bool:
-        """Whether the node is computed in a loop: some result of it is S or P."""
+        """Whether the node is computed in a loop: some result is S or P."""
         return any(not isinstance(p, Replicate) for p in self.placements)
 
     @property
@@ -80,11 +80,11 @@ class Placed:
         return len(self.results) > 1
 
     def takes(self) -> Iterator[tuple[Operand, Need]]:
-        """Each tensor operand, and where it is needed to live."""
+        """Each tensor operand, and how it is needed."""
         return zip(self.operands, self.needs, strict=True)
 
     def shards(self) -> Iterator[tuple[tuple[Size, ...], Shard]]:
-        """Everything that the node takes or gives in parts: its full shape, and how it is split."""
+        """The full shape and the placement of every sharded operand and result."""
         results = zip(shapes_of(self.node), self.placements, strict=False)
         taken = ((shape_of(operand.node), need.placement) for operand, need in self.takes())
         for shape, placement in (*results, *taken):
@@ -94,15 +94,15 @@ class Placed:
 
 @dataclass
 class Propagation:
-    """Every node of one graph with its place."""
+    """Every node of one graph with its placement and stage."""
 
     batch: Batch
     placed: dict[Node, Placed] = field(default_factory=dict)
     granule: int = 1  # the number of samples that every micro-batch must hold a multiple of
-    drawn: int = 0  # the stage of the last node so far that runs only once
+    drawn: int = 0  # the stage of the last run-once node placed so far
 
     def place(self, placed: Placed) -> None:
-        """Enter what is known of a node."""
+        """Record a node's placement and stage."""
         self.placed[placed.node] = placed
         for shape, shard in placed.shards():
             self.granule = math.lcm(self.granule, self.batch.granule(shape[shard.dim], shard.outer))

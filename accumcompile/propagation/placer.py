@@ -1,7 +1,7 @@
-"""One node's placement, from those of its operands.
+"""One node's placement, computed from those of its operands.
 
-Written once: it never asks which operator a node is. The table says how dimensions line up and where an operator is
-linear; the rest is here, and is the algebra of R, S and P.
+It treats all operators but ``getitem`` alike. The table says how dimensions line up and in which operands an operator
+is linear; the rest, the algebra of R, S and P, is here.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .cost import bytes_of
 from .locality import local_and_whole, moves_behind, sources_of_sizes
 from .placed import Need, Placed, Propagation
 
-_ELEMENTWISE = {Partial("sum"), Partial("max"), Partial("min")}  # reduced element by element: may be moved about
-Along = tuple[str, Size]  # a factor, and what of it lies outside of the batch
+_ELEMENTWISE = {Partial("sum"), Partial("max"), Partial("min")}  # reduced elementwise, so data movement may pass them
+Along = tuple[str, Size]  # a factor, and the size outside the batch within it
 
 
 class Placer:
@@ -35,7 +35,7 @@ class Placer:
         self.results = shapes_of(node)
 
     def place(self) -> Placed:
-        """The node with its place."""
+        """The node with its placement and stage."""
         if self._is_item():
             return self._item()
         if is_size(self.node) and (not self.operands or reads_sizes(self.node)):
@@ -70,13 +70,13 @@ class Placer:
         return self._placed((R,), self._all_whole(), max(stages, default=0), reason="a size")
 
     def _in_turn(self) -> Placed:
-        """What runs only once, whole, and after all of its kind that stand before it."""
+        """A run-once node: it runs whole, and after all earlier run-once nodes."""
         placed = self._universal("it draws random numbers or changes something, and runs once")
         self.propagation.drawn = max(self.propagation.drawn, placed.stage)
         return replace(placed, stage=self.propagation.drawn)
 
     def _universal(self, why: str) -> Placed:
-        """The rule of what has no rule: operands whole, results whole."""
+        """The fallback for nodes without a rule: whole operands, whole results."""
         return self._placed((R,) * len(self.results), self._all_whole(why), reason=why)
 
     def _by_rule(self, rule: Rule, alignment: Alignment) -> Placed:
@@ -97,7 +97,7 @@ class Placer:
     def _placed(
         self, placements: tuple[Placement, ...], needs: tuple[Need, ...], stage: int | None = None, **facts: Any
     ) -> Placed:
-        """The node, with what follows from where its operands live and are needed."""
+        """The node, with what follows from its operands' placements and needs."""
         results = tuple(map(Layout, placements))
         local, whole = local_and_whole(self.propagation, self.node, zip(self.operands, needs, strict=True))
         is_whole = isinstance(placements[0], Replicate) or facts.get("whole_stage") is not None
@@ -117,7 +117,7 @@ class Placer:
     # --- sharding
 
     def _choose(self, rule: Rule, alignment: Alignment) -> Along | None:
-        """The factor to shard along: the one that spares the most bytes from being gathered."""
+        """The factor to shard along: the one that avoids gathering the most bytes."""
         saved: dict[Along, int] = {}
         for operand, value, dims in zip(self.operands, self.values, alignment.operands, strict=True):
             if value is None or not isinstance(value.placement, Shard):
@@ -129,7 +129,7 @@ class Placer:
         return max(saved, key=saved.__getitem__) if saved else None
 
     def _split(self, dims: tuple[Dim, ...], placement: Shard, sizes: Mapping[str, Size]) -> Along | None:
-        """The factor of a sharded dimension that holds the batch, and what lies outside of it."""
+        """The factor of a sharded dimension that holds the batch, and the size outside the batch within it."""
         before: Size = 1
         for factor in dims[placement.dim] if placement.dim < len(dims) else ():
             inside = self.batch.quotient(placement.outer, before)
@@ -139,7 +139,7 @@ class Placer:
         return None
 
     def _allowed(self, split: Along, rule: Rule, alignment: Alignment) -> bool:
-        """A result that lacks the factor contracts it: sums need linearity in everything that is split."""
+        """Whether a split is valid: a result without the factor contracts it; sums need linearity in what is split."""
         if all(dims == ANY or _position(dims, split[0]) is not None for dims in alignment.results):
             return True
         if alignment.reduce != "sum":
@@ -147,7 +147,7 @@ class Placer:
         return any(group and all(self._contributes(i, alignment, split) for i in group) for group in alignment.linear)
 
     def _contributes(self, i: int, alignment: Alignment, split: Along) -> bool:
-        """Whether an operand falls into parts that add up: along the factor, or because it is zero."""
+        """Whether the parts of an operand add up to it: it is split along the factor, zero, or absent."""
         if i >= len(self.operands) or self.operands[i].absent:
             return True
         value = self.values[i]
@@ -190,8 +190,7 @@ class Placer:
         return Shard(dim, outer)
 
     def _new_batch_dim(self, alignment: Alignment) -> Along | None:
-        """A factor of batch size that no operand has: a factory's, or a broadcast's. No more samples must stay
-        together for it than do already."""
+        """A batch-sized factor that no operand has (a factory's, or a broadcast's) and that needs no larger granule."""
         used = {factor for dims in alignment.operands for dim in dims for factor in dim}
         for dim in alignment.results[0] if len(alignment.results) == 1 else ():
             for factor in dim:
@@ -205,7 +204,7 @@ class Placer:
     # --- partial values
 
     def _partial_passes(self, rule: Rule, alignment: Alignment) -> bool:
-        """Whether the partial operands are all of those in which the operator is jointly linear."""
+        """Whether the partial operands are jointly linear together, or data movement passes them through."""
         partial = {i: v.placement for i, v in enumerate(self.values) if v and isinstance(v.placement, Partial)}
         if not partial or self._new_batch_dim(alignment) is not None:
             return False
@@ -220,7 +219,7 @@ class Placer:
         )
 
     def _is_absent(self, i: int) -> bool:
-        """Whether an operand adds nothing: it is not there, or zero."""
+        """Whether an operand contributes nothing: it is absent or zero."""
         if i >= len(self.operands) or self.operands[i].absent:
             return True
         value = self.values[i]
@@ -238,13 +237,13 @@ class Placer:
         return max([0, *sizes, *(self._arrival(v, n) for v, n in zip(self.values, needs, strict=True) if v)])
 
     def _arrival(self, value: Placed, need: Need) -> int:
-        """The stage at which an operand can be had in the placement that is needed."""
+        """The stage at which an operand is available in the placement that is needed."""
         if value.placement == need.placement or isinstance(value.placement, Replicate):
             return value.stage
         return value.stage + 1 if value.whole_stage is None else value.whole_stage
 
     def _whole_stage(self) -> int | None:
-        """The stage at which all operands can be had whole for free."""
+        """The stage at which all operands are available whole without a barrier, if there is one."""
         stages = []
         for value in filter(None, self.values):
             stage = value.stage if isinstance(value.placement, Replicate) else value.whole_stage
@@ -268,13 +267,13 @@ class Placer:
 
 
 def _whole_or_any(dims: tuple[Dim, ...], value: Placed | None) -> Placement:
-    """How an operand is taken that is not split: any micro-batch's, where that is all there is and will do."""
+    """The placement in which an unsplit operand is taken: P(any) if its value is P(any) and the rule accepts that."""
     taken = dims == ANY and value is not None and value.placement == Partial("any")
     return Partial("any") if taken else R
 
 
 def _contracted(dims: tuple[Dim, ...], reduce: str | None) -> Partial:
-    """A result that lacks the factor: any micro-batch's, or all of theirs reduced."""
+    """The placement of a result that lacks the factor: P(any), or reduced over micro-batches."""
     if dims == ANY:
         return Partial("any")
     assert reduce is not None  # without one the factor would not have been chosen

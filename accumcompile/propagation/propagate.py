@@ -19,7 +19,7 @@ def propagate(graph: Graph, batch: Batch, inputs: Mapping[Node, Placement] | Non
     Args:
         graph: a functional ATen graph with fake tensors in ``meta["val"]``.
         batch: the batch's symbol.
-        inputs: placements of placeholders; left out, a tensor is sharded along its first dimension that is a
+        inputs: placements of placeholders; by default, a tensor is sharded along its first dimension that is a
             multiple of the batch, and everything else is replicated.
     """
     result = Propagation(batch)
@@ -35,7 +35,7 @@ def propagate(graph: Graph, batch: Batch, inputs: Mapping[Node, Placement] | Non
 
 
 def _input(node: Node, placement: Placement) -> Placed:
-    """An input exists whole, wherever it lives."""
+    """An input is available whole, whatever its placement."""
     unsplit = isinstance(placement, Replicate)
     return Placed(node, (Layout(placement),), whole_stage=0, unsplit=unsplit, remade=True, reason="input")
 

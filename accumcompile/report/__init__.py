@@ -1,1 +1,1 @@
-"""What was decided, for people: facts, texts and files."""
+"""Reports on what was decided: facts, texts and files."""

@@ -1,4 +1,4 @@
-"""Why there is a barrier: the first operator that really needed the whole value, in words."""
+"""The cause of a barrier: the first operator that really needs the whole value, in words."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FINISHED = {"sum": "sum", "max": "maximum", "min": "minimum", "moments": "mean a
 
 @dataclass(frozen=True)
 class Barrier:
-    """A value that is assembled because a later loop reads it, and the way to the operator that does."""
+    """A value that is assembled because a later loop reads it, and the path to the operator that does."""
 
     node: Node
     stage: int
@@ -29,7 +29,7 @@ class Barrier:
 
 
 def barriers(plan: Schedule) -> Iterator[Barrier]:
-    """The reduces and gathers whose results a later loop is computed from."""
+    """The reduces and gathers whose results a later loop depends on."""
     propagation = plan.propagation
     read = read_between_loops(plan, (n for loop in plan.loops for n in loop.nodes))
     inside = {n for loop in plan.loops for n in loop.nodes}
@@ -40,7 +40,7 @@ def barriers(plan: Schedule) -> Iterator[Barrier]:
 
 
 def read_between_loops(plan: Schedule, readers: Iterator[Node], outputs: bool = False) -> dict[Node, None]:
-    """Whole values that ``readers`` are computed from: what loops assembled, and what is made of it since."""
+    """Whole values that ``readers`` depend on: those assembled by loops, and those computed from them since."""
     propagation = plan.propagation
     values: dict[Node, None] = {}
     assembled = {n for loop in plan.loops for n in (*loop.roots, *loop.saved)}
@@ -57,7 +57,7 @@ def read_between_loops(plan: Schedule, readers: Iterator[Node], outputs: bool = 
 
 
 def turning_whole(plan: Schedule, graph: Graph) -> Node | None:
-    """The operator that takes the largest part of the batch whole, though that is an input or made in a loop."""
+    """The operator that takes the largest split operand (an input, or made in a loop) whole."""
     propagation = plan.propagation
     taking = {
         node: max((elements_of(need) for need in _taken_whole(propagation, node)), default=0)
@@ -69,7 +69,7 @@ def turning_whole(plan: Schedule, graph: Graph) -> Node | None:
 
 
 def _taken_whole(propagation: Propagation, node: Node) -> Iterator[Node]:
-    """Operands with the batch's size, split in their own right, that a node can only take whole."""
+    """Batch-sized operands, themselves S or P, that a node takes whole."""
     for operand, need in propagation[node].takes():
         source = operand.node
         whole = source is not None and isinstance(need.placement, Replicate) and propagation[source].is_local
@@ -78,7 +78,7 @@ def _taken_whole(propagation: Propagation, node: Node) -> Iterator[Node]:
 
 
 def _way(propagation: Propagation, root: Node, inside: set[Node], read: dict[Node, None]) -> tuple[Node, ...]:
-    """From a value to the first operator that needs it whole, looking through casts and views."""
+    """The path from a value to the first operator that needs it whole, looking through casts and views."""
     seen = {root}
     open_: deque[tuple[Node, ...]] = deque([(root,)])
     through: tuple[Node, ...] = ()
@@ -104,17 +104,17 @@ def _takes_whole(propagation: Propagation, user: Node, value: Node, inside: set[
 
 
 def _needs(propagation: Propagation, user: Node, value: Node) -> list[Need]:
-    """How a node takes a value."""
+    """The placements in which a node needs a value, and why."""
     return [need for operand, need in propagation[user].takes() if operand.node is value]
 
 
 def _looks_through(node: Node) -> bool:
-    """Whether a node only moves data or casts it: someone behind it is the reason."""
+    """Whether a node only moves or casts data, so that the cause lies behind it."""
     return is_size(node) or is_rearrangement(node)
 
 
 def fact(plan: Schedule, barrier: Barrier, node_names: NodeNames, value) -> BarrierFact:
-    """The barrier for people; ``value`` is the fact of its value."""
+    """The barrier as a fact for reports; ``value`` is the fact about its value."""
     propagation = plan.propagation
     kind = "reduce" if isinstance(propagation.placement(barrier.node), Partial) else "gather"
     path = [f"{value.name} {value.placement}", f"{kind} R"]
@@ -123,7 +123,7 @@ def fact(plan: Schedule, barrier: Barrier, node_names: NodeNames, value) -> Barr
 
 
 def _placement(propagation: Propagation, node: Node) -> str:
-    """Where the result of an operator that took a whole value is."""
+    """The placement of the result of an operator that took a whole value."""
     return str(propagation.placement(node)) if node in propagation else "R"
 
 

@@ -1,9 +1,9 @@
 """What the compiler did, as files: each graph after every pass, the final program, the report.
 
-    <dump>/<graph>/00_captured.txt, 01_<pass>.txt, ...   readable code; a backward begins where the forward parted
+    <dump>/<graph>/00_captured.txt, 01_<pass>.txt, ...   readable code; a backward begins after the partition
     <dump>/<graph>/program.py                            the final program; `python program.py` runs it
-    <dump>/<graph>/report.txt, report.json               what explain() says of this graph
-    <dump>/report.txt, report.json                       what explain() says of the call that compiled
+    <dump>/<graph>/report.txt, report.json               what explain() says about this graph
+    <dump>/report.txt, report.json                       what explain() says about the call that compiled
 
 The same texts go to TORCH_TRACE, where tlparse shows them, and to the logger "accumcompile.dump" at debug
 level (TORCH_LOGS="+accumcompile"). Without any of the three, a dump costs nothing.
@@ -31,7 +31,7 @@ log = logging.getLogger("accumcompile.dump")
 
 
 class Dumper:
-    """Writes texts below `directory`, or only to the logs where that is None."""
+    """Writes texts below `directory`, or only to the logs if that is None."""
 
     def __init__(self, directory: Path | None = None) -> None:
         self.directory = directory
@@ -53,11 +53,11 @@ class Dumper:
         self.put(f"{folder}report.json", lambda: report.to_json() + "\n")
 
     def wanted(self) -> bool:
-        """Whether anybody reads the texts."""
+        """Whether the texts are written anywhere."""
         return self.directory is not None or log.isEnabledFor(logging.DEBUG) or trace.is_on()
 
     def put(self, name: str, text: Callable[[], str]) -> None:
-        """Write one text wherever somebody wants it; `text` is called only then."""
+        """Write one text to every destination that is enabled; `text` is called only then."""
         if self.directory is not None:
             path = self.directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,19 +68,19 @@ class Dumper:
 
 
 class History:
-    """What passes made of a graph before it was known which pieces it becomes; the first of them gets it."""
+    """The results of passes on a graph before it was partitioned; the dump of the first piece gets them."""
 
     def __init__(self, wanted: bool) -> None:
         self.wanted = wanted
         self.steps: list[tuple[str, GraphModule, float]] = []
 
     def observe(self, step: str, gm: GraphModule, seconds: float) -> None:
-        """Remember it, if anybody reads it."""
+        """Record the result of a pass, if dumps are written anywhere."""
         if self.wanted:
             self.steps.append((step, gm, seconds))
 
     def into(self, dump: GraphDump) -> None:
-        """Write it all, and forget it."""
+        """Write the recorded results to `dump`, and clear them."""
         for step in self.steps:
             dump.observe(*step)
         self.steps.clear()
@@ -93,12 +93,12 @@ class GraphDump:
         self.dumper, self.name, self.written = dumper, name, 0
 
     def observe(self, step: str, gm: GraphModule, seconds: float) -> None:
-        """What a pass made of the graph, and how long that took."""
+        """Write the graph after a pass, and log how long the pass took."""
         log.info("%s: %s took %.3f s", self.name, step, seconds)
         self.write(step, gm)
 
     def write(self, step: str, content: str | GraphModule | Callable[[], str]) -> None:
-        """The next text: what the graph was after `step`."""
+        """Write the next text: the graph after `step`."""
         name = f"{self.name}/{self.written:02}_{safe(step)}.txt"
         self.written += 1
         self.dumper.put(name, lambda: readable(content))
@@ -115,11 +115,11 @@ class GraphDump:
 
 
 class Dumpers(dict[Path | None, Dumper]):
-    """A step's dumpers, by folder: the graphs of each are numbered on."""
+    """A step's dumpers by folder; each keeps numbering its graphs."""
 
 
 def dumper_of(session: Session) -> Dumper:
-    """Writes to the folder that is asked for now."""
+    """The dumper for the folder that ``dump=`` names now."""
     folder = folder_of(session.options)
     return session.part(Dumpers).setdefault(folder, Dumper(folder))
 

@@ -12,8 +12,10 @@ from accumcompile.session.journal import Run
 
 @dataclass(frozen=True)
 class ValueEntry:
-    """A value with the sizes it had in this call. `bytes` are the full batch's; a size of -1, which leaves no bytes,
-    is decided by data."""
+    """A value with its sizes in this call.
+
+    `bytes` are the full batch's. A size of -1 is data-dependent; `bytes` is then 0.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -22,8 +24,8 @@ class ValueEntry:
     bytes: int
     where: str
     code: str
-    sliced_from: str = ""  # its placement outside of the loop that slices it, where that is another
-    accumulated_in: str = ""  # the dtype in which a loop accumulates it, where that is another; `bytes` are in this one
+    sliced_from: str = ""  # its placement outside the loop that slices it, if different
+    accumulated_in: str = ""  # a loop's accumulator dtype, if different; `bytes` are in this dtype
 
     @property
     def known(self) -> bool:
@@ -36,7 +38,7 @@ class ValueEntry:
         numbers = (value(s, sizes) for s in fact.shape)
         shape = tuple(-1 if n is None else n for n in numbers)
         dtypes = [str(d).removeprefix("torch.") if d else "" for d in (fact.dtype, fact.accumulated_in)]
-        size = fact.bytes(sizes)  # none, where data decides it
+        size = fact.bytes(sizes)  # 0 if data-dependent
         return cls(
             fact.name,
             shape,
@@ -52,13 +54,13 @@ class ValueEntry:
 
 @dataclass(frozen=True)
 class LoopEntry:
-    """One loop of a graph, in scan's words."""
+    """One loop of a graph, in the vocabulary of scan."""
 
     stage: int
-    micro_batches: int  # really run: 1 for a loop so small that it takes the batch at once
+    micro_batches: int  # as run: 1 for a loop so small that it takes the batch at once
     micro_batch_size: int  # of all but perhaps the last
     nodes: int
-    estimated_bytes: int  # the most that one micro-batch's values need at once
+    estimated_bytes: int  # the peak of one micro-batch's values
     full_batch_bytes: int  # the same if the loop took the batch at once
     consts: tuple[ValueEntry, ...]
     xs: tuple[ValueEntry, ...]
@@ -92,7 +94,7 @@ class BarrierEntry:
     stage: int
     cause: str
     path: tuple[str, ...]
-    known: bool = True  # False where data decides its size: it has no bytes then
+    known: bool = True  # False if its size is data-dependent; `bytes` is then 0
 
     @classmethod
     def of(cls, fact: BarrierFact, sizes: Binding) -> BarrierEntry:
@@ -117,7 +119,7 @@ class GraphEntry:
     whole: tuple[ValueEntry, ...]
     estimated_bytes: int
     full_batch_bytes: int
-    known: bool = True  # False where data decides some sizes: both estimates leave them out
+    known: bool = True  # False if some sizes are data-dependent; both estimates leave them out
 
     @classmethod
     def of(cls, run: Run, calls: int) -> GraphEntry:
@@ -146,7 +148,7 @@ class Entries:
     """How one call of a step was split: one entry for each of its graphs that ran, in order."""
 
     name: str
-    steps: int | None  # asked for; None where `asked_size` was
+    steps: int | None  # as requested; None if `asked_size` was
     asked_size: int | None
     graphs: tuple[GraphEntry, ...]
     step_notes: tuple[str, ...] = ()
@@ -183,15 +185,15 @@ class Entries:
 
     @property
     def known(self) -> bool:
-        """Whether all sizes were known; data decides the others, and the estimates leave them out."""
+        """Whether all sizes were known; the estimates leave out data-dependent ones."""
         return all(graph.known for graph in self.graphs)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Everything else worth saying, each once."""
+        """Further notes, without duplicates."""
         return tuple(dict.fromkeys(self.step_notes))
 
     @property
     def gathered_bytes(self) -> int:
-        """The bytes of the full batch's values that gathers put together."""
+        """The bytes of the full batch's values that gathers assemble."""
         return sum(barrier.bytes for barrier in self.barriers if barrier.kind == "gather")

@@ -1,4 +1,4 @@
-"""The facts of a plan, for people: read off the schedule and the program, never used to run anything."""
+"""The facts of a plan for reports: read from the schedule and the program, never used to run anything."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .plan import LoopFact, Plan, ValueFact
 
 
 def plan_facts(road: str, graph: Graph, plan: Schedule, program: GraphModule, names: Names) -> Plan:
-    """Everything that ``explain`` tells of one graph."""
+    """Everything that ``explain`` says about one graph."""
     propagation = plan.propagation
     facts = _Facts(graph, plan, names)
     turning = causes.turning_whole(plan, graph)
@@ -74,7 +74,7 @@ class _Facts:
         return replace(self.value(self.nodes[carry.source]), accumulated_in=wider)
 
     def results(self, node: Node) -> Iterator[ValueFact]:
-        """A value that was computed whole: each of its results, where there are several."""
+        """A fact for each tensor result of a node that was computed whole."""
         fact, value = replace(self.value(node), placement="R"), node.meta.get("val")
         for tensor in value if isinstance(value, (tuple, list)) else ():
             if isinstance(tensor, torch.Tensor):
@@ -83,7 +83,7 @@ class _Facts:
             yield fact
 
     def loop(self, loop: Loop, spec: LoopSpec) -> LoopFact:
-        """One loop, in scan's words."""
+        """One loop, in the vocabulary of scan."""
         return LoopFact(
             loop.stage,
             tuple(self.value(node, "R") for node in self._consts(spec)),
@@ -96,19 +96,19 @@ class _Facts:
         )
 
     def _consts(self, spec: LoopSpec) -> Iterable[Node]:
-        """The tensors that every micro-batch takes whole: not the views of them that it takes."""
+        """The tensors that every micro-batch takes whole, with views replaced by their bases."""
         taken = (self.nodes.get(source) for source in spec.consts)
         return dict.fromkeys(_base(node) for node in taken if is_tensor(node))
 
     def kept(self) -> Iterator[Node]:
-        """Outputs of the user's that are held for the full batch."""
+        """Outputs seen by the user that are held for the full batch."""
         for node, description in with_descriptions(self.graph):
             computed = isinstance(node, Node) and node.op == "call_function" and is_seen_by_user(description)
             if computed and isinstance(self.propagation.placement(node), Shard):
                 yield node
 
     def whole(self) -> Iterator[Node]:
-        """What is computed on the full batch: everything of its size that no loop computes."""
+        """The values computed on the full batch: all of its size that no loop computes."""
         inside = [n for loop in self.plan.loops for n in loop.nodes]
         read = causes.read_between_loops(self.plan, iter(inside), outputs=True)
         for node in self.graph.nodes:
@@ -116,7 +116,7 @@ class _Facts:
                 yield node
 
     def _costs_memory(self, node: Node) -> bool:
-        """Whether a node makes something of the batch's size: no view, and no constant."""
+        """Whether a node makes a batch-sized or data-dependent value that is neither a view nor a constant."""
         if node.op != "call_function" or is_size(node) or is_view(node) or is_constant(node):
             return False
         sizes = _symbolic_sizes(node)
@@ -130,12 +130,12 @@ class _Facts:
 
 
 def _elsewhere(placement: str) -> str:
-    """The placement outside of loops of what had ``placement`` in one: sums are finished by then."""
+    """The placement outside loops of a value that has ``placement`` in one; partials are finished by then."""
     return "R" if placement.startswith("P") else placement
 
 
 def _symbolic_sizes(node: Node) -> list[sympy.Expr]:
-    """The sizes of a node's results that are no plain numbers."""
+    """The symbolic sizes of a node's results."""
     value = node.meta.get("val")
     values = value if isinstance(value, (tuple, list)) else [value]
     sizes = [expression(s) for v in values if isinstance(v, torch.Tensor) for s in v.shape]
@@ -149,7 +149,7 @@ def _base(node: Node) -> Node:
 
 
 def _program_steps(program: GraphModule, sources: Mapping[str, Node]) -> tuple[Step, ...]:
-    """What the program makes, in order, its loops among it."""
+    """The memory steps of the program in order, its loops included."""
     nodes = [n for n in program.graph.nodes if n.op == "call_function"]
     calls = [n for n in nodes if n.target is accumulate_loop]
     loops = {call: (i, _yielded(call.args[-1], sources)) for i, call in enumerate(calls)}
@@ -157,12 +157,12 @@ def _program_steps(program: GraphModule, sources: Mapping[str, Node]) -> tuple[S
 
 
 def _yielded(spec: LoopSpec, sources: Mapping[str, Node]) -> dict[Node, int]:
-    """What a loop yields, and by how many bytes an element is larger while it is accumulated."""
+    """The values that a loop yields, each with the extra bytes per element while it is accumulated."""
     carried = {sources[each.source]: each.dtype.itemsize - each.result.itemsize for each in spec.carry}
     return carried | {sources[y.source]: 0 for y in spec.ys}
 
 
 def _unsplit_steps(graph: Graph, plan: Schedule) -> tuple[Step, ...]:
-    """What the graph as it was captured would make on the full batch."""
+    """The memory steps of the graph run unsplit on the full batch."""
     nodes = [n for n in graph.nodes if n.op == "call_function"]
     return steps_of(nodes, [o for o in plan.outputs if isinstance(o, Node)])

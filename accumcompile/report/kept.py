@@ -1,4 +1,4 @@
-"""Outputs that are held for the full batch: said once without being asked where they cost much."""
+"""Outputs that are held for the full batch: a warning, given once, if they take much memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .plan import Plan
 from .report_text import KEPT_FIX, human
 
 MUCH = 10  # a tenth of the peak
-LEAST = 16 << 20  # bytes: below that, nobody runs out of memory because of them
+LEAST = 16 << 20  # bytes below which no warning is given
 
 
 def first_run(plan: Plan, gm: GraphModule, session: Session) -> Run:
@@ -29,14 +29,14 @@ def first_run(plan: Plan, gm: GraphModule, session: Session) -> Run:
 
 
 def _hints(gm: GraphModule) -> Iterator[tuple[sympy.Symbol, int]]:
-    """Each symbol that is an input's size, or an input, and the value it has now; one that depends on data has none."""
+    """Each symbol that is an input, or an input's size, with its current value; data-dependent ones have none."""
     for size in input_sizes(gm):
         if isinstance(size.node.expr, sympy.Symbol) and size.node.has_hint():
             yield size.node.expr, int(size.node.hint)
 
 
 def at_most(run: Run) -> Run:
-    """The run with a guess for each size that data decides: the largest that is known. What would go unsaid is said."""
+    """The run with each data-dependent size guessed as the largest known one, so that no warning is missed."""
     values = [m for step in (*run.plan.program, *run.plan.unsplit) for m in step.makes]
     sizes = [size for m in values for size in m.shape if isinstance(size, sympy.Expr)]
     unknown = set().union(*(size.free_symbols for size in sizes)) - run.sizes.keys()
@@ -44,9 +44,9 @@ def at_most(run: Run) -> Run:
 
 
 def warn_of_kept(run: Run, session: Session) -> None:
-    """Say so if a training graph's outputs for the full batch are large, and more than a tenth of its peak.
+    """Warn if a training graph's outputs for the full batch are large, and more than a tenth of its peak.
 
-    The outputs of other graphs are what those are for: a teacher's predictions, a model without its loss.
+    Other graphs exist to produce their outputs: a teacher's predictions, a model without its loss.
     """
     if run.plan.road != "fused" or not run.plan.kept:
         return

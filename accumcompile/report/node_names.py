@@ -1,4 +1,4 @@
-"""What the values in a graph are called: after what they become, or the variable they are computed for."""
+"""Names for a graph's values: after the outputs they become, or the variables they are computed for."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _BACKWARD = "the backward of "
 class NodeNames:
     """The names of one graph's nodes.
 
-    An input has the user's name for it, and what ends up as an output that has a name (a gradient, the loss)
-    has the output's. Another is called after the variable or the module whose value it is (``logits``,
-    ``model.0's output``), or after the function that it is computed in (``amax in cross_entropy``).
+    An input has the user's name for it, and a value that becomes a named output (a gradient, the loss) has the
+    output's name. Others are named after the variable or the module whose value they are (``logits``,
+    ``model.0's output``), or after the function that computes them (``amax in cross_entropy``).
     """
 
     def __init__(self, graph: Graph, plan: Schedule, names: Names):
@@ -48,7 +48,7 @@ class NodeNames:
         return part + name
 
     def _own_name(self, node: Node) -> str | None:
-        """What a node is called for itself; None for what is called after its operand."""
+        """A node's own name; None if it is named after its operand."""
         if node.op == "placeholder":
             return self.names.of_described(node.meta.get("desc") or node.meta.get("copy_of")) or node.name
         if node.op == "get_attr":
@@ -67,13 +67,13 @@ class NodeNames:
         return inside if name == inside.split()[-1] else f"{name} in {inside}"
 
     def function(self, node: Node) -> str:
-        """The function of the user's that a node is part of, or whose backward it is; else the operator."""
+        """The function that the user called and that a node, or its forward operator, is part of; else the operator."""
         function = self.functions.get(node) or short(node)
-        gathers = short(node) == "add" and function.startswith(_BACKWARD)  # of gradients, perhaps
+        gathers = short(node) == "add" and function.startswith(_BACKWARD)  # perhaps of gradients from several functions
         return "the backward" if gathers else function
 
     def _name_output(self, node: Node, name: str) -> None:
-        """Name an output, and what it is a mere rearrangement or multiple of."""
+        """Name an output, and the chain of values that it is computed from as long as each has one local operand."""
         while node.op == "call_function":
             self.outputs.setdefault(node, []).append(name)
             sources = list(dict.fromkeys(self.plan.propagation[node].local))
@@ -94,7 +94,7 @@ def is_rearrangement(node: Node) -> bool:
 
 
 def short(node: Node) -> str:
-    """The operator's own name: ``mm`` for ``aten.mm.default``."""
+    """The operator's short name: ``mm`` for ``aten.mm.default``."""
     packet = getattr(node.target, "overloadpacket", None)
     return getattr(packet or node.target, "__name__", str(node.target))
 
@@ -106,13 +106,13 @@ def _place(node: Node) -> str:
 
 
 def _function(node: Node) -> str:
-    """The function of the user's that a node is part of."""
+    """The function that the user called and that a node is part of."""
     stack = node.meta.get("source_fn_stack")
     return getattr(stack[-1][1], "__name__", str(stack[-1][1])) if stack else ""
 
 
 def _with_backward(graph: Graph, name_of: Callable[[Node], str]) -> Iterable[tuple[Node, str]]:
-    """The names of nodes, and of their backward: autograd numbers an operator and its backward alike."""
+    """The names of nodes and of their backward nodes; autograd gives both the same sequence number."""
     numbered: dict[int, str] = {}
     for node in graph.nodes:
         name, number = name_of(node), node.meta.get("seq_nr", -1)

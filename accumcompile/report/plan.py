@@ -14,7 +14,7 @@ from ..planning.memory import Step, volume
 
 @dataclass(frozen=True)
 class ValueFact:
-    """A value as a person wants to see it. ``shape`` is the full batch's, in the symbols of the graph."""
+    """A value as reports show it. ``shape`` is the full batch's, in the symbols of the graph."""
 
     name: str
     shape: tuple[sympy.Expr | int, ...]
@@ -22,9 +22,9 @@ class ValueFact:
     placement: str
     where: str = ""  # "file:line" of the innermost frame outside installed packages
     code: str = ""  # that line's text
-    sliced_from: str = ""  # the placement that it has outside of a loop which slices it
-    function: str = ""  # that the line is in
-    accumulated_in: torch.dtype | None = None  # where that is another dtype than its own
+    sliced_from: str = ""  # its placement outside the loop that slices it
+    function: str = ""  # the function that the line is in
+    accumulated_in: torch.dtype | None = None  # if different from its own dtype
 
     def bytes(self, sizes: Binding) -> int:
         """Bytes of the full value, as a loop accumulates it, with the graph's symbols bound by ``sizes``."""
@@ -32,7 +32,7 @@ class ValueFact:
         return volume(self.shape, sizes) * (dtype.itemsize if dtype else 8)
 
     def alone(self) -> ValueFact:
-        """The value where one micro-batch makes it, and nothing is accumulated."""
+        """The value of a single micro-batch, for which nothing is accumulated."""
         return replace(self, accumulated_in=None)
 
     @property
@@ -49,7 +49,7 @@ class BarrierFact:
     kind: str  # "reduce" or "gather"
     value: ValueFact
     stage: int  # the loop after which it happens
-    cause: str  # why: the operator that needed the whole value, in words
+    cause: str  # why, in words: the operator that needs the whole value
     path: tuple[str, ...] = ()  # "z S(0)", "gather R", "cdist R"
 
 
@@ -79,5 +79,5 @@ class Plan:
     kept: tuple[ValueFact, ...] = ()
     whole: tuple[ValueFact, ...] = ()  # computed on the full batch, between loops
     program: tuple[Step, ...] = field(default=(), repr=False)
-    unsplit: tuple[Step, ...] = field(default=(), repr=False)  # the graph as it was captured
-    turning_whole: ValueFact | None = None  # made by the operator that takes the most of the batch whole
+    unsplit: tuple[Step, ...] = field(default=(), repr=False)  # the graph run on the full batch
+    turning_whole: ValueFact | None = None  # made by the operator that takes the largest split operand whole

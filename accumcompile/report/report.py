@@ -27,7 +27,7 @@ class Report(Entries):
         micro_batch_size: int | None = None,
         notes: Iterable[str] = (),
     ) -> Report:
-        """A graph that ran several times at one batch size is one entry; one without the batch is none."""
+        """Runs of one graph at the same sizes share an entry; graphs without the batch have none."""
         calls: dict[tuple, list[Run]] = {}
         for run in (r for r in runs if r.plan.batch in r.sizes):
             calls.setdefault((id(run.plan), run.split, tuple(run.sizes.items())), []).append(run)
@@ -48,7 +48,7 @@ class Report(Entries):
 
 
 def report_of(session: Session, runs: Iterable[Run]) -> Report:
-    """Of the runs of one call of a step."""
+    """The report of the runs of one call of a step."""
     steps = session.options.steps
     return Report.of(
         runs,

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from accumcompile.report.entries import BarrierEntry, Entries, GraphEntry, LoopEntry, ValueEntry
 
-WIDTH = 100  # of a report as a string
+WIDTH = 100  # columns of a report as a string
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-SHOWN = 4  # values of a row that are named; the largest ones
+SHOWN = 4  # how many values of a row are named, the largest ones
 
 ROADS = {
     "fused": "forward and backward of a micro-batch together",
@@ -41,7 +41,7 @@ def plain(renderable: RenderableType, width: int = WIDTH) -> str:
 
 
 def human(size: int) -> str:
-    """Bytes as a person says them: 512 B, 1.5 KiB, 12 MiB."""
+    """Bytes in readable units: 512 B, 1.5 KiB, 12 MiB."""
     if size < 1024:
         return f"{size} B"
     power = min((size.bit_length() - 1) // 10, 4)
@@ -50,7 +50,7 @@ def human(size: int) -> str:
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """1 value, 2 values."""
+    """A count with its noun: 1 value, 2 values."""
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
@@ -80,7 +80,7 @@ def render_report(report: Entries) -> RenderableType:
 
 
 def _headline(report: Entries) -> str:
-    """What was asked for, and what was really run."""
+    """What was requested, and what was really run."""
     asked = f"steps={report.steps}" if report.steps is not None else f"micro_batch_size={report.asked_size}"
     if report.steps is None and report.asked_size is None:
         asked = "the defaults"
@@ -103,7 +103,7 @@ def _peaks(report: Entries) -> str:
 
 
 def described(sizes: Sequence[int]) -> str:
-    """3 micro-batches of 4; 5 micro-batches: 4 of 2 and 1 of 1."""
+    """Micro-batch sizes in words: 3 micro-batches of 4, or 5 micro-batches: 4 of 2 and 1 of 1."""
     runs = [(size, len(list(same))) for size, same in groupby(sizes)]
     if len(runs) == 1:
         size, count = runs[0]
@@ -161,7 +161,7 @@ def _listed(values: Sequence[ValueEntry]) -> str:
 
 
 def _placed(value: ValueEntry) -> str:
-    """x S(0); mask S(0) of R, where a loop slices what is whole elsewhere; loss P(sum) in float32, where it is half."""
+    """Name and placement: x S(0); mask S(0) of R, if sliced from a whole value; loss P(sum) in float32, if widened."""
     sliced = f" of {value.sliced_from}" if value.sliced_from else ""
     return f"{value.name} {value.placement}" + sliced + (f" in {value.accumulated_in}" if value.accumulated_in else "")
 
@@ -196,5 +196,5 @@ def _table_of_lines(values: Sequence[ValueEntry]) -> RenderableType:
 
 
 def indented(renderable: RenderableType) -> RenderableType:
-    """Two blanks further to the right."""
+    """Indented by two spaces."""
     return Padding(renderable, (0, 0, 0, 2), expand=False)

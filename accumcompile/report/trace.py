@@ -9,12 +9,12 @@ import torch
 
 
 def is_on() -> bool:
-    """Whether anybody reads it."""
+    """Whether the trace is on."""
     return bool(logging.getLogger("torch.__trace").handlers)
 
 
 def write(name: str, text: Callable[[], str]) -> None:
-    """Hand ``text`` to it; it is not called where the trace is off."""
+    """Write ``text`` to the trace; it is not called if the trace is off."""
     torch._logging.trace_structured(
         "artifact",
         metadata_fn=lambda: {"name": f"accumcompile/{name}", "encoding": "string"},

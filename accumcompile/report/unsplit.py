@@ -1,4 +1,4 @@
-"""A graph of which little could be split: said once without being asked."""
+"""A graph of which little could be split: a warning, given once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRAINING = ("fused", "backward")
 
 
 def warn_of_unsplit(run: Run, session: Session) -> None:
-    """Say so if a training graph runs on the full batch in large part, and needs most of its memory for that."""
+    """Warn if a training graph runs partly on the full batch, and so saves little of the full batch's memory."""
     if run.plan.road not in TRAINING or not run.plan.whole:
         return
     graph = GraphEntry.of(at_most(run), calls=1)
@@ -25,5 +25,5 @@ def warn_of_unsplit(run: Run, session: Session) -> None:
 
 
 def _most(micro_batches: int) -> float:
-    """The share of the full batch's memory that is worth no word: half, or twice what micro-batches must hold."""
+    """The largest share of the full batch's memory without a warning: half, or that of two micro-batches."""
     return max(1 / 2, 2 / micro_batches)

@@ -1,4 +1,4 @@
-"""Whether a rule fits its operator's schema: mistakes in writing, found before the rule is used."""
+"""Validates a rule against its operator's schema before the rule is used."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _LISTS = ("List[Tensor]", "List[Optional[Tensor]]", "Optional[List[Tensor]]")
 
 
 def check_rule(op: OpOverload, rule: object) -> None:
-    """Nothing, if ``rule`` can be read as a rule of ``op``.
+    """Raise an error if ``rule`` is not a valid rule for ``op``.
 
     Raises:
-        TypeError: ``rule`` is no Rule.
-        ValueError: its words cannot be read, or do not fit the operands and results that the schema names.
+        TypeError: ``rule`` is not a Rule.
+        ValueError: its words cannot be parsed, or do not fit the operands and results in the schema.
     """
     if not isinstance(rule, Rule):
         raise TypeError(f"{op}: a rule is an accumcompile.Rule, not {rule!r}")
@@ -30,7 +30,7 @@ def check_rule(op: OpOverload, rule: object) -> None:
 
 
 def mistakes(op: OpOverload, rule: Rule) -> Iterator[str]:
-    """Each mistake, in words."""
+    """A message for each mistake in a rule."""
     if not rule.dims and rule.align is None:
         yield "it does not say how dimensions line up: give dims or align"
     if rule.dims:
@@ -91,7 +91,7 @@ def _in_groups(op: OpOverload, rule: Rule) -> Iterator[str]:
 
 
 def operand_count(op: OpOverload) -> int | None:
-    """How many tensors the operator takes, absent ones included; None where it takes a list of them."""
+    """The number of tensor operands, optional ones included; None if the operator takes a list of tensors."""
     if _has_list(op._schema.arguments):
         return None
     return sum(str(argument.type) in _TENSOR for argument in op._schema.arguments)

@@ -1,4 +1,4 @@
-"""Alignments of the operators that index: what is looked up by a value may be split wherever the index may."""
+"""Alignments of indexing operators: what an index looks up can be split wherever the index can."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .rule import Dims, Facts, Groups, Shape, align_dims
 
 
 def gather(facts: Facts) -> Dims | None:
-    """``gather(x, dim, index)``: besides ``dim``, dimensions line up where they have one size."""
+    """``gather(x, dim, index)``: dimensions other than ``dim`` line up if their sizes are equal."""
     x, index = facts.shapes[:2]
     dim = facts.argument(1, "dim") % max(len(x), 1)
     left = ["_" if d == dim else f"d{d}" for d in range(len(x))]
@@ -19,7 +19,7 @@ def gather(facts: Facts) -> Dims | None:
 
 
 def scatter(*operands: str):
-    """``scatter(self, dim, index, src)`` and its kin, whose tensor operands are named."""
+    """``scatter(self, dim, index, src)`` and its variants; ``operands`` names their tensor operands."""
 
     def align(facts: Facts) -> Dims | None:
         dim = facts.argument(1, "dim") % max(len(facts.shapes[0]), 1)
@@ -33,7 +33,7 @@ def scatter(*operands: str):
 
 
 def where_added(facts: Facts) -> Groups:
-    """``scatter_reduce(self, dim, index, src, reduce)`` is linear where it adds; the index is held fixed."""
+    """``scatter_reduce(self, dim, index, src, reduce)`` is linear if it sums; the index is held fixed."""
     return ({0, 2},) if facts.argument(4, "reduce") == "sum" else ()
 
 
@@ -47,7 +47,7 @@ def index_select(facts: Facts) -> Dims | None:
 
 
 def index(facts: Facts) -> Dims | None:
-    """``x[i, :, j]``: the indices broadcast together; their dimensions stand where the first of them stood."""
+    """``x[:, i, j]``: the indices broadcast; their dimensions replace the first index, or lead if not adjacent."""
     words = _advanced(facts, facts.argument(1, "indices"), before=1)
     if words is None:
         return _unsplit(facts)
@@ -55,7 +55,7 @@ def index(facts: Facts) -> Dims | None:
 
 
 def masked_index(facts: Facts) -> Dims | None:
-    """The same, with a mask that broadcasts against the result."""
+    """``index`` with a mask that broadcasts against the result."""
     words = _advanced(facts, facts.argument(2, "indices"), before=2)
     if words is None:
         return None
@@ -64,14 +64,14 @@ def masked_index(facts: Facts) -> Dims | None:
 
 
 def masked_by_zero(facts: Facts) -> Groups:
-    """What the mask of such a lookup hides is a number: only with 0 is it linear."""
+    """A masked lookup fills masked-out elements with a number; it is linear only if that is 0."""
     return ({0},) if facts.argument(3, "fill") == 0 else ()
 
 
 def index_put(facts: Facts) -> Dims | None:
     """``x[i, :, j] += values``: contracts the indices' dimensions.
 
-    Without the sum a later index overwrites an earlier one: no dimension of the indices may be split.
+    Without accumulation a later index overwrites an earlier one, so no dimension of the indices may be split.
     """
     words = _advanced(facts, facts.argument(1, "indices"), before=1)
     if words is None:
@@ -83,7 +83,7 @@ def index_put(facts: Facts) -> Dims | None:
 
 
 def masked_index_put(facts: Facts) -> Dims | None:
-    """The same, where a mask says which values count."""
+    """An accumulating ``index_put`` with a mask that selects the values to add."""
     words = _advanced(facts, facts.argument(2, "indices"), before=2)
     if words is None:
         return None
@@ -92,37 +92,37 @@ def masked_index_put(facts: Facts) -> Dims | None:
 
 
 def both_ends(facts: Facts) -> Groups:
-    """Jointly in what is put into and in the values: between them stand indices, any number of them."""
+    """Jointly linear in the first operand and the last, the values; between them is any number of indices."""
     return ({0, len(facts.shapes) - 1},)
 
 
 def _unsplit(facts: Facts) -> Dims | None:
-    """By a mask, whose result's size depends on data, no dimension lines up; but a partial sum may pass."""
+    """Indexing by a mask, with a data-dependent result size: no dimension lines up, but a partial sum may pass."""
     operands, results = (["_" for _ in shape or ()] for shape in facts.shapes), ["_" for _ in facts.results[0]]
     return align_dims(facts, list(operands), [results])
 
 
 @dataclass(frozen=True)
 class _Words:
-    """Words for the indexed tensor, for what is looked up in it, and for each index."""
+    """Words for the indexed tensor, for what is looked up, and for each index."""
 
     outside: list[str]
     inside: list[str]
     indices: list[list[str]]
 
     def opaque(self) -> _Words:
-        """The same where no dimension of an index may be split."""
+        """The same words with no dimension of an index split."""
         taken = {w for index in self.indices for w in index}
         inside = ["_" if w in taken else w for w in self.inside]
         return _Words(self.outside, inside, [["_"] * len(index) for index in self.indices])
 
     def inside_of(self, shape: Shape) -> list[str]:
-        """Words for something that broadcasts against what is looked up."""
+        """Words for an operand that broadcasts against what is looked up."""
         return self.inside[len(self.inside) - len(shape or ()) :]
 
 
 def _advanced(facts: Facts, indices: list, before: int) -> _Words | None:
-    """Words for an indexing whose indices stand after ``before`` tensor operands; None for boolean masks."""
+    """Words for an indexing whose indices follow ``before`` tensor operands; None for boolean masks."""
     shapes: list[Shape] = [facts.shapes[before + i] for i in range(len(indices))]
     given = [i for i, index in enumerate(indices) if index is not None]
     if not given or any(indices[i].meta["val"].dtype in (torch.bool, torch.uint8) for i in given):

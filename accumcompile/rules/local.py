@@ -1,4 +1,4 @@
-"""Rows of the table that need a few lines: what is worked out from arguments, and how some nodes look in a body."""
+"""Rules that need code: alignments computed from arguments, and how some nodes are emitted into a body."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def biased(product: str):
 
 
 def solve_triangular(facts: Facts) -> Dims | None:
-    """With the matrix on the left the right-hand sides are columns, else rows."""
+    """With the matrix on the left, the right-hand sides are columns, else rows."""
     outer = [f"d{i}" for i in range(len(facts.results[0]) - 2)]
     sides = ["_", "n"] if facts.argument(5, "left", True) else ["n", "_"]
     return align_dims(facts, [[*outer, "_", "_"], [*outer, *sides]], [[*outer, *sides]])
 
 
 def trilinear(facts: Facts) -> Dims | None:
-    """The product of three operands, each with new dimensions, summed over some."""
+    """The product of three operands, each expanded by new dimensions, summed over ``sumdim``."""
     new = [set(facts.argument(3 + i, f"expand{i + 1}")) for i in range(3)]
     gone = facts.argument(6, "sumdim")
     names = [f"d{i}" for i in range(len(facts.shapes[0]) + len(new[0]))]
@@ -63,7 +63,7 @@ def iota(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
 
 
 def moments(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
-    """(count, mean, M2), written with operators that every lowering knows."""
+    """(count, mean, M2), written with operators that every lowering supports."""
     x, dims = args
     pair = body.call(aten.var_mean.correction, (x, dims), {"correction": 0, "keepdim": True})
     variance, mean = body.call(operator.getitem, (pair, 0)), body.call(operator.getitem, (pair, 1))
@@ -78,18 +78,18 @@ def moments(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.No
 
 
 def not_cast(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node | None:
-    """What a cast to half precision is made from."""
+    """The operand of a cast to half precision; None if that is not wider floating point."""
     source = node.args[0].meta["val"].dtype
     return args[0] if source.is_floating_point and source not in WIDER else None
 
 
 def wide_sum(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
-    """A sum of half precision in the dtype in which its kernel adds."""
+    """A half-precision sum in the dtype in which its kernel accumulates."""
     return body.call(node.target, args, kwargs | {"dtype": WIDER[node.meta["val"].dtype]}, like=node)
 
 
 def random(body, node: torch.fx.Node, args: tuple, kwargs: dict) -> torch.fx.Node:
-    """The micro-batch's part of the full batch's draw."""
+    """The micro-batch's slice of the full batch's draw."""
     offset = body.offset(node)
     if offset is None:
         return body.call(node.target, args, kwargs)

@@ -1,4 +1,4 @@
-"""Rows of the table for operators that not every supported torch has, or that one device only has."""
+"""Rules for operators that only some supported torch versions, or only one device, have."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from .rule import Rule
 
 
 def overload(name: str) -> OpOverload | None:
-    """The default overload of "namespace.name", where this torch has it."""
+    """The default overload of "namespace.name", or None if this torch lacks it."""
     namespace, packet = name.split(".")
     return getattr(getattr(getattr(torch.ops, namespace), packet, None), "default", None)
 
 
-# Of attention, beside the output and its logsumexp: lengths, the generator's state, a mask to debug with.
+# The `*` results of attention: sequence lengths, the generator's state, a debug mask.
 BY_NAME = {
     "prims.fma": Rule("... -> ...", linear=({0, 2}, {1, 2})),
     "aten.cholesky": Rule("... _ _ -> ... _ _"),

@@ -36,7 +36,7 @@ def whole_over(position: int = 1, name: str = "dim", keepdim: int = 2, default: 
 
 
 def moments(facts: Facts) -> Dims | None:
-    """(count, mean, M2) stacked in front of the dimensions that stay."""
+    """(count, mean, M2) stacked along a new first dimension; reduced dimensions stay with size 1."""
     rank = len(facts.shapes[0])
     gone = {d % rank for d in facts.argument(1, "dims")}
     left = [f"d{i}" for i in range(rank)]

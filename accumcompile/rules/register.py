@@ -1,4 +1,4 @@
-"""Rules for operators that are not in the table: the user's own."""
+"""Registration of rules for the user's own operators."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .rule import Rule
 
 
 def register_rule(op: Any, rule: Rule) -> None:
-    """Enter a rule for an operator of your own, so that it runs in micro-batches.
+    """Register a rule for your own operator, so that it runs in micro-batches.
 
-    Without one an operator takes its operands whole, which is right and costs memory. A rule is a promise:
-    prove it first, with ``accumcompile.testing.check_rule``. What was captured before is captured anew.
+    Without a rule, an operator takes its operands whole, which is correct but costs memory. A rule is a promise:
+    check it first with ``accumcompile.testing.check_rule``. Steps captured before are captured again.
 
     Args:
         op: an operator with one overload, such as ``torch.ops.mylib.gated``; an overload of it, such as
@@ -25,12 +25,12 @@ def register_rule(op: Any, rule: Rule) -> None:
             equal rule does nothing.
 
     Raises:
-        TypeError: ``op`` is no operator, or ``rule`` no Rule.
-        ValueError: the words of the rule cannot be read or do not fit the operator's schema; the operator has
-            another rule; or no rule can be used for it, because it changes its operands, draws random numbers
-            or is gone before rules are read.
+        TypeError: ``op`` is not an operator, or ``rule`` is not a Rule.
+        ValueError: the words of the rule cannot be parsed or do not fit the operator's schema; the operator already
+            has another rule; or no rule can be used for it, because it mutates its operands, draws random
+            numbers, or is decomposed before rules are applied.
     """
-    from .table import RULES  # late: it brings the compiler
+    from .table import RULES  # imported late: it builds the whole table
 
     overload = overload_of(op)
     check_rule(overload, rule)
@@ -47,7 +47,7 @@ def overload_of(op: Any) -> OpOverload:
     """The overload that ``op`` stands for.
 
     Raises:
-        TypeError: it is no operator.
+        TypeError: it is not an operator.
         ValueError: it has several overloads.
     """
     op = of_custom(op)
@@ -65,7 +65,7 @@ def overload_of(op: Any) -> OpOverload:
 
 
 def _unusable(op: OpOverload) -> str | None:
-    """Why no rule of the user's can be used for the operator; None where one can."""
+    """Why the operator cannot have a user-defined rule; None if it can."""
     from .table import RULES
 
     if op in RULES:
@@ -86,11 +86,11 @@ def _unusable(op: OpOverload) -> str | None:
 
 
 def _is_taken_apart(op: OpOverload) -> bool:
-    """Whether no captured graph holds the operator."""
+    """Whether the operator is decomposed before capture, so that no captured graph contains it."""
     return op in decompositions() or is_composite(op)
 
 
 def _forget_captures() -> None:
-    """Steps captured so far were split without the rule: they are captured anew, as is all that Dynamo knows."""
+    """Reset Dynamo: steps captured so far were split without the rule and must be captured again."""
     if "accumcompile.step.compiler" in sys.modules:
         torch.compiler.reset()

@@ -17,14 +17,14 @@ Factor = str
 Dim = tuple[Factor, ...]  # a dimension as its factors, outermost first; () where it is broadcast or opaque
 Shape = tuple[Size, ...] | None  # None: an operand that is a Python scalar, or absent
 Groups = tuple[AbstractSet[int], ...]  # sets of tensor operands, counted from 0
-ANY: tuple[Dim, ...] = (("*",),)  # the dimensions of an operand or result that is any one micro-batch's
+ANY: tuple[Dim, ...] = (("*",),)  # the dimensions of an operand or result taken from any one micro-batch
 
 
 @dataclass(frozen=True)
 class Dims:
     """How a node's dimensions line up: every dimension of every operand and result as factors.
 
-    A factor names the same index wherever it stands, so a value sharded along it stays sharded along it.
+    A factor names the same index wherever it occurs, so a value sharded along it stays sharded along it.
     """
 
     operands: tuple[tuple[Dim, ...], ...]
@@ -34,9 +34,9 @@ class Dims:
 
 @dataclass(frozen=True)
 class Alignment(Dims):
-    """A rule worked out for one node.
+    """A rule applied to one node.
 
-    A factor that a result lacks is contracted there: its micro-batches are reduced by ``reduce``.
+    A factor that a result lacks is contracted: the micro-batches' results are reduced by ``reduce``.
     """
 
     linear: tuple[frozenset[int], ...]
@@ -45,15 +45,15 @@ class Alignment(Dims):
 
 @dataclass(frozen=True)
 class Facts:
-    """What an alignment is worked out from: a node, the shapes of its tensor operands and results, the batch."""
+    """What an alignment is computed from: a node, the shapes of its tensor operands and results, the batch."""
 
     node: torch.fx.Node
-    shapes: tuple[Any, ...]  # each a Shape, and a tuple wherever the operator's schema asks for a tensor
+    shapes: tuple[Any, ...]  # each a Shape, and always a tuple where the operator's schema requires a tensor
     results: tuple[Any, ...]
     batch: Batch
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """The node's argument, wherever it was written."""
+        """An argument of the node, positional or keyword."""
         args, kwargs = self.node.args, self.node.kwargs
         return args[position] if len(args) > position else kwargs.get(name, default)
 
@@ -63,33 +63,33 @@ class Rule:
     """One row of the table.
 
     Args:
-        dims: how dimensions line up, as einsum writes it: ``"m k, k n -> m n"``. ``...`` stands for dimensions that
-            broadcast as pointwise operators broadcast them, ``_`` for one that may not be split and ``_...`` for any
-            number of those. Several results are separated by commas; one operand stands for all. ``*`` stands for a
-            result that says nothing of the batch, and for an operand that may be such a result: any one micro-batch's
-            will do.
-        linear: sets of tensor operands, counted from 0, in which the operator is jointly linear, the others held
-            fixed; or a function of ``Facts`` that returns them, where they depend on the arguments. This is what
-            licenses a partial sum to pass, and a factor to be contracted.
+        dims: how dimensions line up, in einsum notation: ``"m k, k n -> m n"``. ``...`` stands for dimensions that
+            broadcast as in pointwise operators, ``_`` for one that may not be split, and ``_...`` for any number of
+            those. Several operands or results are separated by commas; a single operand stands for all. ``*`` stands
+            for a result that says nothing about the batch, and for an operand that may be such a result: the value of
+            any one micro-batch is used.
+        linear: sets of tensor operands, counted from 0, in which the operator is jointly linear with the others held
+            fixed; or a function of ``Facts`` that returns them, if they depend on the arguments. Linearity allows a
+            partial sum to pass through, and a factor to be contracted.
         whole: the factors of ``dims`` along which nothing may be split.
-        reduce: how a contracted factor reduces. "sum" needs linearity, the others do not; with None no factor is
+        reduce: how a contracted factor is reduced. "sum" needs linearity, the others do not; with None no factor is
             contracted.
-        align: works out how dimensions line up from the arguments, where words cannot say it, and returns ``Dims``
-            (by ``align_dims``, as a rule); None where it does not cover them.
+        align: computes how dimensions line up from the arguments, if ``dims`` cannot express it, and returns ``Dims``
+            (usually from ``align_dims``), or None for arguments that the rule does not cover.
         shape_arg: the position of the argument that holds the result's shape.
-        moves: the operator only moves data: any partial passes, and a value is made whole again for free by
-            doing the same on the whole operand. So it is linear in all its operands together, which ``linear`` need
-            not say.
-        factory: the values of the result depend on no tensor: it is made at any placement for free.
-        fill: the position of the argument that holds a factory's one value.
-        discontinuous: a rounding error in an operand can change the result by a jump.
-        local: emits the node in a body, where a copy with a local shape would not do.
-        unrounded: emits the result as it is before it is rounded to half precision, for operators that compute it
-            wider; None where it cannot be had.
-        cheap: computing the result again takes next to no time beside saving and loading it, so any loop that needs
-            it may. Where it is not said, what is ``exact`` is cheap, and nothing else.
-        picks: each element of the result is one of an operand's, chosen by another operand, or a constant: a lookup,
-            which is linear and adds nothing up.
+        moves: the operator only moves data: partial sums, maxima and minima pass through, and the full value is
+            recomputed for free from the whole operand. The operator is then linear in all its operands together, and
+            ``linear`` need not say so.
+        factory: the values of the result depend on no tensor, so it can be made at any placement for free.
+        fill: the position of the argument that holds a factory's constant value.
+        discontinuous: a rounding error in an operand can make the result jump.
+        local: emits the node into a body, if a copy with the local shape is not enough.
+        unrounded: emits the result before it is rounded to half precision, for operators that compute it in a wider
+            dtype; returns None if that is impossible.
+        cheap: recomputing the result takes almost no time compared with saving and loading it, so any loop may
+            recompute it. If None, the operator is cheap exactly if it is ``exact``.
+        picks: each element of the result is a constant or an element of an operand, selected by another operand: a
+            lookup, which is linear and sums nothing.
     """
 
     dims: str = ""
@@ -109,22 +109,22 @@ class Rule:
 
     @property
     def pointwise(self) -> bool:
-        """Whether each element of the result is computed from the operands' elements at its place."""
+        """Whether each element of the result is computed from the operands' elements at the same position."""
         return self.dims == "... -> ..." and not self.moves
 
     @property
     def exact(self) -> bool:
-        """Whether an element of the result is the same to the last bit in a tensor of any shape."""
+        """Whether an element of the result is bitwise the same in a tensor of any shape."""
         return self.pointwise or self.moves
 
     @property
     def is_cheap(self) -> bool:
-        """``cheap``, said or not."""
+        """``cheap``, or ``exact`` if that is None."""
         return self.exact if self.cheap is None else self.cheap
 
     @property
     def adds(self) -> bool:
-        """Whether an element of the result may be a sum of many of an operand's."""
+        """Whether an element of the result may be a sum of many elements of an operand."""
         return bool(self.linear) and not self.moves and not self.picks
 
     @cached_property
@@ -134,14 +134,14 @@ class Rule:
         return [o.split() for o in left.split(",")], [r.split() for r in right.split(",")]
 
     def alignment(self, facts: Facts) -> Alignment | None:
-        """This rule for one node; None where it has nothing to say of the node's arguments."""
+        """This rule applied to one node; None if it does not cover the node's arguments."""
         dims = self.align(facts) if self.align is not None else align_dims(facts, *self.words, self.whole.split())
         if dims is None:
             return None
         return Alignment(dims.operands, dims.results, dims.sizes, self.groups(facts), self.reduce)
 
     def groups(self, facts: Facts) -> tuple[frozenset[int], ...]:
-        """``linear`` for one node: each set of operands."""
+        """The sets of operands in which one node is jointly linear."""
         said = self.linear(facts) if callable(self.linear) else self.linear
         together = [range(len(facts.shapes))] if self.moves else []
         return tuple(map(frozenset, (*said, *together)))
@@ -150,9 +150,9 @@ class Rule:
 def align_dims(
     facts: Facts, operands: Sequence[Sequence[str]], results: Sequence[Sequence[str]], whole: Iterable[Factor] = ()
 ) -> Dims | None:
-    """Line dimensions up by words, one a dimension; nothing is split along the factors in ``whole``.
+    """Line up dimensions by words, one per dimension; nothing is split along the factors in ``whole``.
 
-    None where the words do not fit the shapes.
+    Returns None if the words do not fit the shapes.
     """
     left, right = list(operands), list(results)
     left = left * len(facts.shapes) if len(left) == 1 else left
@@ -185,7 +185,7 @@ def _grows(shape: Shape, batch: Batch) -> bool:
 
 
 def _names(words: Sequence[str], shape: Shape, depth: int) -> tuple[Factor, ...] | None:
-    """The name of each dimension of ``shape``; None where the words do not fit it."""
+    """The name of each dimension of ``shape``; None if the words do not fit it."""
     if shape is None:
         return ()
     names: list[Factor] = []
@@ -212,7 +212,7 @@ def _sizes(names: list, shapes: list[Shape], batch: Batch) -> tuple[dict[Factor,
 
 
 def _dims(names: tuple, shape: Shape, sizes: dict, opaque: set[Factor]) -> tuple[Dim, ...]:
-    """Dimensions as factors: none where a dimension may not be split or is broadcast from size 1."""
+    """Dimensions as factors: () for a dimension that may not be split or is broadcast from size 1."""
     return tuple(
         () if name in opaque or (size == 1 and sizes[name] != 1) else (name,)
         for name, size in zip(names, shape or (), strict=True)

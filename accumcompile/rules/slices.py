@@ -1,6 +1,6 @@
-"""Slices, and what puts a slice back: which rows of a dimension are a part of it, and how a micro-batch takes them.
+"""Slices and slice scatters: which rows of a dimension a part consists of, and how a micro-batch takes them.
 
-A part is regular where it is the whole dimension, one of several blocks (``cat([x, y])[n:]``), or every so many rows
+A part is regular if it is the whole dimension, one of several equal blocks (``cat([x, y])[n:]``), or every n-th row
 (``x[1::2]``): the dimension is then (blocks rows) or (rows every), and may be split along its rows.
 """
 
@@ -21,7 +21,7 @@ from .rule import Dim, Dims, Facts, align_dims
 
 @dataclass(frozen=True)
 class Part:
-    """A regular part of ``dim``: the block that begins ``first`` blocks on, or every ``step``-th row from there on."""
+    """A regular part of ``dim``: block ``first`` of ``blocks``, or every ``step``-th row from row ``first`` on."""
 
     dim: int
     first: Size = 0
@@ -33,7 +33,7 @@ class Part:
         return self.blocks == 1 and self.step == 1
 
     def factors(self, rows: str) -> Dim:
-        """The dimension that the part is taken from."""
+        """The dimension that the part is taken from, as factors."""
         return ("blocks",) * (self.blocks != 1) + (rows,) + ("every",) * (self.step != 1)
 
     def bounds(self, body, rows: object) -> tuple:
@@ -51,14 +51,14 @@ def slice_(facts: Facts) -> Dims | None:
 
 
 def slice_scatter(facts: Facts) -> Dims | None:
-    """A slice is replaced: the dimensions beside it line up, and its own where the part is regular."""
+    """A slice is replaced: the other dimensions line up, and the sliced one does if the part is regular."""
     return _aligned(facts, 2, facts.shapes[1], operands=(True, False), results=(True,))
 
 
 def _aligned(
     facts: Facts, position: int, shape: Sequence[Size], operands: Sequence[bool], results: Sequence[bool]
 ) -> Dims | None:
-    """``operands`` and ``results`` say which hold the whole of the dimension; ``shape`` is the part's."""
+    """``operands`` and ``results`` say which of them hold the whole dimension; ``shape`` is the part's."""
     dim, part = _dim(facts, position), part_of(facts, position, shape)
     names = [f"d{i}" for i in range(len(shape))]
     if part is None or not part.everything:
@@ -76,7 +76,7 @@ def _aligned(
 
 
 def part_of(facts: Facts, position: int, shape: Sequence[Size]) -> Part | None:
-    """The part of ``shape`` that is named by dim, start, end and step, from ``position`` on; None if irregular."""
+    """The part that the arguments from ``position`` on (dim, start, end, step) select; None if irregular."""
     batch, dim = facts.batch, _dim(facts, position)
     size, rows = facts.shapes[0][dim], shape[dim]
     start = _from_the_front(value_of(facts.argument(position + 1, "start")) or 0, size)
@@ -97,7 +97,7 @@ def _dim(facts: Facts, position: int) -> int:
 
 
 def value_of(argument: object) -> Size | None:
-    """An argument that is a size: a number, or a node that holds one."""
+    """The value of a size argument: a number, or a node that holds one."""
     if argument is None:
         return None
     return expression(argument.meta["val"]) if isinstance(argument, Node) else expression(argument)
@@ -109,7 +109,7 @@ def _from_the_front(start: Size, size: Size) -> Size:
 
 
 def local_slice(body, node: Node, args: tuple, kwargs: dict) -> Node:
-    """A slice that takes the whole dimension is its operand; a regular part of a split one is the micro-batch's."""
+    """A slice of the whole dimension is replaced by its operand; a regular part of a split one becomes local."""
     facts = body.facts(node)
     part = part_of(facts, 1, facts.results[0])
     if part is not None and part.everything:
@@ -121,7 +121,7 @@ def local_slice(body, node: Node, args: tuple, kwargs: dict) -> Node:
 
 
 def local_slice_scatter(body, node: Node, args: tuple, kwargs: dict) -> Node:
-    """The micro-batch's part is replaced where the dimension is split."""
+    """If the dimension is split, only the micro-batch's rows are replaced."""
     facts = body.facts(node)
     part = part_of(facts, 2, facts.shapes[1])
     if part is None or getattr(body.placement(node), "dim", None) != part.dim:

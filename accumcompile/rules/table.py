@@ -1,7 +1,7 @@
-"""The table: one line an operator. A new operator is one line here and one row in the tests.
+"""The table of rules, one line per operator. A new operator needs one line here and one row in the tests.
 
-Two facts a line: how dimensions line up, and in which operands the operator is jointly linear. An operator without
-a line, whose schema does not tag it pointwise, takes its operands whole: that costs memory, never correctness.
+Each line states two facts: how dimensions line up, and in which operands the operator is jointly linear. An operator
+with neither a line nor a pointwise tag takes its operands whole, which costs memory but never correctness.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .rule import Rule
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
-# what several rows share
+# shared by several operators
 POINTWISE = Rule("... -> ...")
 JUMP = Rule("... -> ...", discontinuous=True)
 LINEAR = Rule("... -> ...", linear=({0},))
@@ -47,7 +47,7 @@ RESIZE_3D_BACKWARD = Rule("n c _ _ _ -> n c _ _ _", linear=({0},), shape_arg=2)
 SOLVED = Rule("... _ _, ... _, ... _ _ -> ... _ _", linear=({2},))
 
 RULES: dict[OpOverload, Rule] = {
-    # pointwise: everything torch tags so has the rule POINTWISE; here stand those that are linear, or jump
+    # pointwise: operators that torch tags as such default to POINTWISE; listed are those that are linear or jump
     aten.add.Tensor: JOINT,
     aten.sub.Tensor: JOINT,
     aten.mul.Tensor: Rule("... -> ...", linear=({0}, {1})),
@@ -232,7 +232,7 @@ RULES: dict[OpOverload, Rule] = {
     aten.upsample_nearest1d_backward.default: RESIZE_1D_BACKWARD,
     aten.upsample_trilinear3d_backward.default: RESIZE_3D_BACKWARD,
     aten.upsample_nearest3d_backward.default: RESIZE_3D_BACKWARD,
-    # matrices, the leading dimensions a batch of them
+    # matrices, batched over the leading dimensions
     aten.linalg_solve_triangular.default: Rule(align=local.solve_triangular, linear=({1},)),
     aten.triangular_solve.default: Rule("... _ _ -> ... _ _, ... _ _"),
     aten.cholesky_inverse.default: Rule("... _ _ -> ... _ _"),
@@ -267,7 +267,7 @@ RULES |= OPTIONAL
 
 
 def rule_of(op: Any) -> Rule | None:
-    """The rule of an operator; None where it takes its operands whole."""
+    """The rule of an operator; None if it takes its operands whole."""
     rule = RULES.get(op)
     if rule is not None or not isinstance(op, OpOverload):
         return rule
@@ -275,13 +275,13 @@ def rule_of(op: Any) -> Rule | None:
 
 
 def is_constant(node: torch.fx.Node) -> bool:
-    """Whether a node yields one number everywhere: it can be made again in whatever shape, for nothing."""
+    """Whether a node fills a tensor with one number, so that it can be recreated in any shape for free."""
     rule = rule_of(node.target)
     return rule is not None and rule.fill is not None
 
 
 def is_impure(node: torch.fx.Node) -> bool:
-    """Whether running the node twice is not running it once: it draws random numbers, or changes something."""
+    """Whether a node must run exactly once, because it draws random numbers or mutates something."""
     op = node.target
     if not isinstance(op, OpOverload):
         return False
@@ -289,7 +289,7 @@ def is_impure(node: torch.fx.Node) -> bool:
 
 
 def _draws(node: torch.fx.Node) -> bool:
-    """Attention draws numbers, forward and (the same again) backward, but only where it drops out."""
+    """Whether a node draws random numbers; attention (forward and backward) does so only with dropout."""
     for i, argument in enumerate(node.target._schema.arguments):
         if argument.name == "dropout_p":
             given = node.args[i] if i < len(node.args) else node.kwargs.get("dropout_p", argument.default_value)

@@ -29,7 +29,7 @@ def view(facts: Facts) -> Dims | None:
 
 
 class _Digits:
-    """A shape read as the digits of a mixed-radix number, outermost first; dimensions of size 1 are no digits."""
+    """A shape read as the digits of a mixed-radix number, outermost first; dimensions of size 1 are skipped."""
 
     def __init__(self, shape: tuple[Size, ...]):
         self.rest = [(i, size) for i, size in enumerate(shape) if size != 1]
@@ -74,7 +74,7 @@ def _skip(a: _Digits, b: _Digits, batch) -> None:
 
 
 def expand(facts: Facts) -> Dims | None:
-    """Dimensions line up from the right; those of size 1 are broadcast, new ones are nobody's."""
+    """Dimensions line up from the right; those of size 1 are broadcast, and new ones belong to no operand."""
     (source,), (target,) = facts.shapes[:1], facts.results
     names = [f"d{i}" for i in range(len(target))]
     offset = len(target) - len(source)
@@ -90,7 +90,7 @@ def permute(facts: Facts) -> Dims | None:
 
 
 def _one_dim_opaque(facts: Facts, dim: int, results: int = 1) -> Dims | None:
-    """Everything lines up but ``dim``."""
+    """Every dimension but ``dim`` lines up."""
     rank = len(facts.shapes[0])
     names = [f"d{i}" for i in range(rank)]
     if rank:
@@ -107,7 +107,7 @@ def select(facts: Facts) -> Dims | None:
 
 
 def cat(facts: Facts) -> Dims | None:
-    """Along ``dim``, k parts of one size make a dimension (k n); parts of several sizes make none."""
+    """Along ``dim``, k parts of equal size form a dimension (k n); parts of different sizes do not line up."""
     dim = facts.argument(1, "dim", 0) % len(facts.results[0])
     names = [f"d{i}" for i in range(len(facts.results[0]))]
     part = facts.shapes[0][dim]
@@ -157,7 +157,7 @@ def padded_by_zero(facts: Facts) -> Groups:
 
 
 def factory(facts: Facts) -> Dims | None:
-    """Every dimension of the result is nobody's."""
+    """No dimension of the result belongs to an operand."""
     names = tuple((f"d{i}",) for i in range(len(facts.results[0])))
     sizes = {name: size for (name,), size in zip(names, facts.results[0], strict=True)}
     return Dims(((),) * len(facts.shapes), (names,), sizes)
@@ -172,7 +172,7 @@ def unfold(facts: Facts) -> Dims | None:
 
 
 def unbind(facts: Facts) -> Dims | None:
-    """Every index of a dimension, each a result; the other dimensions stay."""
+    """One result for each index of a dimension; the other dimensions stay."""
     rank = len(facts.shapes[0])
     dim = facts.argument(1, "dim", 0) % rank
     names = [f"d{i}" for i in range(rank)]
@@ -181,7 +181,7 @@ def unbind(facts: Facts) -> Dims | None:
 
 
 def repeat(facts: Facts) -> Dims | None:
-    """A dimension repeated k times is (k n); one repeated as often as the batch is large is nobody's."""
+    """A dimension repeated k times is (k n); None if a number of repeats depends on the batch."""
     (source,), (target,) = facts.shapes[:1], facts.results
     new = len(target) - len(source)
     sizes = {f"d{i}": size for i, size in enumerate(source, new)}
@@ -197,19 +197,19 @@ def repeat(facts: Facts) -> Dims | None:
 
 
 def diagonal(facts: Facts) -> Dims | None:
-    """The diagonal of two dimensions, as a last one; the others stay."""
+    """The diagonal of two dimensions becomes the last dimension; the others stay."""
     left, others = _off_diagonal(facts, 1)
     return align_dims(facts, [left], [[*others, "_"]])
 
 
 def diagonal_scatter(facts: Facts) -> Dims | None:
-    """A diagonal is replaced; the dimensions beside it line up."""
+    """A diagonal is replaced; the other dimensions line up."""
     left, others = _off_diagonal(facts, 2)
     return align_dims(facts, [left, [*others, "_"]], [left])
 
 
 def _off_diagonal(facts: Facts, position: int) -> tuple[list[str], list[str]]:
-    """Words for the operand, and for its dimensions beside the two that make the diagonal."""
+    """Words for the operand, and for its dimensions other than the diagonal's two."""
     rank = len(facts.shapes[0])
     pair = {facts.argument(position + i, f"dim{i}", i - 1) % rank for i in (1, 2)}
     words = ["_" if d in pair else f"d{d}" for d in range(rank)]

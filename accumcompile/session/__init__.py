@@ -1,1 +1,1 @@
-"""What a step was asked for, and what it remembers."""
+"""A step's options, and its state from call to call."""

@@ -1,4 +1,4 @@
-"""What it costs that compiled code is checked."""
+"""The cost of checking compiled code."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 @dataclass
 class CheckCost:
-    """What it has cost a step so far that compiled code is compared with what it was made of."""
+    """What a step has spent so far on comparing compiled code with its graphs."""
 
     graphs: int = 0
     seconds: float = 0.0
-    bytes: int = 0  # the most that a graph held while it ran as it stands
-    skipped: int = 0  # graphs for whose check there was no memory
+    bytes: int = 0  # the most that a graph held while it ran uncompiled
+    skipped: int = 0  # graphs that were not checked, for lack of memory
 
     def said(self) -> Iterator[str]:
-        """What explain() says of it."""
+        """The notes that explain() adds about it."""
         if self.graphs:
             yield (
                 f"compiled code of {self.graphs} graphs was compared with what it was made of, each when it first ran: "

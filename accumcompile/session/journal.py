@@ -1,4 +1,4 @@
-"""A journal of the graphs that ran: how `explain` sees past every break of a step.
+"""A journal of the graphs that ran: with it `explain` covers a step across graph breaks.
 
 Each run of a compiled graph reports itself here. That costs next to nothing unless somebody is recording.
 """
@@ -18,7 +18,7 @@ from accumcompile.ir.loop import Split
 class Run:
     """One run of one graph: its plan, the sizes its symbols had, and how the batch was cut."""
 
-    plan: Any  # its facts
+    plan: Any  # the graph's facts
     sizes: Binding
     split: Split
 
@@ -27,14 +27,14 @@ class Run:
 class Journal:
     """Records runs inside `recording()`, and only there.
 
-    most_rows: of the largest micro-batch that ever ran, in samples.
+    most_rows: the number of samples in the largest micro-batch that ever ran.
     """
 
     runs: list[Run] | None = field(default=None, repr=False)
     most_rows: int = 0
 
     def ran(self, plan: Any, sizes: Binding, split: Split) -> None:
-        """A graph compiled to `plan` runs now. Backward passes say so from autograd's own threads."""
+        """Record that a graph compiled to `plan` runs now; backward passes call this from autograd's threads."""
         self.most_rows = max(self.most_rows, min(split.rows, split.batch))
         if self.runs is not None:
             self.runs.append(Run(plan, dict(sizes), split))

@@ -1,4 +1,4 @@
-"""The lowerings: all that the compiler asks of one, and where each is found by its name."""
+"""The interface of a lowering, and the table of lowerings by name."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from torch.fx import GraphModule
 
 
 class Lowering(Protocol):
-    """How programs come to run. A session makes one for itself: what it must remember, it keeps.
+    """Turns programs into modules that run. Each session has its own instance, which may keep state.
 
     draws_by_seed: whether a captured graph's random numbers become functions of a seed (Inductor's prims), so that a
-        micro-batch draws its own part of them. Else they are drawn whole, before the loops.
+        micro-batch draws its own part of them. Otherwise they are drawn for the whole batch, before the loops.
     """
 
     draws_by_seed: bool
 
     def decompositions(self) -> Mapping[Any, Callable]:
-        """What a captured graph's operators are written as. One that no rule knows then runs on the whole batch."""
+        """The decompositions for a captured graph. An operator left without a rule runs on the whole batch."""
 
     def lower(self, program: GraphModule) -> GraphModule:
-        """A module that is called as ``program`` is, and computes the same; it may be ``program``, rewritten.
+        """A module with the signature and results of ``program``; it may be ``program`` itself, rewritten.
 
-        A loop is a call of ``accumulate_loop`` in it. Its body may give way to any module with a method ``run``, which
-        does what ``run_reference`` does of a body.
+        A loop is a call of ``accumulate_loop``. Its body may be replaced by any module with a ``run`` method that
+        computes what ``run_reference`` computes with the body.
         """
 
 
-# By name: a class (a function that makes one of a session), or where it is imported from when it is first asked for.
+# By name: a class (or a function) that makes a lowering for a session, or its import path, resolved on first use.
 LOWERINGS: dict[str, str | Callable[[Any], Lowering]] = {
     "inductor": "accumcompile.lowering.inductor.lowering:InductorLowering",
     "eager": "accumcompile.lowering.eager:EagerLowering",

@@ -1,4 +1,4 @@
-"""What a user may ask for, validated once. An option is a field, which carries its own check."""
+"""The options of a step, validated once. Each is a dataclass field that carries its own check."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .lowerings import LOWERINGS
 
 @dataclass(frozen=True, kw_only=True)
 class OptionSpec:
-    """What an option's field carries.
+    """The metadata of an option's field.
 
-    accepts: whether a value is one that the option can have.
-    wanted: such values in words.
-    is_later: whether a value belongs to later work.
-    instead: what to write until then.
-    compiled_in: whether a captured step is made for the value, and captured anew where that changes.
+    accepts: whether a value is valid.
+    wanted: the valid values, in words.
+    is_later: whether a valid value is not available yet.
+    instead: what to use until it is.
+    compiled_in: whether captures depend on the value, so that a new value captures the step anew.
     """
 
     accepts: Callable[[Any], bool] = lambda value: True
@@ -47,17 +47,17 @@ def choice(default: str, names: Collection[str], **spec: Any) -> Any:
 
 
 def is_given(value: object) -> bool:
-    """Whether there is a value at all."""
+    """Whether a value is given."""
     return value is not None
 
 
 def is_positive(value: object) -> bool:
-    """Whether ``value`` is an int above zero (True is no int here)."""
+    """Whether ``value`` is an int above zero (True does not count)."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def is_folder(value: object) -> bool:
-    """Whether ``value`` names a folder."""
+    """Whether ``value`` can name a folder."""
     return isinstance(value, (str, bytes)) or hasattr(value, "__fspath__")
 
 
@@ -65,20 +65,20 @@ def is_folder(value: object) -> bool:
 class Options:
     """How a step is split. Exactly one of ``steps`` and ``micro_batch_size`` is set.
 
-    steps: how many micro-batches; each has ceil(B / steps) samples.
-    micro_batch_size: how many samples in a micro-batch.
-    batch_dims: which inputs are split and along which dim, like vmap's ``in_dims``: an int or None, a tuple
-        of them by position or a dict of them by argument name, each of which may be nested like its argument.
-        Arguments left out of a dict are inferred; so are all if nothing is given.
-    accumulator_dtype: the dtype in which the micro-batches' parts of half-precision sums are added, under either
-        lowering; None means float32. The finished sum is rounded to its own dtype once.
+    steps: the number of micro-batches; each has ceil(B / steps) samples, the last perhaps fewer.
+    micro_batch_size: the number of samples in a micro-batch.
+    batch_dims: which inputs are split and along which dim, like vmap's ``in_dims``: an int for all arguments, a
+        tuple by position or a dict by argument name. An entry is an int, or None for an input that is not split,
+        and may be nested like its argument. Arguments left out of a dict are inferred; so are all by default.
+    accumulator_dtype: the dtype in which half-precision partial sums are accumulated over micro-batches, under
+        either lowering; None means float32. The finished sum is rounded once, to its own dtype.
     strict: warnings, and gathers of whole activations, become errors.
-    lowering: "inductor", or "eager" for the program as it stands, without a compiler.
-    inductor: Inductor's own options, passed through.
-    check: when compiled code is compared with the graph that it was made of: "first" (each once, when it first
-        runs), "never" or "always".
-    dump: a folder for the graph after every pass, the final program and the report.
-    memory_budget, checkpoint, batch_norm, process_group: not available yet beyond their defaults.
+    lowering: "inductor", or "eager" to run the program without a compiler.
+    inductor: options passed through to Inductor.
+    check: when compiled code is compared with the graph that it was compiled from: "first" (each once, on its
+        first run), "never" or "always".
+    dump: a folder in which to write the graph after every pass, the final program and the report.
+    memory_budget, checkpoint, batch_norm, process_group: only the defaults are available so far.
     """
 
     steps: int | str | None = option(
@@ -145,7 +145,7 @@ class Options:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Options:
-        """Options from keywords; a name that is none of ours is an error that lists ours."""
+        """Options from keywords; an unknown name is an error that lists the options."""
         for name in options:
             if name not in _specs():
                 raise errors.error("AC006", where.users_line(), option=name, names=", ".join(_specs()))
@@ -153,11 +153,11 @@ class Options:
 
     @property
     def compiled_in(self) -> tuple[Any, ...]:
-        """What a captured step was compiled for: where that changes, it is captured anew."""
-        return tuple([_held(getattr(self, name)) for name in _compiled_in()])  # at every call
+        """The values that captures depend on: when one changes, the step is captured anew."""
+        return tuple([_held(getattr(self, name)) for name in _compiled_in()])  # runs at every call
 
     def rows(self, batch: int, granule: int = 1) -> int:
-        """The samples of a micro-batch: a multiple of ``granule``, and at most the batch."""
+        """The number of samples in a micro-batch: a multiple of ``granule``, and at most the batch."""
         if self.micro_batch_size is not None:
             rows = self.micro_batch_size
         else:
@@ -167,7 +167,7 @@ class Options:
 
 @functools.cache
 def _specs() -> dict[str, OptionSpec]:
-    """What each option's field carries, by the option's name."""
+    """Each option's ``OptionSpec``, by name."""
     return {field.name: field.metadata["spec"] for field in dataclasses.fields(Options)}
 
 
@@ -177,7 +177,7 @@ def _compiled_in() -> list[str]:
 
 
 def _held(value: Any) -> Any:
-    """A value whose owner may change it in place, as it is now."""
+    """A copy of a value that its owner may change in place."""
     if value is None or isinstance(value, (str, int)):
         return value
     if isinstance(value, Mapping):

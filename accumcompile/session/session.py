@@ -1,4 +1,4 @@
-"""A session: what one step was asked for, and what it remembers from call to call."""
+"""A session: one step's options, and its state from call to call."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Session:
-    """One for each decorated step, and for each ``torch.compile(..., options=options)`` by name.
+    """The state of one decorated step, or of one ``torch.compile(..., options=options)`` by backend name.
 
-    options: read at run time, so that a new ``steps`` compiles nothing anew in Dynamo.
-    name: the step's, as messages call it.
+    options: read at run time, so that a new ``steps`` causes no recompilation in Dynamo.
+    name: the step's name in messages.
     frame: where the step is defined.
-    journal: what ran, as long as somebody records it.
-    notes: what explain() adds about the capture.
-    warned: warnings that were given, each once: its code and line.
+    journal: the graphs that ran, while they are being recorded.
+    notes: lines that explain() adds about the capture.
+    warned: the code and line of each warning given, so that it is given once.
     """
 
     options: Options
@@ -38,7 +38,7 @@ class Session:
     _lowerings: dict[str, Lowering] = field(default_factory=dict)
 
     def part(self, kind: Callable[[], T]) -> T:
-        """What some part of the compiler remembers of the step, by its class; made when it is first asked for."""
+        """The state that some part of the compiler keeps for the step, by its class; made on first use."""
         if kind not in self._parts:
             self._parts.setdefault(kind, kind())  # another thread may have been first
         return self._parts[kind]
@@ -48,7 +48,7 @@ class Session:
         self.options = dataclasses.replace(self.options, **options)
 
     def rows(self, batch: int, granule: int) -> int:
-        """The samples of a micro-batch, as the options are now."""
+        """The number of samples in a micro-batch, under the current options."""
         return self.options.rows(batch, granule)
 
     @property
@@ -58,7 +58,7 @@ class Session:
 
     @property
     def lowering(self) -> Lowering:
-        """That which is asked for now."""
+        """The lowering that the current options name."""
         name = self.options.lowering
         if name not in self._lowerings:
             entry = LOWERINGS[name]

@@ -1,1 +1,1 @@
-"""The step as its user meets it, decorated or compiled by name, and the order in which the rooms are gone through."""
+"""The user-facing step, decorated or compiled by backend name, and the order of compilation."""

@@ -1,4 +1,4 @@
-"""The backend: what Dynamo calls with each graph, whichever way the step came in."""
+"""The backend that Dynamo calls with each graph of a step, whether decorated or compiled by name."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from ..session.session import Session
 
 symbolic.register()
 
-# torch.compile hands over the same dict for every graph of a step, and keeps it alive as long as the step.
+# torch.compile passes the same dict for every graph of a step, and keeps it alive as long as the step.
 _sessions: dict[int, tuple[Mapping[str, Any], Session]] = {}
 
 
 def session_of(options: Mapping[str, Any] | None) -> Session:
-    """The one Session of a ``torch.compile(..., options=options)``."""
+    """The session that all graphs of one ``torch.compile(..., options=options)`` share."""
     given = options if options is not None else {}
     if id(given) not in _sessions or _sessions[id(given)][0] is not given:
         _sessions[id(given)] = given, Session(Options.of(given))
@@ -37,7 +37,7 @@ def session_of(options: Mapping[str, Any] | None) -> Session:
 def accumcompile(
     gm: fx.GraphModule, example_inputs: list[torch.Tensor], *, options: Mapping[str, Any] | None = None
 ) -> Callable[..., Any]:
-    """What ``torch.compile(step, backend="accumcompile", options={"steps": 8})`` finds by name."""
+    """The backend that ``torch.compile(step, backend="accumcompile", options={"steps": 8})`` finds by name."""
     return compile_captured(gm, example_inputs, session_of(options))
 
 
@@ -70,7 +70,7 @@ def _compile_captured(gm: fx.GraphModule, example_inputs: list[torch.Tensor], se
     if not batch.symbols:
         return gm.forward
     frames.warn_of_last_capture(session)
-    from ..capture.aot.split import split_graph  # late: these bring the compiler
+    from ..capture.aot.split import split_graph  # late: these import the compiler
     from .compiler import Compiler
 
     with retrace.numbers_of_tensors(), floats.tensors_stay_tensors(gm):

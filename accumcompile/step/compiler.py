@@ -1,4 +1,4 @@
-"""One captured graph, from its nodes to something that runs: normalise, propagate, schedule, form loops, lower."""
+"""Compiling one captured graph: normalise, propagate, schedule, form loops, lower."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from ..session.session import Session
 
 
 class Compiler:
-    """Compiles the pieces that one trace of a graph falls into; the first one's dump begins with what came before."""
+    """Compiles the pieces of one traced graph; the first piece's dump begins with the passes before partitioning."""
 
     def __init__(self, session: Session, symbols: Iterable[sympy.Symbol]):
         self.session, self.symbols = session, symbols
         self.history = dumper_of(session).history()
 
     def observe(self, step: str, gm: GraphModule, seconds: float) -> None:
-        """What the graph is after one more pass."""
+        """Keep the graph after one more pass, for the dump."""
         self.history.observe(step, gm, seconds)
 
     def compile(self, gm: GraphModule, road: str, names: Names, owned_from: int | None = None) -> Callable:
@@ -54,12 +54,12 @@ def compile_piece(
 
     Args:
         gm: a functional ATen graph with fake values.
-        road: how the graph came in, for the report.
+        road: the road by which the graph was captured, for the report.
         symbols: the batch's symbols. A graph in which none of them occurs has no loops.
         session: read at each call for the number of micro-batches.
         names: what the user calls the graph's inputs and outputs, for the report.
-        owned_from: outputs from this position on must own their memory; None: as it comes.
-        history: what was made of the graph before, for the dump.
+        owned_from: outputs from this position on must own their memory; None: no output must.
+        history: the passes run before partitioning, for the dump.
     """
     batch = batch_of(gm, symbols)
     dump = dumper_of(session).graph(road)
@@ -84,7 +84,7 @@ def compile_piece(
 
 
 def batch_of(gm: GraphModule, symbols: Iterable[sympy.Symbol]) -> Batch:
-    """The batch of a graph, as far as it occurs in a size of an input."""
+    """The batch of a graph: those of ``symbols`` that occur in a size of an input."""
     sizes = [s for n in gm.graph.nodes for s in _sizes(n)]
     bound = {s for n in gm.graph.find_nodes(op="placeholder") for size in _sizes(n) for s in _symbols(size)}
     present = bound & set(symbols)

@@ -37,7 +37,7 @@ class AccumulatedStep:
 
     @dynamo.untraced
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the step on the whole batch, split."""
+        """Run the step on the whole batch, in micro-batches."""
         named = batches.arguments(self._signature, args, kwargs)
         batch = batches.find(named, self.session.options.batch_dims, self.session)
         if batch.size == 1:  # one sample cannot be split, and Dynamo would make its size a constant
@@ -51,7 +51,7 @@ class AccumulatedStep:
         return self._run(Call(self.session, batch.size, leaves, named, self._run_closure), batch, args, kwargs)
 
     def _forget_other_options(self) -> None:
-        """What was captured under other options is captured anew: Dynamo knows a capture by its backend."""
+        """Capture anew if options have changed: Dynamo keys a capture by its backend, so a new backend is made."""
         now = self.session.options.compiled_in
         if now != self._compiled_for:
             self._compiled_for = now
@@ -85,11 +85,11 @@ class AccumulatedStep:
         return result
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        """Decorated methods: the step of an instance."""
+        """Bind a decorated method to its instance."""
         return self if instance is None else BoundStep(self, instance)
 
     def __reduce__(self) -> Any:
-        """By name where the step goes by its function's, as functions are pickled; what was captured stays behind."""
+        """Pickle by name, as for functions, if the function's name refers to this step; captures are not pickled."""
         name = getattr(self.fn, "__qualname__", "")
         return name if _named(self.fn, name) is self else (AccumulatedStep, (self.fn, self.session.options))
 
@@ -109,7 +109,7 @@ class AccumulatedStep:
 
     @property
     def micro_batch_size(self) -> int | None:
-        """The samples of a micro-batch asked for; setting it clears ``steps``."""
+        """The number of samples in a micro-batch asked for; setting it clears ``steps``."""
         return self.session.options.micro_batch_size
 
     @micro_batch_size.setter
@@ -117,20 +117,20 @@ class AccumulatedStep:
         self.session.change(micro_batch_size=value, steps=None)
 
     def explain(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the step as ``accumcompile.explain`` does: a report, and nothing has changed afterwards."""
-        from ..verify.verify import explain  # late: not every step is looked at
+        """Run the step once and report how it was split, as ``accumcompile.explain`` does; all state is restored."""
+        from ..verify.verify import explain  # late: most steps never need it
 
         return explain(self, *args, **kwargs)
 
     def verify(self, *args: Any, **kwargs: Any) -> Any:
-        """Compare with the full batch, as ``accumcompile.verify`` does."""
+        """Compare with the full batch, as ``accumcompile.verify`` does; all state is restored."""
         from ..verify.verify import verify
 
         return verify(self, *args, **kwargs)
 
 
 class BoundStep:
-    """A decorated method of an instance: shares everything with the step but the first argument."""
+    """A decorated method bound to an instance; it shares all state with the step."""
 
     def __init__(self, step: AccumulatedStep, instance: object) -> None:
         object.__setattr__(self, "__func__", step)
@@ -145,11 +145,11 @@ class BoundStep:
         return self.__func__(self.__self__, *args, **kwargs)
 
     def explain(self, *args: Any, **kwargs: Any) -> Any:
-        """A report of one call on this instance; nothing has changed afterwards."""
+        """Report how one call on this instance is split; all state is restored."""
         return self.__func__.explain(self.__self__, *args, **kwargs)
 
     def verify(self, *args: Any, **kwargs: Any) -> Any:
-        """One call on this instance compared with the full batch; nothing has changed afterwards."""
+        """Compare one call on this instance with the full batch; all state is restored."""
         return self.__func__.verify(self.__self__, *args, **kwargs)
 
     def __reduce__(self) -> Any:
@@ -175,7 +175,7 @@ class BoundStep:
 
 
 def _named(fn: Callable[..., Any], name: str) -> Any:
-    """What goes by this name in the module of ``fn``."""
+    """The object with this qualified name in the module of ``fn``, or None."""
     value: Any = sys.modules.get(getattr(fn, "__module__", ""))
     for part in name.split("."):
         value = getattr(value, part, None)

@@ -12,20 +12,20 @@ from accumcompile.verify.record import Record
 
 EXACT = 1e-10  # allowed in float64
 
-# (least exact dtype's eps up to, value). The floor is what counts as the full batch's own error where that
-# happens to be smaller: a lone number, such as a loss, may be right by luck.
+# (largest eps that the row covers, value), by the least exact dtype. The floor counts as the full batch's own error
+# where that happens to be smaller: a single number, such as a loss, may be exact by luck.
 FLOORS = ((1e-6, 5e-7), (2e-3, 2.5e-4), (1.0, 2e-3))  # float32, float16, bfloat16
-TOLERANCES = ((1e-6, 1e-4), (2e-3, 5e-3), (1.0, 3e-2))  # a difference, where there is no reference
+TOLERANCES = ((1e-6, 1e-4), (2e-3, 5e-3), (1.0, 3e-2))  # the allowed difference without a reference
 
-# An element of a gradient is "zero up to rounding" where two runs differ by more than the first of these of
-# itself, and by less than the second of the largest element in all of the model's gradients; or where it is
-# itself no more than a few roundings of that: two such numbers may agree by chance.
+# An element of a gradient is "zero up to rounding" if two runs differ there by at most the second of these, relative
+# to the largest element of all the model's gradients, and either differ by more than the first, relative to the
+# element itself, or the element is within a few roundings of that largest one: such numbers may agree by chance.
 ROUNDING_EXACT, ROUNDING = (1e-8, EXACT), (1e-1, 1e-2)
 FEW_ROUNDINGS = 10
 
 
 def of_precision(table: tuple[tuple[float, float], ...], eps: float) -> float:
-    """The value of the first row that covers `eps`; float32's where it is not known."""
+    """The value of the first row that covers `eps`; float32's if it is unknown (0)."""
     return next(value for limit, value in table if eps <= limit)
 
 
@@ -83,7 +83,7 @@ def compare(
 
 
 def _scales_of(record: Record) -> dict[tuple[str, str], float]:
-    """The largest number among the values of one kind and scale."""
+    """The largest magnitude among the values of each kind and scale."""
     members: dict[tuple[str, str], list] = {}
     for entry in record.entries.values():
         members.setdefault((entry.kind, entry.scale), []).append(entry.value)
@@ -99,7 +99,7 @@ class Comparison:
         self.rounding = ROUNDING
 
     def directly(self, tolerance: float) -> tuple[list[Row], bool]:
-        """Passed where no difference is above `tolerance`; nor one to eager, where the numbers are exact."""
+        """Passes if no difference exceeds `tolerance`; if that is EXACT, differences to eager count too."""
 
         def verdict(rows: list[Row]) -> list[bool]:
             return [max(row.rel_diff, (row.eager or 0.0) * (tolerance == EXACT)) <= tolerance for row in rows]
@@ -108,7 +108,7 @@ class Comparison:
         return self.decide(verdict)
 
     def by_reference(self, floor: float) -> tuple[list[Row], bool]:
-        """Passed where the error of each scale is at most twice the full batch's own, or tiny."""
+        """Passes if each error is at most twice the full batch's own at its scale, or twice the floor."""
 
         def verdict(rows: list[Row]) -> list[bool]:
             own: dict[tuple[str, str], float] = {}
@@ -120,7 +120,7 @@ class Comparison:
         return self.decide(verdict)
 
     def decide(self, verdict) -> tuple[list[Row], bool]:
-        """Judge each row; a parameter that fails gets a second chance without undetermined elements."""
+        """Judge each row; a parameter that fails is judged again without its undetermined elements."""
         rows = self.rows()
         passed = verdict(rows)
         failed = [row.name for row, ok in zip(rows, passed, strict=True) if not ok and row.kind == "parameter"]
@@ -132,7 +132,7 @@ class Comparison:
         return [replace(row, passed=ok) for row, ok in zip(rows, passed, strict=True)], all(passed)
 
     def rows(self, masks: dict[str, torch.Tensor] | None = None) -> list[Row]:
-        """Every value of the runs compared, the elements that `masks` marks left out."""
+        """A row for each value of the runs, without the elements that `masks` marks."""
         return compare(self.full, self.accumulated, self.eager, self.reference, masks)
 
     def undetermined(self, name: str) -> torch.Tensor | None:
@@ -162,7 +162,7 @@ def _left_out(name: str, mask: torch.Tensor) -> str:
 
 @dataclass(frozen=True)
 class Verification:
-    """What came of a comparison."""
+    """The result of a comparison."""
 
     name: str
     rows: tuple[Row, ...]

@@ -12,8 +12,8 @@ import torch
 def rel_diff(expected: Any, actual: Any, scale: float | None = None) -> float:
     """The largest |expected - actual| over the largest |expected|, or over `scale`.
 
-    Equal infinities and NaNs in the same places are no difference; None equals None; another shape is
-    infinitely far away.
+    Equal infinities and NaNs in the same places are no difference; None equals None; a different
+    shape is an infinite difference.
     """
     if expected is None or actual is None:
         return 0.0 if expected is actual else math.inf

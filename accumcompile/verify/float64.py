@@ -1,4 +1,4 @@
-"""A step's state in float64, in place: the reference of the precisions below it."""
+"""Converting a step's state to float64, in place: the reference for lower precisions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class NoReferenceError(Exception):
 def in_float64(snapshot: Snapshot) -> Iterator[None]:
     """Convert every floating tensor that the snapshot holds; `snapshot.restore()` converts them back.
 
-    Code that names a dtype of its own goes on using it; autocast leaves float64 alone.
+    Code that names a dtype explicitly still uses it; autocast leaves float64 alone.
     """
     _convert(snapshot)
     default = torch.get_default_dtype()
@@ -37,7 +37,7 @@ def in_float64(snapshot: Snapshot) -> Iterator[None]:
 def _convert(snapshot: Snapshot) -> None:
     tensors = snapshot.tensors()
     for each in snapshot.reachable.values():
-        # These keep hooks on autograd's accumulators, which another dtype makes anew.
+        # These keep hooks on autograd's accumulation nodes, which a change of dtype recreates.
         if any(cls.__name__ in WRAPPERS for cls in type(each.value).__mro__):
             raise NoReferenceError(f"{each.path} is wrapped in {type(each.value).__name__}")
     if any(is_traceable_wrapper_subclass(each.value) for each in tensors):
@@ -60,7 +60,7 @@ def _is_scaler(value: object) -> bool:
 
 
 def _converts(item: Reachable) -> bool:
-    """Floating leaves below float64, but for an optimizer's own count of steps."""
+    """Whether it is a floating-point leaf below float64, and not an optimizer's step count."""
     tensor = item.value
     counts = item.kind == "optimizer state" and item.path.endswith(".step")
     floating = tensor.is_floating_point() and tensor.dtype != torch.float64 and tensor.layout is torch.strided

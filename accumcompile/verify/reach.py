@@ -1,10 +1,10 @@
 """Everything a step can reach: its arguments, its closure, the globals its code names, and what they hold.
 
-A walk over Python objects, as a table of "what does this kind of object hold". Modules, optimizers,
+A walk over Python objects, driven by a table of what each kind of object holds. Modules, optimizers,
 containers, dataclasses, objects of the user's own classes and objects with a `state_dict` are opened;
 functions of the user's own code are followed into their closures and globals. Objects of installed packages
-are opened only where they are arguments, containers or hold a state. Datasets and loaders stay closed: they
-may be gigabytes, and a step does not change them.
+are opened only if they are arguments, containers or have a `state_dict`. Datasets and loaders are not opened:
+they may be gigabytes, and a step does not change them.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def walk(roots: Iterable[Reachable]) -> Iterator[Reachable]:
 
 
 def _named_arguments(fn: Callable, args: tuple, kwargs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Each argument under its parameter's name; under its position where `fn` does not take them."""
+    """Each argument by its parameter's name; by its position if they do not fit `fn`."""
     try:
         bound = inspect.signature(fn).bind_partial(*args, **kwargs).arguments
     except (TypeError, ValueError):
@@ -115,12 +115,12 @@ def children(item: Reachable, seen: Mapping[Any, Reachable], open_anyway: bool =
 
 
 def _is_step(value: Any) -> bool:
-    """Whether `value` is a decorated step: the user's function is of interest, our own state is not."""
+    """Whether `value` is a decorated step: the walk goes into the user's function, not into our own state."""
     return type(value).__module__.split(".")[0] == "accumcompile" and hasattr(value, "fn")
 
 
 def opens(value: Any) -> bool:
-    """Whether to look into an object that is no container, module or function."""
+    """Whether to open an object that is not a container, module or function."""
     cls: Any = type(value)
     if cls.__module__.startswith(CLOSED_PACKAGES):
         return False
@@ -139,7 +139,7 @@ def _of_tensor(item: Reachable, seen) -> Iterator[Reachable]:
 
 
 def _of_module(item: Reachable, seen) -> Iterator[Reachable]:
-    """Parameters, buffers and submodules under their own names, then what else there is."""
+    """Parameters, buffers and submodules under their own names, then all other attributes."""
     module, owner = item.value, item.owner or item.path
     inner = {"_parameters": "parameter", "_buffers": "buffer", "_modules": "other"}
     for attribute, kind in inner.items():
@@ -149,7 +149,7 @@ def _of_module(item: Reachable, seen) -> Iterator[Reachable]:
 
 
 def _of_optimizer(item: Reachable, seen) -> Iterator[Reachable]:
-    """A state is named after the parameter it belongs to."""
+    """The parameters, the state named after its parameters, then all other attributes."""
     optimizer, path = item.value, item.path
     names = {}
     for i, group in enumerate(optimizer.param_groups):
@@ -209,7 +209,7 @@ def _of_function(item: Reachable, seen) -> Iterator[Reachable]:
 
 
 def _of_named(name: str, namespace: dict, code: types.CodeType) -> Iterator[Reachable]:
-    """The global `name`; if it is a module of the user's own, the attributes of it that the code names."""
+    """The global `name`; if it is one of the user's modules, also those of its attributes that the code names."""
     if name not in namespace:
         return
     value = namespace[name]
@@ -238,7 +238,7 @@ def _of_partial(item: Reachable, seen) -> Iterator[Reachable]:
 
 
 def _of_object(item: Reachable, seen) -> Iterator[Reachable]:
-    """Attributes, slots, and what the methods of its class name."""
+    """Attributes, slots, and what its class holds."""
     value, dot = item.value, f"{item.path}."
     for name, attribute in list(getattr(value, "__dict__", {}).items()):
         yield Reachable(dot + name, "other", item.owner, attribute)
@@ -250,7 +250,7 @@ def _of_object(item: Reachable, seen) -> Iterator[Reachable]:
 
 
 def _of_class(item: Reachable) -> Iterator[Reachable]:
-    """What the methods of a class of the user's own name, and its attributes."""
+    """The methods and attributes of one of the user's classes."""
     for name, value in list(vars(item.value).items()):
         if isinstance(value, staticmethod | classmethod):
             value = value.__func__
@@ -261,7 +261,7 @@ def _of_class(item: Reachable) -> Iterator[Reachable]:
 
 
 def slots(cls: type) -> Iterator[str]:
-    """The names of `__slots__` of the user's own classes among the bases of `cls`."""
+    """The `__slots__` names of `cls` and its bases, as far as they are the user's own classes."""
     for base in cls.__mro__:
         if _is_users_class(base):
             names = vars(base).get("__slots__", ())
@@ -289,5 +289,5 @@ def _is_users_class(cls: type) -> bool:
 
 
 def _file_of(module: types.ModuleType) -> str:
-    """A module's file; an interactive session has none, and neither have modules written in C."""
+    """A module's file; an interactive session and modules written in C have none."""
     return getattr(module, "__file__", None) or ("<stdin>" if module.__name__ == "__main__" else "")

@@ -20,7 +20,7 @@ class Entry:
     """One value after a run, copied to main memory. `None` where a gradient does not exist."""
 
     kind: str  # "loss", "output", "gradient", "parameter", "buffer", "optimizer state" or "other"
-    group: str  # what a table shows it under: a parameter group, a model
+    group: str  # its row in a table: a parameter group, a model
     scale: str  # values of one kind and scale are measured against the largest of them
     value: torch.Tensor | None
 
@@ -42,7 +42,7 @@ class Record:
 
 
 def record(call: Callable, fn: Callable, args: tuple, kwargs: Mapping[str, Any], watch: bool = False) -> Record:
-    """Run `call(*args, **kwargs)`, a variant of the step `fn`, and collect what there is afterwards.
+    """Run `call(*args, **kwargs)`, a variant of the step `fn`, and collect every value that it left.
 
     `watch` also finds the least exact dtype, which only works on eager code.
     """
@@ -89,7 +89,7 @@ def _add_loss(run: Record, loss: torch.Tensor, number: int) -> None:
 
 
 def _add_stepped(run: Record, names: _Names, optimizer: torch.optim.Optimizer) -> None:
-    """The gradients that an optimizer is about to use."""
+    """Add the gradients that an optimizer is about to use."""
     for i, (parameter, group) in enumerate(_parameter_groups("optimizer", optimizer)):
         item = names.by_id.get(id(parameter)) or Reachable(f"{group}.params[{i}]", "parameter", "", parameter)
         run.add(f"{item.path}.grad", "gradient", names.group(item), item.owner, parameter.grad)
@@ -98,7 +98,7 @@ def _add_stepped(run: Record, names: _Names, optimizer: torch.optim.Optimizer) -
 
 
 def _add_outputs(run: Record, result: Any) -> None:
-    """Every tensor and number that the step returned."""
+    """Add every tensor and number that the step returned."""
     leaves, _ = pytree.tree_flatten_with_path(result)
     for path, leaf in leaves:
         name = f"returned{pytree.keystr(path)}"
@@ -111,7 +111,7 @@ def _add_outputs(run: Record, result: Any) -> None:
 
 
 def _add_state(run: Record, items: list[Reachable]) -> None:
-    """Every tensor that the step reaches, as it is now, and the gradients that are still there."""
+    """Add every tensor that the step reaches, as it is now, and the gradients that are still there."""
     names = _Names(items)
     for each in items:
         tensor = each.value
@@ -157,7 +157,7 @@ def _each_backward(see: Callable[[torch.Tensor, int], None]) -> Iterator[None]:
 
 
 class _Precision(TorchDispatchMode):
-    """Watches for the least exact dtype that whole tensors are computed in (a lone number does not count)."""
+    """Watches for the least exact dtype that whole tensors are computed in (0-dim tensors do not count)."""
 
     eps = 0.0
 

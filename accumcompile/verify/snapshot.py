@@ -5,10 +5,10 @@
         snapshot.restore()
         step(*args, **kwargs)  # from the same state; restored once more at the end of the block
 
-The same tensor objects with the same storages get their old values back, `.grad` the same tensor or None,
-and containers, attributes, globals and closures the objects they held. Copies of tensors are kept in main
-memory. Not undone: what a step did outside of Python and its tensors (files, sockets, the position of a data
-loader), and the attributes of objects of installed packages that hold no `state_dict`.
+The same tensor objects with the same storages get their old values back, `.grad` is the same tensor or None
+again, and containers, attributes, globals and closures hold the same objects. Copies of plain tensors are kept
+in main memory. Not undone: what a step did outside of Python and its tensors (files, sockets, the position of a
+data loader), and the attributes of objects of installed packages that have no `state_dict`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PutBack = Callable[[], None]
 
 
 class Snapshot:
-    """Made by `Snapshot.of`; a context that restores at its end, also when the block raises."""
+    """Made by `Snapshot.of`; a context manager that restores on exit, also if the block raises."""
 
     def __init__(self, items: Iterable[Reachable]) -> None:
         self.reachable: dict[int, Reachable] = {}
@@ -76,15 +76,15 @@ class Snapshot:
         self.restore()
 
     def before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        """An optimizer that the walk did not reach is about to step."""
+        """Save an optimizer that the walk did not reach, before it steps."""
         if id(optimizer) not in self.reachable:
             gradients = self.unreached
             self.add(walk([Reachable("optimizer", "other", "", optimizer)]))
-            self.unreached = gradients  # restored after what was added, which saw the step's gradients
+            self.unreached = gradients  # restored last: what was just added are the step's own gradients
 
 
 def _save(value: Any) -> list[PutBack]:
-    """How to undo what may happen to `value` itself; the objects it holds are saved on their own."""
+    """Functions that undo changes of `value` itself; the objects it holds are saved separately."""
     undo = [saver(value) for types_, saver in SAVERS if isinstance(value, types_)]
     undo += [saver(value) for name, saver in NUMPY_SAVERS.items() if isinstance(value, _numpy_type(name))]
     if any(slots(type(value))):
@@ -120,7 +120,7 @@ def _save_tensor(tensor: torch.Tensor) -> PutBack:
 
 
 def _save_gradient(tensor: torch.Tensor) -> PutBack:
-    """Which tensor is the gradient; its contents are saved as every other tensor's."""
+    """Which tensor is the gradient; its contents are saved like any other tensor's."""
     grad = tensor.grad
 
     def undo() -> None:
@@ -138,7 +138,7 @@ def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def _unexpanded(tensor: torch.Tensor) -> torch.Tensor:
-    """One copy of each element where `expand` made several of one."""
+    """A view that has each element once where `expand` repeated it."""
     if tensor.layout is not torch.strided:
         return tensor
     for dim, stride in enumerate(tensor.stride()):
@@ -218,7 +218,7 @@ def _save_python_random(generator: random.Random) -> PutBack:
 
 
 def _save_gradients(optimizer: torch.optim.Optimizer) -> PutBack:
-    """The gradients of an optimizer that the walk did not reach: when it steps, it is too late to ask."""
+    """Save the gradients of an optimizer that the walk did not reach: by the time it steps, they have changed."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     saved = [(p, p.grad, None if p.grad is None else p.grad.clone()) for p in parameters]
 
@@ -232,12 +232,12 @@ def _save_gradients(optimizer: torch.optim.Optimizer) -> PutBack:
 
 
 def _living_optimizers() -> list[torch.optim.Optimizer]:
-    # A proxy object may do anything in an isinstance.
+    # isinstance() could run arbitrary code of a proxy object.
     return [each for each in gc.get_objects() if issubclass(type(each), torch.optim.Optimizer)]
 
 
 def _save_random() -> PutBack:
-    """The generators that everybody shares: torch's on each device, numpy's and Python's."""
+    """The global generators: torch's on each device, numpy's and Python's."""
     states: list[tuple[Callable, Any]] = [
         (torch.set_rng_state, torch.get_rng_state()),
         (random.setstate, random.getstate()),
@@ -271,7 +271,7 @@ def _save_numpy_generator(generator: Any) -> PutBack:
 
 
 def _numpy_type(name: str) -> Any:
-    """A type of numpy's, or no type at all where numpy is not loaded."""
+    """A type of numpy's, or an empty tuple if numpy is not loaded."""
     value: Any = sys.modules.get("numpy")
     for part in name.split("."):
         value = getattr(value, part, None)

@@ -1,7 +1,7 @@
 """`verify` and `explain`: run a step, see what it did, and leave everything as it was.
 
 `verify` runs the step accumulated, on the full batch under the same lowering, and eagerly; in precisions
-below float64 once more in float64. Each run starts from the same state, and afterwards nothing has changed.
+below float64 once more in float64. Each run starts from the same state, which is restored afterwards.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def explain(step: Any, *args: Any, **kwargs: Any) -> Report:
 def verify(step: Any, *args: Any, **kwargs: Any) -> VerifyReport:
     """Run the step accumulated and on the full batch, and compare every value that it returns or changes.
 
-    Passed means: in float64 a difference of at most 1e-10, in lower precisions an error to a float64 run that
-    is at most twice the full batch's own. Afterwards everything the step can reach is as it was.
+    It passes if, in float64, no difference exceeds 1e-10; in lower precisions, if the error against a float64 run
+    is at most twice the full batch's own. Everything the step can reach is restored afterwards.
     """
     step, args = _unbound(step, args)
     with Snapshot.of(step.fn, args, kwargs) as snapshot:
@@ -61,7 +61,7 @@ def verify(step: Any, *args: Any, **kwargs: Any) -> VerifyReport:
 
 
 def _unbound(step: Any, args: tuple) -> tuple[Any, tuple]:
-    """A decorated method as the step and its arguments, `self` among them."""
+    """The step and its arguments; for a decorated method, `self` comes first."""
     if hasattr(step, "__func__") and hasattr(step, "__self__"):
         step, args = step.__func__, (step.__self__, *args)
     if not hasattr(step, "session"):
@@ -71,7 +71,7 @@ def _unbound(step: Any, args: tuple) -> tuple[Any, tuple]:
 
 @contextmanager
 def _in_one_micro_batch(step: Any):
-    """The full batch under the same lowering."""
+    """Within the block, the step runs the full batch as one micro-batch, under the same lowering."""
     before = step.session.options
     step.session.change(steps=1, micro_batch_size=None)
     try:
@@ -93,12 +93,12 @@ class _Runs:
             self.snapshot.restore()
 
     def run_eagerly(self) -> Record:
-        """The user's function as it stands; a model that is compiled on its own runs uncompiled."""
+        """Run the user's function eagerly; a model that the user compiled runs uncompiled."""
         with torch.compiler.set_stance("force_eager"):
             return self.run(self.step.fn, watch=True)
 
     def reference(self, full: Record, eager: Record) -> tuple[Record | None, list[str]]:
-        """The step in float64 on the full batch; none where it computes in float64 already."""
+        """Run the step in float64 on the full batch, unless it computes in float64 already."""
         if _computes_in_float64(full):
             return None, []
         try:
@@ -130,7 +130,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _computes_in_float64(run: Record) -> bool:
-    """Whether no gradient, parameter or loss has fewer digits than float64."""
+    """Whether no gradient, parameter or loss is below float64."""
     kinds = ("loss", "gradient", "parameter")
     values = [entry.value for entry in run.entries.values() if entry.kind in kinds and entry.value is not None]
     return all(value.dtype in (torch.float64, torch.complex128) for value in values)

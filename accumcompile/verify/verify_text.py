@@ -20,7 +20,7 @@ TITLES = {
     "optimizer state": "optimizer state",
     "other": "other tensors",
 }
-NAMED_FAILURES = 5  # values that failed and are named
+NAMED_FAILURES = 5  # how many of the values that failed are named
 
 
 def render_verification(report: Verification) -> RenderableType:

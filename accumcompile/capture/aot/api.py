@@ -1,4 +1,4 @@
-"""AOTAutograd: every private name of it that capture uses.
+"""Every private name of AOTAutograd that capture uses.
 
 Checked on torch 2.11, 2.13 and 2.15.
 """
@@ -34,8 +34,8 @@ Compile = Callable[[GraphModule, Sequence[Any]], Callable]
 def layers_of_operators() -> Iterator[None]:
     """Within the block, an LSTM is traced as the operators of its cells.
 
-    In float32 on a CPU torch would take oneDNN's whole layer for it, asked for as in inference: it does not split, and
-    its backward misses what only training keeps.
+    In float32 on a CPU, torch would call oneDNN's operator for the whole layer, with train=False: that cannot be split,
+    and its backward lacks what only training saves.
     """
     by_cells = decompositions.one_layer_lstm
     with compile_lock, replaced.held(decompositions, "select_one_layer_lstm_function", lambda *_: by_cells):
@@ -60,10 +60,10 @@ def aot(
 
 
 def later(capture: Callable[[Sequence[Any]], Callable], inputs: Sequence[Any]) -> Callable:
-    """A callable that is captured when it is first called, in the context of the capture under way now.
+    """A callable that is captured on its first call, in the tracing context of the capture now in progress.
 
-    What is kept until then are stand-ins for ``inputs``, with this capture's sizes: the context forgets which
-    size is which symbol when the capture is over.
+    Until then it holds fake tensors for ``inputs``, with this capture's sizes: the context forgets which size is
+    which symbol when the capture is over.
     """
     context = TracingContext.get()
     assert context.fake_mode is not None and context.fake_mode.shape_env is not None, "a capture is under way"
@@ -81,7 +81,7 @@ def later(capture: Callable[[Sequence[Any]], Callable], inputs: Sequence[Any]) -
 
 
 def tangents(gm: GraphModule) -> list[Node]:
-    """The inputs of a joint graph that are gradients of its outputs."""
+    """The tangents: the inputs of a joint graph that are gradients of its outputs."""
     return [n for n in gm.graph.find_nodes(op="placeholder") if isinstance(n.meta.get("desc"), TangentAOTInput)]
 
 
@@ -101,7 +101,7 @@ def given(gm: GraphModule) -> dict[int, Node]:
 
 
 def mutated_inputs(gm: GraphModule) -> list[int]:
-    """Positions of the inputs that the graph gives a new value."""
+    """Positions of the inputs that the graph mutates."""
     mutated: list[Any] = [d.mutated_input for _, d in _described(gm) if isinstance(d, InputMutationAOTOutput)]
     return [given.idx for given in mutated]
 
@@ -144,12 +144,12 @@ def _described(gm: GraphModule) -> list[tuple[Any, Any]]:
 
 
 def extract(joint: GraphModule, saved: list[Node], sizes: list[Node], outputs: int) -> tuple[GraphModule, GraphModule]:
-    """Cut a joint graph into forward and backward, which hand over ``saved`` and ``sizes`` and nothing else."""
+    """Cut a joint graph into forward and backward, saving only ``saved`` and ``sizes`` between them."""
     return _extract_fwd_bwd_modules(joint, saved, sizes, num_fwd_outputs=outputs)
 
 
 def own_nodes(results: Iterable[Any], before: Set[Any]) -> set[Any]:
-    """AOTAutograd's own nodes on the tape, between its inputs, whose nodes are ``before``, and its ``results``."""
+    """AOTAutograd's own autograd nodes, between its ``results`` and the nodes of its inputs, ``before``."""
     seen, nodes = set(before), set()
     stack = [value.grad_fn for value in results if isinstance(value, torch.Tensor)]
     while stack:
@@ -165,5 +165,5 @@ def own_nodes(results: Iterable[Any], before: Set[Any]) -> set[Any]:
 
 
 def keeps_graph() -> bool:
-    """Whether the backward that is running was asked to keep its graph."""
+    """Whether the running backward was asked to retain its graph."""
     return torch._C._autograd._get_current_graph_task_keep_graph()

@@ -1,11 +1,11 @@
-"""``p.data = value``: a tensor gets another storage, in a graph a result like any other.
+"""``p.data = value``: the tensor's new storage becomes an ordinary output of the graph.
 
-Dynamo writes it as ``set_``, and puts the version counter back. AOTAutograd refuses to trace that for an input. So the
-new value becomes an output of Dynamo's graph, and is assigned when the graph has run; what reads the tensor in between
-reads that value, and gradients go to the tensor all the same.
+Dynamo traces it as ``set_``, and restores the version counter. AOTAutograd refuses to trace that for an input. So the
+new value becomes an output of Dynamo's graph, and is assigned after the graph has run; nodes after the assignment read
+that value, and gradients still go to the tensor.
 
     set_ = Tensor.set_(p, v); y = linear(x, p);   return (y,)
-    now = _assigned(p, v);    y = linear(x, now); return (y, now.detach())     and then p.data is the last of these
+    now = _assigned(p, v);    y = linear(x, now); return (y, now.detach())     and then p.data is set to the last
 
 Checked in torch 2.13.
 """
@@ -30,12 +30,12 @@ class Assignment:
 
 
 def made_outputs(gm: GraphModule) -> tuple[GraphModule, list[Assignment]]:
-    """A graph of Dynamo's in which no input gets another storage, and what is to be assigned when it has run."""
+    """Dynamo's graph without changes of an input's storage, and the assignments to make after it has run."""
     if not any(map(_assigns, gm.graph.nodes)):
         return gm, []
     gm = GraphModule(gm, copy.deepcopy(gm.graph))
     given = {node: i for i, node in enumerate(gm.graph.find_nodes(op="placeholder"))}
-    of = dict(given)  # a value that stands for an input: the input's position
+    of = dict(given)  # from each value that stands for an input to the input's position
     last: dict[int, Node] = {}
     for node in list(filter(_assigns, gm.graph.nodes)):
         tensor, value = node.args
@@ -56,7 +56,7 @@ def made_outputs(gm: GraphModule) -> tuple[GraphModule, list[Assignment]]:
 
 
 def assigning(run: Callable[..., Any], assigned: list[Assignment]) -> Callable[..., Any]:
-    """``run``, with what it is to assign at the end of its results."""
+    """``run``, whose last results are assigned to inputs instead of returned."""
     if not assigned:
         return run
 
@@ -75,14 +75,14 @@ def _assigns(node: Node) -> bool:
 
 
 def _take_lowering(gm: GraphModule, node: Node) -> None:
-    """Take away what Dynamo makes of ``.data =`` beside ``set_``: the version counter is put back."""
+    """Remove the nodes with which Dynamo restores the version counter after ``set_``."""
     for user in [u for u in node.users if getattr(u.target, "__name__", "") == "_lower_version_count_by_1"]:
         user.replace_all_uses_with(node)
         gm.graph.erase_node(user)
 
 
 def _replace(gm: GraphModule, node: Node, tensor: Node, value: Node) -> Node:
-    """Have everything behind an assignment read the new value."""
+    """Have every node after an assignment read the new value."""
     with gm.graph.inserting_before(node):
         now = gm.graph.call_function(_assigned, (tensor, value))
     now.meta |= node.meta
@@ -102,7 +102,7 @@ def _detached(gm: GraphModule, now: Node, output: Node) -> Node:
 
 
 def _assigned(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """The tensor as it is after the assignment, which Dynamo puts under no_grad."""
+    """The tensor after the assignment; Dynamo traces that under no_grad, so grad mode is enabled here."""
     with torch.enable_grad():
         return _Assigned.apply(tensor, value) if tensor.requires_grad else value.detach()
 

@@ -1,7 +1,7 @@
-"""What the rows of a slice along the batch hang on: asked of the batch at hand, and so guarded.
+"""Conditions that decide the rows of a slice along the batch: evaluated for the current batch, and so guarded.
 
-``x[::2]`` of a batch that two divides is split in pairs of samples, and ``x[:n // 2 * 2]`` of one is all of it; of any
-other batch both are gathered. Dynamo captures the step once for each.
+If 2 divides the batch, ``x[::2]`` is split in pairs of samples, and ``x[:n // 2 * 2]`` is all of ``x``; otherwise both
+are gathered. Dynamo captures the step once for each case.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ...ir.divisibility import divisors
 from ...ir.operands import data_symbols
 from ...ir.sizes import expression
 
-STEPS = {torch.ops.aten.slice.Tensor: 4, torch.ops.aten.slice_scatter.default: 5}  # the argument that is the step
+STEPS = {torch.ops.aten.slice.Tensor: 4, torch.ops.aten.slice_scatter.default: 5}  # the position of the step
 
 
 def ask_divided(graph: Graph, symbols: Iterable[sympy.Symbol]) -> None:
-    """For each slice along the batch, whether its step divides the dimension, and whether rounding cuts nothing off."""
+    """Guard, for each slice along the batch, on whether its step divides the dimension or it leaves nothing out."""
     batch = frozenset(symbols)
     for op, position in STEPS.items():
         for node in graph.find_nodes(op="call_function", target=op):

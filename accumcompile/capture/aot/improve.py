@@ -1,7 +1,7 @@
-"""Inductor's joint-graph passes, each of which may fail: the graph goes on without it. Checked on torch 2.13.
+"""Inductor's joint-graph passes; one that fails is left out. Checked on torch 2.13.
 
-They run on a copy. Where they raise, all of them run again one by one, each on a copy of its own, so that the graph
-loses no more than what failed.
+They run on a copy. If that raises, they run again one by one, each on a fresh copy, so that only those that fail are
+lost.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ InPlacePass = Callable[[GraphModule], object]
 
 @dataclass(frozen=True)
 class Normalising(Context):
-    """What passes over a graph of AOTAutograd's are told.
+    """The context of the passes over a graph from AOTAutograd.
 
     ``draws_by_seed``: also rewrite random numbers to be functions of a seed, which only Inductor can run. ``note`` is
-    told which pass the graph went on without.
+    called with a line about each pass that failed.
     """
 
     draws_by_seed: bool = False
@@ -36,7 +36,7 @@ class Normalising(Context):
 
 
 def improve(gm: GraphModule, context: Normalising) -> GraphModule:
-    """Inductor's joint-graph passes, which do not run on the bodies later."""
+    """Run Inductor's joint-graph passes, which do not run on the loop bodies later."""
     with V.set_fake_mode(detect_fake_mode()), config.patch(fallback_random=not context.draws_by_seed):
         try:
             return _after(joint_graph.joint_graph_passes, gm)
@@ -76,7 +76,7 @@ def _without_patterns(gm: GraphModule) -> None:
 
 
 def _each(patterns: PatternMatcherPass, gm: GraphModule) -> Iterator[InPlacePass]:
-    """The patterns of a group, each by itself, that end at an operator of the graph."""
+    """The patterns of a group that end at an operator of the graph, each as a pass of its own."""
     present = {(node.op, node.target) for node in gm.graph.nodes}
     for key in [key for key in patterns.patterns if key in present]:
         for entry in patterns.patterns[key]:

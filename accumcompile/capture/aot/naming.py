@@ -1,4 +1,4 @@
-"""What the user calls the nodes of Dynamo's graph: an input by where it comes from, another by its variable."""
+"""The user's names for the nodes of Dynamo's graph: inputs by their source, other nodes by their variable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ASSIGNED = re.compile(r"(\w+)\s*(?::[^=]+)?=[^=]")  # a line that assigns one v
 
 
 def name_nodes(gm: GraphModule) -> None:
-    """Write down what the user calls the nodes, while Dynamo still knows where the inputs come from."""
+    """Store the user's names in the nodes' meta, while Dynamo still knows the sources of the inputs."""
     for given in dynamo.inputs(gm):
         given.node.meta[USERS_NAME] = of_source(given.name)
     frames = {n: user_frame(n.meta.get("stack_trace")) for n in gm.graph.nodes if n.op != "placeholder"}

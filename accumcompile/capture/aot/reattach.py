@@ -1,8 +1,8 @@
-"""Outputs beside the loss stay differentiable, at no cost as long as no one differentiates them.
+"""Outputs beside the loss stay differentiable, at no cost unless they are differentiated.
 
-The loss's own road, fused or two-pass, knows the loss's gradients and nothing else. Its other outputs are returned
-detached and put back on the tape here; a backward that really comes to them, before the loss's or after it, runs the
-two-pass road of the same graph.
+The loss's road, fused or two-pass, computes only the loss's gradients. The other outputs are returned detached and
+reattached to the autograd graph here; a backward that reaches them, before or after the loss's, runs the two-pass
+road of the same graph.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 def reattached(
     alone: Callable, beside: Callable, positions: Sequence[int], changing: Sequence[int], reads: Sequence[int]
 ) -> Callable:
-    """``alone``, whose outputs at ``positions`` are differentiable through ``beside``, which returns just them.
+    """``alone``, whose outputs at ``positions`` are differentiable through ``beside``, which returns only them.
 
-    ``changing`` are the positions of inputs that the graph, or the user later, gives a new value: ``beside`` must see
-    the old one. ``reads`` are those that its backward reads: of these, no other may change until then.
+    ``changing`` are the positions of inputs that the graph, or the user later, may overwrite: ``beside`` gets copies of
+    the old values. ``reads`` are the inputs that it depends on: those not copied may not change before its backward.
     """
 
     def run(*inputs: Any) -> list[Any]:
@@ -37,7 +37,7 @@ def reattached(
 
 
 def _copy(value: torch.Tensor) -> torch.Tensor:
-    """A copy that the tape knows nothing of."""
+    """A copy outside the autograd graph."""
     return value.detach().clone().requires_grad_(value.requires_grad)
 
 
@@ -51,7 +51,7 @@ class _Task:
     draws: _Draws
 
     def release(self) -> list[torch.Tensor]:
-        """The tensors that may not change until the backward; the task holds them no longer itself."""
+        """Hand out the tensors that may not change until the backward; the task itself no longer holds them."""
         tensors = []
         for i, value in enumerate(self.inputs):
             if i in self.reads and isinstance(value, torch.Tensor):
@@ -60,14 +60,14 @@ class _Task:
         return tensors
 
     def restored(self, released: Sequence[torch.Tensor]) -> list[Any]:
-        """All inputs again."""
+        """All inputs, with the released tensors back in their places."""
         saved = iter(released)
         tensors = {i for i in self.reads if self.inputs[i] is None}
         return [next(saved) if i in tensors else v for i, v in enumerate(self.inputs)]
 
 
 class _Draws:
-    """The random generators as they were before the forward, so that running it again draws the same numbers."""
+    """The random generators' states before the forward, so that running it again draws the same numbers."""
 
     def __init__(self, inputs: Sequence[Any]):
         devices = {v.device for v in inputs if isinstance(v, torch.Tensor) and v.device.type == "cuda"}

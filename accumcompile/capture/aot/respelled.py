@@ -1,7 +1,7 @@
-"""Functions of torch's whose one fused operator says nothing of samples, written with operators that do.
+"""Torch functions whose single fused operator hides the sample dimension, rewritten with operators that show it.
 
-In Dynamo's graph, so that autograd and decompositions come after. What a row does not cover is left to torch's own
-function.
+They are replaced in Dynamo's graph, before autograd and decompositions. Calls that a replacement does not cover go to
+torch's own function.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> torch.Tensor:
-    """Bags of one length, a row of ``input`` each, are looked up and then reduced."""
+    """``F.embedding_bag``: bags of equal length, one per row of ``input``, become a lookup and a reduction."""
     if weight.dtype == torch.long and input.is_floating_point():
-        input, weight = weight, input  # the order of old, which torch still takes
+        input, weight = weight, input  # the old argument order, which torch still accepts
     if input.dim() != 2 or max_norm is not None or scale_grad_by_freq or sparse:
         rest: Any = (per_sample_weights, include_last_offset, padding_idx)
         return F.embedding_bag(input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, sparse, *rest)
@@ -54,7 +54,7 @@ def embedding_bag(
 
 
 def _pooled(rows: torch.Tensor, mode: str) -> torch.Tensor:
-    """[samples, entries, features] -> [samples, features]. Of equal maxima the first has the gradient."""
+    """[samples, entries, features] -> [samples, features]. Among equal maxima, the first gets the gradient."""
     if mode == "max":
         return rows.max(1).values
     return rows.sum(1) if mode == "sum" else rows.mean(1)

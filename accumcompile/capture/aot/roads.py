@@ -1,11 +1,11 @@
 """The roads by which a captured graph runs: fused, two-pass, or as inference.
 
-Fused: forward and backward of a micro-batch run together in the forward call, for a tangent of one, and only the
-gradients are kept; the backward call multiplies them by the tangent that really came. That is right only where the
-backward is linear in its tangent, which is proven by propagating it as P(sum) with everything else R: linearity is
-the algebra of partial sums once more.
+Fused: forward and backward of a micro-batch run together in the forward call, with a tangent of 1, and only the
+gradients are saved; the backward call multiplies them by the actual tangent. This is correct only if the backward is
+linear in its tangent, which is proven by propagating the tangent as P(sum) and everything else as R: the rules for
+partial sums are rules for linearity.
 
-Two-pass: the forward keeps its inputs, and the backward computes each micro-batch again. Always right.
+Two-pass: the forward saves its inputs, and the backward recomputes each micro-batch. Always correct.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ class Roads:
         changeable: Changeable = NOTHING,
     ):
         self.compile_piece, self.wants_fused = compile_piece, wants_fused
-        self.normalise = normalise  # writes a captured graph in the spelling that rules know, each value computed once
-        self.reach = reach  # for each output, positions of the inputs that autograd comes to from it
+        self.normalise = normalise  # rewrites a captured graph in operators that rules know, each value computed once
+        self.reach = reach  # for each output, positions of the inputs that autograd reaches from it
         self.beside = beside  # positions of the outputs beside the loss that stay differentiable
         self.changeable = changeable
         self.road = "inference"
         self.linear = False  # whether the loss's backward is proven linear in its tangent
-        self.traced = False  # whether AOTAutograd has come to hand us what it traced
-        self.tangents = 0  # how many of the outputs a gradient can arrive for
-        self.read: set[int] = set()  # positions of the inputs that the backward reads themselves, as eager's does
-        self.mutated: list[int] = []  # positions of the inputs that the graph gives a new value
+        self.traced = False  # whether AOTAutograd has finished tracing and called us
+        self.tangents = 0  # the number of tangents of the joint graph
+        self.read: set[int] = set()  # positions of the inputs that the backward reads, as eager's does
+        self.mutated: list[int] = []  # positions of the inputs that the graph mutates
         self.reads: list[int] = []  # positions of the inputs that the outputs beside the loss are computed from
         self.halves: FusedHalves | None = None
 
@@ -87,7 +87,7 @@ class Roads:
         """AOTAutograd's ``bw_compiler``."""
         if self.road != "fused" or self.halves is None:
             return passing_undefined(gm, self.compile_piece(gm, "backward", 0), self.reach)
-        scale, self.halves = self.halves.scale(), None  # the joint graph is large, and done with
+        scale, self.halves = self.halves.scale(), None  # free the joint graph, which is large
         return scale
 
     def inference(self, gm: GraphModule, inputs: Sequence[Any]) -> Callable:
@@ -107,7 +107,7 @@ def inputs_behind(joint: GraphModule, positions: Sequence[int]) -> list[int]:
 
 
 def has_linear_backward(joint: GraphModule, num_fwd_outputs: int) -> bool:
-    """One scalar tangent, and every gradient proven linear in it."""
+    """Whether there is one scalar tangent, and every gradient is proven linear in it."""
     tangents = aot_api.tangents(joint)
     if len(tangents) != 1 or tangents[0].meta["val"].dim() != 0:
         return False
@@ -115,7 +115,7 @@ def has_linear_backward(joint: GraphModule, num_fwd_outputs: int) -> bool:
 
 
 def computes_in_float16(joint: GraphModule) -> bool:
-    """Whether a gradient may underflow before a GradScaler's factor arrives, which is outside of the graph."""
+    """Whether a value is in float16: gradients may underflow before a GradScaler's factor arrives from outside."""
     values = [n.meta.get("val") for n in joint.graph.nodes]
     return any(isinstance(v, torch.Tensor) and v.dtype == torch.float16 for v in values)
 
@@ -128,17 +128,16 @@ def is_linear(joint: GraphModule, tangent: Node, gradients: list[Node | None]) -
 
 
 class FusedHalves:
-    """The two halves of the fused road: a forward that keeps gradients, and a backward that scales them.
+    """The two halves of the fused road: a forward that saves gradients, and a backward that scales them.
 
-    The backward half is a boxed callable of ours, not a graph: it multiplies in place, for the forward's kept
-    outputs own their memory (``Runner``).
-    Otherwise gradients would need twice their memory.
+    The backward half is a hand-written boxed callable, not a compiled graph: it multiplies in place, as the saved
+    gradients own their memory (``Runner``). Otherwise gradients would need twice their memory.
     """
 
     def __init__(self, joint: GraphModule, num_fwd_outputs: int, checked: Sequence[int]):
         (self.tangent,) = aot_api.tangents(joint)
         inputs = aot_api.given(joint)
-        self.checked = [inputs[i] for i in checked]  # handed to the backward for autograd's check of versions alone
+        self.checked = [inputs[i] for i in checked]  # saved for the backward only for autograd's version check
         self.results, self.gradients = outputs(joint)[:num_fwd_outputs], outputs(joint)[num_fwd_outputs:]
         self.distinct = list(dict.fromkeys(g for g in self.gradients if g is not None))
         self.forward = self._forward(joint)
@@ -161,7 +160,7 @@ class FusedHalves:
         return GraphModule(joint, placeholders_first(graph))
 
     def _backward(self) -> GraphModule:
-        """The graph that AOTAutograd wants to see: what ``scale`` does, written as nodes."""
+        """The graph that AOTAutograd expects: what ``scale`` does, as nodes."""
         graph = Graph()
         saved = {node: graph.placeholder(f"kept_{node.name}") for node in self.distinct}
         saved |= {node: graph.placeholder(f"checked_{node.name}") for node in self.checked}
@@ -176,9 +175,9 @@ class FusedHalves:
         return GraphModule(torch.nn.Module(), graph)
 
     def without_checked(self, forward: GraphModule) -> list[int]:
-        """Take the inputs that are only checked from the outputs of ``forward``, which need not pass through loops.
+        """Remove inputs that are only version-checked from the outputs of ``forward``: no loop need return them.
 
-        Their positions among its inputs.
+        Returns their positions among its inputs.
         """
         output = forward.graph.output_node()
         count = len(output.args[0]) - len(self.checked)
@@ -194,7 +193,7 @@ class FusedHalves:
 
 
 def scaling(positions: Sequence[int | None]) -> Callable[[list], list]:
-    """A boxed callable that multiplies kept gradients, named by their positions, by the tangent that comes last."""
+    """A boxed callable that multiplies saved gradients, given by position, by the tangent, its last argument."""
     last = {position: i for i, position in enumerate(positions)}
 
     def scaled(arguments: list) -> list:
@@ -219,9 +218,9 @@ def scaling(positions: Sequence[int | None]) -> Callable[[list], list]:
 def two_pass(
     joint: GraphModule, num_fwd_outputs: int, copied: Set[int] = frozenset()
 ) -> tuple[GraphModule, GraphModule]:
-    """A forward that keeps its inputs and what it drew, and a backward that computes everything else again.
+    """A forward that saves its inputs and its random draws, and a backward that recomputes everything else.
 
-    FusedHalves as copies are the inputs that the graph mutates, and those at the positions ``copied``.
+    Of inputs that the graph mutates, and of those at the positions ``copied``, it saves copies if gradients need them.
     """
     tangents = set(aot_api.tangents(joint))
     inputs = [n for n in joint.graph.find_nodes(op="placeholder") if n not in tangents]
@@ -236,7 +235,7 @@ def two_pass(
 
 
 def _kept_copy(joint: GraphModule, node: Node) -> Node:
-    """An input as it was: a new value may be written over it before the backward."""
+    """A copy of an input, which may be overwritten before the backward."""
     *_, last = joint.graph.find_nodes(op="placeholder")
     with joint.graph.inserting_after(last):
         copy = joint.graph.call_function(aten.clone.default, (node,))
@@ -246,7 +245,7 @@ def _kept_copy(joint: GraphModule, node: Node) -> Node:
 
 
 def _drawn(joint: GraphModule) -> list[Node]:
-    """Values that may be computed only once."""
+    """The tensors that may be computed only once, such as random draws."""
     return [
         n
         for n in joint.graph.nodes

@@ -29,10 +29,10 @@ from .undefined import tangents_reached, undefined_stays
 
 
 class PieceCompiler(Protocol):
-    """Made anew for each trace of a graph: it sees what becomes of the graph, and compiles the pieces it falls into."""
+    """Made anew for each trace of a graph: observes it after each pass, and compiles the pieces it is cut into."""
 
     def observe(self, step: str, gm: GraphModule, seconds: float) -> None:
-        """What the graph is after one more pass."""
+        """Called with the graph after one more pass."""
 
     def compile(self, gm: GraphModule, road: str, names: Names, owned_from: int | None) -> Callable:
         """A boxed callable that computes what ``gm`` computes, micro-batch by micro-batch."""
@@ -84,7 +84,7 @@ def capture_along(
     fused: bool = False,
     beside: Sequence[int] = (),
 ) -> tuple[Callable, Roads]:
-    """Compile by AOTAutograd, along the fused road where that is asked for and proven."""
+    """Compile with AOTAutograd, along the fused road if it is asked for and proven correct."""
 
     names, lowering = Names.of(gm), session.lowering
 
@@ -124,7 +124,7 @@ def scalar_sink(gm: GraphModule) -> Node | None:
 
 
 def detached(gm: GraphModule, chosen: list[Node]) -> GraphModule:
-    """The same graph, some of whose outputs are no longer differentiable."""
+    """A copy of the graph with the outputs ``chosen`` detached."""
     names = {o.name for o in chosen}
     gm, output = _copy(gm)
 
@@ -142,7 +142,7 @@ def detached(gm: GraphModule, chosen: list[Node]) -> GraphModule:
 
 
 def returning(gm: GraphModule, chosen: list[Node]) -> GraphModule:
-    """The same graph with only these outputs."""
+    """A copy of the graph with only the outputs ``chosen``."""
     names = [o.name for o in chosen]
     gm, output = _copy(gm)
     by_name = {n.name: n for n in gm.graph.nodes}

@@ -1,7 +1,7 @@
-"""Operators of torch's that read the numbers of a symbolic size, written so that it stays symbolic.
+"""Torch operators whose kernels make a symbolic size a constant, rewritten so that it stays symbolic.
 
-Python kernels, which tracing prefers to the C++ ones: for any capture in this process, and with equal values. Checked
-on torch 2.11, 2.13 and 2.15.
+These are Python kernels, which tracing prefers to the C++ ones; they serve every capture in this process, and compute
+equal values. Checked on torch 2.11, 2.13 and 2.15.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _COMPOSITE = DispatchKey.CompositeImplicitAutograd
 
 
 def register() -> None:
-    """Enter the kernels where torch has none of its own."""
+    """Register the kernels that torch itself lacks."""
     if _COMPOSITE not in _FILL_DIAGONAL.py_kernels:
         _FILL_DIAGONAL.py_impl(_COMPOSITE)(_fill_diagonal)
 

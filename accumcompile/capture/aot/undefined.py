@@ -1,7 +1,7 @@
-"""Where an output has no gradient, neither have the inputs that only it was computed from.
+"""If an output has no gradient, the inputs that only it depends on get none either.
 
-An output that meets no loss gets the gradient None. AOTAutograd's function takes zeros in its place, and so gives zeros
-to parameters that eager leaves at None: weight decay and momentum would then act on them. Here None goes through.
+An output that no loss depends on gets the gradient None. AOTAutograd's function replaces it by zeros, and so gives
+zeros to parameters that eager leaves at None: weight decay and momentum would then act on them. Here None is kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from . import api as aot_api
 
 
 def undefined_stays(compiled: Callable) -> Callable:
-    """``compiled``, a function of AOTAutograd's, whose backward is told which outputs have no gradient."""
+    """``compiled``, made by AOTAutograd, whose backward gets None instead of zeros for an output without a gradient."""
 
     def run(*inputs: Any) -> Any:
         before = {value.grad_fn for value in inputs if isinstance(value, torch.Tensor)}
@@ -33,7 +33,7 @@ def undefined_stays(compiled: Callable) -> Callable:
 
 
 def tangents_reached(forward: GraphModule) -> list[set[int]]:
-    """For each output of Dynamo's graph, the positions of the inputs that autograd comes to from it.
+    """For each output of Dynamo's graph, the positions of the inputs that autograd reaches from it.
 
     Not the same as what its gradient is computed from: ``torch.autograd.Function`` gives each of its inputs a gradient
     if any of its outputs has one.
@@ -45,14 +45,14 @@ def tangents_reached(forward: GraphModule) -> list[set[int]]:
 def passing_undefined(
     backward: GraphModule, run: Callable[[list], list], reach: Sequence[set[int]]
 ) -> Callable[[list], list]:
-    """``run``, the boxed callable made of the graph ``backward``, which may then be given None for a tangent.
+    """``run``, the boxed callable compiled from ``backward``, made to accept None for a tangent.
 
-    It computes with zeros in its place, and gives None for what autograd comes to from no other tangent.
+    It computes with zeros in its place, and returns None for the inputs that autograd reaches from no other tangent.
 
     Args:
-        backward: a graph of AOTAutograd's.
+        backward: a backward graph from AOTAutograd.
         run: called with the list of its inputs, which it empties.
-        reach: of the forward that it belongs to, as ``tangents_reached`` gives it.
+        reach: ``tangents_reached`` of the forward that it belongs to.
     """
     given = backward.graph.find_nodes(op="placeholder")
     tangents = {node: given.index(node) for node in aot_api.tangents(backward)}
@@ -80,7 +80,7 @@ def passing_undefined(
 
 
 def _zeros(value: torch.Tensor) -> Callable[[Mapping[sympy.Symbol, int]], torch.Tensor]:
-    """Zeros that look as ``value`` was traced, for given sizes."""
+    """A function from sizes to zeros with the traced layout of ``value``."""
     shape, strides = (tuple(expression(s) for s in each) for each in (value.shape, value.stride()))
     dtype, device = value.dtype, value.device
 
@@ -92,7 +92,7 @@ def _zeros(value: torch.Tensor) -> Callable[[Mapping[sympy.Symbol, int]], torch.
 
 
 def _differentiated(output: Any) -> set[Node]:
-    """What autograd comes to from a value."""
+    """The nodes that autograd may reach from a value."""
     nodes: set[Node] = set()
     stack = [output]
     while stack:
@@ -116,5 +116,5 @@ def _behind(gradient: Any, tangents: Mapping[Node, int]) -> set[int]:
 
 
 def _leading_to(source: int | None, of: Mapping[int, int | None], reach: Sequence[set[int]]) -> set[int]:
-    """Positions of the tangents, ``of`` these outputs, from which autograd comes, or may come, to an input."""
+    """Positions of the tangents from which autograd reaches an input, or may; ``of`` gives a tangent's output."""
     return {at for at, output in of.items() if output is None or source is None or source in reach[output]}

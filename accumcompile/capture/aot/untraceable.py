@@ -1,4 +1,4 @@
-"""What PyTorch cannot trace for a batch whose size varies: a break at the user's line, or an error that names it."""
+"""Code that PyTorch cannot trace with a symbolic batch size: a graph break at its line, or an error that names it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from ..dynamo.reasons import first_sentence
 
 @contextmanager
 def failures_named(again: Callable[[], Any], over: Callable[[], bool]) -> Iterator[None]:
-    """Around a trace: where PyTorch fails before it is ``over``, the graph breaks; ``again`` repeats the trace.
+    """Turn a failure of PyTorch before the trace is ``over`` into a graph break; ``again`` repeats the trace.
 
     Raises:
-        AccumulateError: AC017 where no break helps.
+        AccumulateError: AC017 if no break helps.
     """
     try:
         yield
     except (AccumulateError, TorchDynamoException, DataDependentOutputException):
-        raise  # ours has its line, Dynamo's own stop its trace or begin it anew, and for the last we have that done
+        raise  # ours names its line, Dynamo's own end or restart its trace, and on the last our caller restarts it
     except Exception as error:
         if over():
             raise
@@ -39,7 +39,7 @@ def failures_named(again: Callable[[], Any], over: Callable[[], bool]) -> Iterat
 
 
 def _line_told(again: Callable[[], Any]) -> where.Frame | None:
-    """The line of the forward whose backward fails: autograd warns of it, which is heard in a second trace."""
+    """The line of the forward whose backward fails, from autograd's warning about it in a second trace."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         with suppress(Exception):

@@ -1,1 +1,1 @@
-"""The batch: among a step's arguments, and in what our own graphs return."""
+"""The batch: among a step's arguments, and among the outputs of our graphs."""

@@ -14,7 +14,7 @@ import torch
 from ...diagnostics import errors, where
 from ...session.session import Session
 
-# What an argument may hold besides tensors; none of these holds a part of the batch.
+# Types of arguments that never hold a part of the batch.
 NOT_DATA = (
     torch.nn.Module,
     torch.nn.Parameter,
@@ -27,17 +27,17 @@ NOT_DATA = (
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """A tensor among the arguments. ``dim`` is the batch's, or None where it is no batch input."""
+    """A tensor among the arguments. ``dim`` is its batch dim, or None if it is not a batch input."""
 
     name: str
     tensor: torch.Tensor
     dim: int | None = None
     declared: bool = False
-    leading: bool = False  # the one whose size is the batch size, where nothing was declared
+    leading: bool = False  # whether its size is the batch size, as nothing was declared
 
     @property
     def size(self) -> int:
-        """The size of the batch's dim."""
+        """The size of the batch dim."""
         return self.tensor.shape[self.dim or 0]
 
 
@@ -56,21 +56,21 @@ class CallBatch:
 
 @dataclass
 class Candidates:
-    """The arguments of a step, by name, whose dim 0 was taken for the batch's where nothing was declared.
+    """The undeclared arguments of a step, by name, whose dim 0 may be the batch dim.
 
-    taken: in some call so far.
-    refused: no batch from now on, for the size was another, or became a constant.
+    taken: it was used as such in some call so far.
+    refused: it is not from now on, because its size differed from the batch's or became a constant.
     """
 
     taken: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
 
 
-_INFER = object()  # the batch_dims of what was left undeclared
+_INFER = object()  # the batch_dims of an undeclared argument
 
 
 def members(value: Any) -> Iterator[tuple[str, Any, Any]]:
-    """(suffix of the name, key, value) of what a container holds; nothing for anything else."""
+    """(suffix of the name, key, value) of each item of a container; nothing for other values."""
     if isinstance(value, Mapping):  # dicts, and UserDicts such as BatchEncoding
         yield from ((f"[{key!r}]", key, value[key]) for key in value)
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -86,7 +86,7 @@ def members(value: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def tensors(name: str, value: Any, dims: Any = _INFER) -> Iterator[tuple[str, torch.Tensor, Any]]:
-    """(name, tensor, declared dim) of every tensor in ``value``, but for what modules and optimizers hold."""
+    """(name, tensor, declared dim) of every tensor in ``value``, except those of modules and optimizers."""
     if isinstance(value, NOT_DATA):
         return
     if isinstance(value, torch.Tensor):
@@ -132,7 +132,7 @@ def _misfit(argument: str, why: str, fix: str) -> Exception:
 
 
 def arguments(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments by name, in the signature's order; those of ``*args`` and ``**kwargs`` apart."""
+    """The arguments by name, in the signature's order; each of ``*args`` and ``**kwargs`` on its own."""
     named: dict[str, Any] = {}
     for name, value in signature.bind(*args, **kwargs).arguments.items():
         kind = signature.parameters[name].kind
@@ -162,7 +162,7 @@ def declared(batch_dims: Any, named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find(named: Mapping[str, Any], batch_dims: Any, session: Session) -> CallBatch:
-    """The batch among the arguments: declared, else dim 0 of the first tensor that is data, and of all as large."""
+    """The batch: as declared, else dim 0 of the first data tensor; and dim 0 of undeclared tensors of that size."""
     dims = declared(batch_dims, named)
     in_arguments = [leaf for name, value in named.items() for leaf in tensors(name, value, dims[name])]
     sure = [Leaf(n, t, d % t.dim(), declared=True) for n, t, d in in_arguments if isinstance(d, int)]
@@ -180,12 +180,12 @@ def find(named: Mapping[str, Any], batch_dims: Any, session: Session) -> CallBat
 
 
 def _leading(candidates: Sequence[tuple[str, torch.Tensor]]) -> tuple[str, torch.Tensor]:
-    """The first tensor that is not trained, for those are seldom data; the first of all where every one is."""
+    """The first tensor that does not require grad, as data seldom does; else the first of all."""
     return next((each for each in candidates if not each[1].requires_grad), candidates[0])
 
 
 def _inferred(name: str, tensor: torch.Tensor, size: int, first: str | None, session: Session) -> int | None:
-    """Dim 0 where it has been as large as the batch in every call so far, else None from now on."""
+    """Dim 0 if it has had the batch's size in every call so far, else None from now on."""
     candidates = session.part(Candidates)
     if name == first or (tensor.shape[0] == size and name not in candidates.refused):
         candidates.taken.add(name)

@@ -1,4 +1,4 @@
-"""Outputs of our graphs that carry the batch: who receives one splits it along the same dim."""
+"""Outputs of our graphs that carry the batch: a graph that receives one splits it along the same dim."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from torch import fx
 from torch.utils.weak import WeakIdKeyDictionary
 
-_dims: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by the output
+_dims: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by output tensor
 
 
 def dim_of(tensor: torch.Tensor) -> int | None:
-    """The dim along which an output of ours carries the batch; None: it carries none, or is none of ours."""
+    """The dim along which an output of one of our graphs carries the batch; None for any other tensor."""
     return _dims.get(tensor)
 
 
 def remembering(run: Callable[..., Any], gm: fx.GraphModule, symbols: Set[sympy.Symbol]) -> Callable[..., Any]:
-    """``run`` is a graph of ours, the batch's symbols in it ``symbols``: remember which outputs carry the batch."""
+    """``run``, compiled from ``gm``, remembering which outputs carry the batch that ``symbols`` name."""
     dims = list(_output_dims(gm, symbols))
     if not dims:
         return run

@@ -1,4 +1,4 @@
-"""Dynamo: what it is told, what is replaced in it during a call of ours, and what it says.
+"""Dynamo: its settings, what is replaced in it while a decorated step is called, and what it reports.
 
 Checked on torch 2.11, 2.13 and 2.15.
 """

@@ -1,6 +1,6 @@
-"""What is so in this thread while a decorated step is called: the one owner of such state.
+"""The state of a thread while it calls a decorated step, all in one place.
 
-What we hook into torch is there for every thread, and asks here whether its own is in a call of ours.
+Our hooks in torch are installed for every thread, and ask here whether their thread is in such a call.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from .watch import Watch
 
 @dataclass(eq=False)
 class Call:
-    """A call of a decorated step that is under way.
+    """A call of a decorated step that is in progress.
 
     session: the step's.
     batch: the batch size.
     leaves: the tensors among the arguments, by id.
     arguments: the step's, by name.
-    run_closure: calls a closure that an optimizer was given, captured.
-    watch: what Dynamo tells of the call.
-    on_backward: called with what a backward starts from, and its ``create_graph``, before it runs. None within one: a
-        backward inside a backward (checkpointing) is not looked at.
-    is_nested: whether the call is part of one of another step, whose backwards are looked at.
-    in_chunk: whether what runs now is one chunk of the batch.
+    run_closure: captures and calls a closure that an optimizer was given.
+    watch: what Dynamo reports during the call.
+    on_backward: called with a backward's roots and its ``create_graph`` before it runs. None during a backward: one
+        inside another (checkpointing) is not checked.
+    is_nested: whether the call is part of another step's call, which checks backwards.
+    in_chunk: whether a vmap over the batch now runs in chunks.
     """
 
     session: Session
@@ -49,7 +49,7 @@ class Call:
 
 @dataclass
 class Retrace:
-    """A frame whose batch came in as a constant is traced again: with marks, then with every int symbolic."""
+    """How a frame is being traced again: for a constant batch, first with marks, then with every int symbolic."""
 
     frame: object
     undo: ExitStack
@@ -59,9 +59,9 @@ class Retrace:
 
 
 class _Here(threading.local):
-    """call: the innermost that is under way.
-    retrace: of the frame that Dynamo traces again, in a call of ours or not.
-    compilations: how many of torch's are under way.
+    """call: the innermost call in progress.
+    retrace: that of the frame that Dynamo is tracing again, in such a call or not.
+    compilations: how many torch compilations are in progress.
     """
 
     call: Call | None = None
@@ -74,20 +74,20 @@ here = _Here()
 
 @contextmanager
 def during(call: Call) -> Iterator[None]:
-    """Until the block ends, ``call`` is the one that is under way here."""
+    """Within the block, ``call`` is this thread's call."""
     outer, here.call = here.call, call
     if outer is not None:
         call.is_nested, call.in_chunk = outer.on_backward is not None, outer.in_chunk
     try:
         yield
     finally:
-        here.call, call.on_backward = outer, None  # or a circle would keep the arguments
+        here.call, call.on_backward = outer, None  # or a reference cycle would keep the arguments alive
 
 
 def is_tracing_for_us() -> bool:
-    """Whether this thread is in a call of ours, and what Dynamo traces is traced for us.
+    """Whether this thread is in a decorated step's call, and Dynamo is tracing for our backend.
 
-    An optimizer that the user compiled is captured by its own backend as if we were not there.
+    An optimizer that the user compiled is captured for its own backend, and our hooks do nothing.
     """
     if here.call is None:
         return False

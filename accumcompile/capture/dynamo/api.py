@@ -1,6 +1,6 @@
-"""Every private name of Dynamo that we use, and nothing else. Checked in torch 2.11, 2.13 and 2.15.
+"""What the rest of the compiler needs of Dynamo's private names. Checked in torch 2.11, 2.13 and 2.15.
 
-Capture settings and marks are put back after every call: the user's own compiled functions never see them.
+Capture settings and marks are undone after every call, so the user's own compiled functions never see them.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ CAPTURE: dict[str, Any] = {
     "optimize_ddp": False,
 }
 
-# Loggers' methods that libraries add to logging.Logger, to say something once. They would split the graph.
+# Suffixes of methods that libraries add to logging.Logger, to log something once. They would break the graph.
 _SAID_ONCE = ("_once", "_advice")
 
 
 def patcher(changes: Mapping[str, Any]) -> Callable[[], Callable[[], None]]:
-    """Sets those of ``changes`` that this torch knows; returns what puts them back."""
+    """A function that makes those of ``changes`` that this torch knows, and returns one that undoes them."""
     return config._make_closure_patcher(**{name: value for name, value in changes.items() if hasattr(config, name)})
 
 
@@ -47,7 +47,7 @@ def _capture_patcher(ignored: frozenset[Callable[..., Any]]) -> Callable[[], Cal
 
 
 def _said_once() -> set[Callable[..., Any]]:
-    """The methods of Logger that say something once."""
+    """The methods of Logger that log something once."""
     return {v for k, v in vars(logging.Logger).items() if k.endswith(_SAID_ONCE) and callable(v)}
 
 
@@ -63,20 +63,20 @@ def capture_settings() -> Iterator[None]:
 
 
 def ours(backend: Callable[..., Any]) -> Callable[..., Any]:
-    """``backend``, known for ours from now on."""
+    """``backend``, marked as ours."""
     backend._is_accumcompile = True  # type: ignore[attr-defined]
     return backend
 
 
 def is_ours(backend: Any) -> bool:
-    """Whether a backend, or a callback of Dynamo's made of one, is ours."""
+    """Whether a backend, or the backend inside a Dynamo callback, is ours."""
     while inner := getattr(backend, "_torchdynamo_orig_backend", getattr(backend, "compiler_fn", None)):
         backend = inner
     return getattr(backend, "_is_accumcompile", False)
 
 
 def compiled(fn: Callable[..., Any], backend: Callable[..., Any]) -> Callable[..., Any]:
-    """``torch.compile(fn, backend=backend)``, its recompilations counted apart from any other of ``fn``."""
+    """``torch.compile(fn, backend=backend)``, its recompilations counted separately from others of ``fn``."""
     extra: dict[str, Any] = {}
     if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
         extra["isolate_recompiles"] = True
@@ -89,7 +89,7 @@ def is_compiled(module: torch.nn.Module) -> bool:
 
 
 def is_tracing() -> bool:
-    """Whether a graph is being traced now: AOTAutograd, too, runs backwards then."""
+    """Whether a graph is being traced now, during which AOTAutograd also runs backwards."""
     return TracingContext.try_get() is not None
 
 
@@ -102,12 +102,12 @@ def dispatch_mode() -> str | None:
 
 
 def untraced(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """``fn`` is never captured, whoever's Dynamo comes upon it: it runs as it is."""
+    """``fn``, which Dynamo never traces, for any backend."""
     return torch._dynamo.disable(fn, reason="accumcompile captures the step itself")
 
 
 def call_closure(closure: Callable[[], Any]) -> Any:
-    """Calls a closure. Dynamo leaves this frame alone, so that it captures the closure by itself."""
+    """Call a closure. Dynamo skips this frame, so that it captures the closure as a frame of its own."""
     return closure()
 
 
@@ -138,7 +138,7 @@ def _restore(tensor: torch.Tensor, before: dict[str, Any]) -> None:
 
 
 def mark(tensor: torch.Tensor, dim: int) -> Callable[[], None]:
-    """Ask for a symbolic size of ``dim``. Returns what takes the mark away again."""
+    """Mark ``dim`` to have a symbolic size; returns a function that removes the mark."""
     before = [(t, _marks(t)) for t in _inner_tensors(tensor)]
     decorators.maybe_mark_dynamic(tensor, dim)
 
@@ -151,7 +151,7 @@ def mark(tensor: torch.Tensor, dim: int) -> Callable[[], None]:
 
 @contextmanager
 def marked(dims: Iterable[tuple[torch.Tensor, int]]) -> Iterator[None]:
-    """Marks on the user's tensors, for the time of a call."""
+    """Within the block, the user's tensors are marked along ``dims``."""
     with ExitStack() as stack:
         for tensor, dim in dims:
             stack.callback(mark(tensor, dim))
@@ -163,7 +163,7 @@ def marked(dims: Iterable[tuple[torch.Tensor, int]]) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """One input of a graph: where it comes from, the value it had, and Dynamo's fake of it."""
+    """One input of a graph: its source, its real value at capture, and Dynamo's fake of it."""
 
     node: fx.Node
     source: Any
@@ -228,12 +228,12 @@ _OWNED_MEMBERS = {"_parameters", "_buffers", "_modules", "param_groups", "state"
 
 
 def is_owned(source: Any) -> bool:
-    """Whether the source is a module's, an optimizer's or a gradient, so that it cannot be the batch."""
+    """Whether the source belongs to a module or an optimizer, or is a gradient: it cannot be the batch."""
     return any(type(s).__name__ in _OWNED or getattr(s, "member", None) in _OWNED_MEMBERS for s in _chain(source))
 
 
 def differentiates(gm: fx.GraphModule) -> bool:
-    """Whether the graph holds a derivative of its own: torch.func.grad, or a traced torch.autograd.grad."""
+    """Whether the graph computes a derivative itself: by torch.func.grad or another reverse-mode transform."""
     return any("grad_increment_nesting" in getattr(node.target, "__name__", "") for node in gm.graph.nodes)
 
 
@@ -245,7 +245,7 @@ def lines_of_transforms(gm: fx.GraphModule) -> list[where.Frame]:
 
 
 def subclass_in(gm: fx.GraphModule) -> tuple[str, where.Frame | None] | None:
-    """The first value that is a tensor made of tensors, such as a DTensor: its class, and the line that takes it."""
+    """The first value of a wrapper subclass, such as a DTensor: its class, and the line that uses it."""
     for node in gm.graph.nodes:
         value = node.meta.get("example_value")
         if is_traceable_wrapper_subclass(value):
@@ -255,7 +255,7 @@ def subclass_in(gm: fx.GraphModule) -> tuple[str, where.Frame | None] | None:
 
 
 def taking_plain(run: Callable[..., Any], gm: fx.GraphModule) -> Callable[..., Any]:
-    """``run``, given each tensor of a class of its own (an image, a mask) as the plain tensor that was traced."""
+    """``run``, with inputs of a tensor subclass (an image, a mask) passed as the plain tensors that were traced."""
     placeholders = gm.graph.find_nodes(op="placeholder")
     named = {given.node for given in inputs(gm) if isinstance(given.value, torch.Tensor) and not _is_plain(given.value)}
     positions = [i for i, node in enumerate(placeholders) if node in named]
@@ -284,8 +284,8 @@ def is_argument(source: Any) -> bool:
 def line_that_fixed(gm: fx.GraphModule, given: Input, dim: int) -> where.Frame | None:
     """The user's line that made the size of ``dim`` a constant, from the guards of the capture.
 
-    A size that is found equal to another's is a constant when that is. From then on no guard names them: the last
-    one that does is it, and those before it are harmless comparisons.
+    A size found equal to another becomes a constant when the other does. After that no guard names either: the last
+    guard that does is the cause, and those before it are harmless comparisons.
     """
     env = given.fake.fake_mode.shape_env
     name = f"{given.name}.size()[{dim}]"

@@ -1,8 +1,8 @@
-"""Where Dynamo fails, plain Python runs: a failure of its own is a break of the graph like any other.
+"""Where Dynamo fails, plain Python runs: an internal failure becomes an ordinary graph break.
 
 Dynamo breaks a graph, or drops a function, only at what it knows that it cannot trace. Any other failure (a module
-whose ``__init__`` it does not follow, a number that data decides) it lets out of the call, with a page of its
-internals. Here all are alike, unless eager fails on that line too: then that is said at once. Checked in torch 2.13.
+whose ``__init__`` it does not follow, a data-dependent number) it raises out of the call, with a page of internals.
+Here all become breaks, unless eager fails on that line too: then that error is raised at once. Checked in torch 2.13.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .reasons import FAILED, UNTRACEABLE, first_sentence
 
 Handler = Callable[[Any, Any], None]
 
-# What Dynamo raises on purpose; of its own exceptions, these are failures.
+# What Dynamo raises on purpose, and those of its exceptions that are failures all the same.
 _ON_PURPOSE = (TorchDynamoException, symbolic_convert.ReturnValueOp, symbolic_convert.YieldValueOp)
 _FAILURES = (InternalTorchDynamoError, TorchRuntimeError, UncapturedHigherOrderOpError)
 _TRANSLATORS = (
@@ -41,7 +41,7 @@ _TRANSLATORS = (
     symbolic_convert.InliningGeneratorInstructionTranslator,
 )
 
-# Lines that only the backend found it cannot trace, and why. By place: another trace of the frame meets them again.
+# Lines that the backend found untraceable, and why. Keyed by location: a new trace of the frame meets them again.
 _untraceable: dict[tuple[str, int], str] = {}
 
 
@@ -62,9 +62,9 @@ def _every_failure_breaks() -> Callable[[], None]:
 
 @functools.cache
 def _tracing() -> list[tuple[Any, str, Any]]:
-    """(owner, attribute, what breaks where that fails) of all that traces instructions.
+    """(owner, attribute, replacement that breaks on failure) of every function that traces an instruction.
 
-    Dynamo can break a graph at some instructions: there the function is kept in a cell of what handles the break.
+    If Dynamo can break the graph at an instruction, the function is in a closure cell of the break's handler.
     """
     tables = [(translator, translator.dispatch_table) for translator in _TRANSLATORS]
     cells = {id(cell): cell for _, table in tables for cell in map(_cell, table) if cell is not None}
@@ -82,7 +82,7 @@ def _cell(handler: Handler | None) -> CellType | None:
 
 
 def _breaking(handle: Handler, resumes: bool = False) -> Handler:
-    """``handle``, which traces one instruction, whose failures are breaks, from which Dynamo ``resumes`` or not."""
+    """``handle``, which traces one instruction, with failures as breaks; ``resumes``: Dynamo can resume after it."""
 
     @functools.wraps(handle)
     def handles(tx: Any, instruction: Any) -> None:
@@ -102,7 +102,7 @@ def _breaking(handle: Handler, resumes: bool = False) -> Handler:
 
 @replaced.replaces(convert_frame, "_compile")
 def _compile(compile_: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """A failure outside of all instructions leaves the function to Python."""
+    """Leave a function to Python if Dynamo fails outside of all its instructions."""
     try:
         return compile_(*args, **kwargs)
     except Exception as error:
@@ -113,7 +113,7 @@ def _compile(compile_: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 @contextmanager
 def bugs_named() -> Iterator[None]:
-    """Around our own work: what is raised there, and meant for nobody, is a bug of ours.
+    """Report an unexpected exception in the block as a bug in accumcompile.
 
     Raises:
         BuildError: AC901.
@@ -121,7 +121,7 @@ def bugs_named() -> Iterator[None]:
     try:
         yield
     except (TorchDynamoException, *exceptions_allowed_to_be_fallback):
-        raise  # ours are among them, and what Dynamo waits for
+        raise  # these include our own errors, and what Dynamo handles
     except Exception as error:
         why = "nothing ran, and nothing has changed"
         line = _line_at_hand(error) or where.users_line()
@@ -129,7 +129,7 @@ def bugs_named() -> Iterator[None]:
 
 
 def _line_at_hand(error: Exception) -> where.Frame | None:
-    """The user's line that the node comes from which was worked on."""
+    """The user's line of the node that was being processed."""
     nodes = (frame.f_locals.get("node") for frame, _ in walk_tb(error.__traceback__))
     lines = [where.user_frame(node.meta.get("stack_trace")) for node in nodes if isinstance(node, fx.Node)]
     return next(filter(None, reversed(lines)), None)
@@ -140,12 +140,12 @@ def _is_on_purpose(error: Exception) -> bool:
 
 
 def _break(error: Exception) -> NoReturn:
-    """Say to Dynamo that it does not know how to trace this."""
+    """Raise what Dynamo raises for code that it cannot trace."""
     unimplemented(gb_type=FAILED, context="", explanation=first_sentence(error), hints=[], from_exc=error)
 
 
 def _fail_like_eager(tx: Any) -> None:
-    """Raise an error if eager fails on this operator too, and nobody is there to catch it.
+    """Raise an error if eager fails on this operator too, and nothing in the step may catch it.
 
     Raises:
         AccumulateError: AC036.

@@ -1,4 +1,4 @@
-"""What a step's calls so far have shown, for the safety net of the next."""
+"""What a step's calls so far have shown, for the safety net of the next call."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Calls:
     """What is known of a step's calls so far.
 
-    frames: how many Dynamo had looked at when the last of them returned, which was right; None: none has.
-    dropped: whether Dynamo has dropped a function: from then on that runs as it is, and nothing tells of it.
-    differentiate: whether graphs of theirs hold derivatives of their own, which no backward shows.
+    frames: how many frames Dynamo had looked at when the last clean call returned; None if there was none.
+    dropped: whether Dynamo has dropped a function: from then on it runs uncompiled, without any report.
+    differentiate: whether their graphs compute derivatives themselves, which no backward shows.
     """
 
     frames: int | None = None

@@ -1,7 +1,7 @@
-"""A ``torch.func.vmap`` over the batch that no graph holds runs in chunks of a micro-batch. Checked in torch 2.13.
+"""A ``torch.func.vmap`` over the batch that is not captured runs in chunks of a micro-batch. Checked in torch 2.13.
 
-vmap's function is one sample's by construction, so this is what splitting means, and per-sample gradients cost the
-activations of a micro-batch. It comes to this because many of vmap's rules make constants of sizes.
+vmap's function takes one sample by construction, so chunking is splitting, and per-sample gradients cost the
+activations of a micro-batch. It can go uncaptured because many of vmap's batching rules make sizes constants.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def _vmap_impl(
 
 
 def _rows(call: Call, func: Any, in_dims: Any, randomness: str, args: tuple) -> int | None:
-    """The samples of a micro-batch, if the batch is what is mapped over and no chunk draws numbers of its own."""
+    """The samples of a micro-batch, if vmap maps over the batch and does not draw different numbers per sample."""
     if randomness == "different":
         return None
     size, *_ = _process_batched_inputs(in_dims, args, func)
     if size != call.batch:
         return None
-    call.session.part(Calls).differentiate = True  # perhaps; and nothing else will show it
+    call.session.part(Calls).differentiate = True  # perhaps, and nothing else would show it
     return call.session.options.rows(size)

@@ -1,8 +1,8 @@
-"""Whether something is being compiled, asked by each thread for itself.
+"""Whether torch is compiling, answered for each thread.
 
-torch has one answer for the whole process. An optimizer that steps while another thread compiles takes the form that it
-has in compiled code, which keeps its count of steps in a float32 tensor: AdamW is 2e-6 off then, in float64.
-Checked in torch 2.13; where the names are not there, nothing is changed.
+torch has one flag for the whole process. An optimizer that steps while another thread compiles takes its path for
+compiled code, which keeps its step count in a float32 tensor: AdamW is then 2e-6 off, in float64.
+Checked in torch 2.13; where the names are missing, nothing is changed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _ask_each_thread() -> Callable[[], None]:
     put_back = replaced.put(torch.compiler, _CONTEXT, _compiling)
 
     def undo() -> None:
-        setattr(torch.compiler, _FLAG, False)  # as it is between two compilations
+        setattr(torch.compiler, _FLAG, False)  # its value between compilations
         put_back()
 
     return undo

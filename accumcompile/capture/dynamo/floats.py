@@ -1,8 +1,8 @@
-"""Tensors without dimensions, kept from being taken for Python's floats. Checked in torch 2.11 and 2.13.
+"""Keeps 0-dim tensors from being taken for Python floats. Checked in torch 2.11 and 2.13.
 
-Dynamo thinks of a float64 tensor without dimensions, in main memory, that it may be a Python float. Where nobody reads
-it as one, AOTAutograd has the frame traced again, and in that second trace Dynamo drops what changes the tensor in
-place (``ema.lerp_(loss, 0.1)``), as plain ``torch.compile`` does: the buffer silently keeps its value.
+Dynamo assumes that a 0-dim float64 CPU tensor may stand for a Python float. If nothing reads it as one, AOTAutograd has
+the frame traced again, and in that second trace Dynamo drops in-place changes of the tensor (``ema.lerp_(loss, 0.1)``),
+under plain ``torch.compile`` too: the buffer silently keeps its value.
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ def tensors_stay_tensors(gm: fx.GraphModule) -> Iterator[None]:
 
 @contextmanager
 def no_frame_again(sizes: ShapeEnv) -> Iterator[None]:
-    """Within the block, no frame is traced again because of a float: for a second capture of a graph, which comes when
-    Dynamo is through with the frame."""
+    """Within the block, no frame is traced again because of a float: for capturing a graph after Dynamo is done."""
     with _never_again_for(str(s) for s in sizes.backed_var_to_val if symbol_is_type(s, SymT.FLOAT)):
         yield
 
 
 def forget_floats() -> bool:
-    """Forget what Dynamo found of floats: it goes by names that another capture has too. Whether there was anything."""
+    """Clear Dynamo's float state, whose symbol names other captures reuse; returns whether there was any."""
     had_any = bool(TensorifyState.force_specializations)
     TensorifyState.clear()
     return had_any

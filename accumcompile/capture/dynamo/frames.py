@@ -1,7 +1,7 @@
 """Finding the batch in a graph from Dynamo, and making its size one symbol.
 
-Which symbolic dim is split is a question of profit, not of correctness: the algebra holds for any. So a guess
-is allowed where nothing was declared, and an error is given only where nothing could be split at all.
+Which symbolic dim is split is a question of performance, not of correctness: the algebra of placements holds for
+any. So a guess is allowed where nothing was declared, and is an error only if nothing could be split at all.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from .reasons import recompilation
 
 @dataclass(frozen=True)
 class BatchSymbols:
-    """The batch of one graph. After unification its symbols are one, as long as Dynamo's guards hold.
+    """The batch of one graph. Its symbols are equal, as long as Dynamo's guards hold.
 
-    No symbols: the graph holds the batch, but only as a constant, and nothing to train.
+    No symbols: the graph holds the batch, but only as a constant, and runs whole.
     """
 
     symbols: frozenset[sympy.Symbol]
@@ -38,14 +38,14 @@ class BatchSymbols:
 
 
 def warn_of_last_capture(session: Session) -> None:
-    """Outside a decorated call nothing is heard of Dynamo's limit when it is hit: say so one capture before."""
+    """Warn one capture before Dynamo's limit: outside a decorated call, hitting it goes unreported."""
     hit = last_capture() if here.call is None else None
     if hit is not None:
         facts = {"step": where.named(hit.code.co_name), "limit": hit.times, "config": hit.config}
         errors.warn("AC034", session, where.of_code(hit.code), reason=recompilation(hit.reason), **facts)
 
 
-# How sure we are that an input is the batch: the user said so; our own graph made it so; it is the argument
+# How sure we are that an input is the batch: the user declared it; one of our graphs returned it; it is the argument
 # whose size is the batch size; it is another argument of that size; it is some other tensor of that size.
 DECLARED, CARRIED, LEADING, INFERRED, GUESSED = "declared", "carried", "leading", "inferred", "guessed"
 PRIMARY = {DECLARED, CARRIED, LEADING}
@@ -79,7 +79,7 @@ class Carrier:
 def find_batch(gm: fx.GraphModule, session: Session) -> BatchSymbols | None:
     """The batch's symbols in a graph, or None for a graph that has no batch, or one so small that it may run whole.
 
-    May ask Dynamo to trace anew.
+    May have Dynamo trace the frame again.
     """
     inputs = dynamo.inputs(gm)
     carriers = list(_carriers(inputs))
@@ -98,15 +98,15 @@ def find_batch(gm: fx.GraphModule, session: Session) -> BatchSymbols | None:
 
 
 def _break_at_transforms(gm: fx.GraphModule) -> None:
-    """Have what torch.func transforms run whole: many of its rules for an operator take its sizes for numbers."""
+    """Break the graph at torch.func transforms, which then run whole: many batching rules make sizes constants."""
     for line in dynamo.lines_of_transforms(gm) if here.call is not None else ():
         retrace.retrace_with_break(line, "torch.func makes a constant of the batch size")
 
 
 def is_still_symbolic(gm: fx.GraphModule, session: Session) -> bool:
-    """Called when a graph has been compiled: tracing it again may have made the batch size a constant.
+    """Check the batch size after AOTAutograd has traced the graph again, which may have made it a constant.
 
-    False where that does not matter, for the batch is small.
+    False if it is a constant but the batch is so small that it may run whole.
     """
     carriers = [c for c in _carriers(dynamo.inputs(gm)) if isinstance(c.size, torch.SymInt)]
     constant = [c for c in carriers if not c.symbolic]
@@ -120,8 +120,10 @@ def is_still_symbolic(gm: fx.GraphModule, session: Session) -> bool:
 
 
 def _is_small(constant: list[Carrier], session: Session) -> bool:
-    """Whether the batch is no larger than a micro-batch that has run: the last of an epoch, of two samples perhaps,
-    from which PyTorch makes a constant where a size of it is 1."""
+    """Whether the batch is no larger than a micro-batch that has run, such as the last batch of an epoch.
+
+    If it is so small that a size computed from it is 1, PyTorch makes it a constant.
+    """
     call = here.call
     size = call.batch if call is not None else max(c.hint for c in constant)
     if size > session.journal.most_rows:
@@ -142,7 +144,7 @@ def _carriers(inputs: list[Input]) -> Iterator[Carrier]:
             yield Carrier(given, dim, CARRIED, given.name)
         elif not isinstance(given.value, torch.nn.Parameter) and not dynamo.is_owned(given.source):
             kind = GUESSED
-            if batch is None:  # outside a decorated call: dim 0 of the first that may be one
+            if batch is None:  # outside a decorated call: dim 0 of the first candidate
                 batch = given.value.shape[0]
                 kind = LEADING if dynamo.is_argument(given.source) else GUESSED
             dims = [d for d in range(given.value.dim() if call else 1) if given.value.shape[d] == batch > 1]
@@ -160,7 +162,7 @@ def _argument(given: Input, leaf: Leaf) -> Iterator[Carrier]:
 
 
 def _unified(carriers: list[Carrier]) -> BatchSymbols:
-    """Make the sizes of ``carriers`` one symbol: a guard of Dynamo's checks at each call that they are."""
+    """Make the sizes of ``carriers`` one symbol: a Dynamo guard checks at each call that they are equal."""
     first = next((c for c in carriers if c.kind in PRIMARY), carriers[0])
     sizes = [c.size for c in carriers if c.hint == first.hint]
     for size in sizes:
@@ -171,7 +173,7 @@ def _unified(carriers: list[Carrier]) -> BatchSymbols:
 
 
 def _own_symbols(carriers: list[Carrier]) -> set[sympy.Symbol]:
-    """The symbols that are a batch size by themselves, and not a factor of the size of a flattened dimension."""
+    """The symbols that are a batch size by themselves, not only a factor of a flattened dimension's size."""
     call = here.call
     alone = [c for c in carriers if isinstance(c.size, torch.SymInt) and c.size.node.expr.is_Symbol]
     batch = call.batch if call is not None else alone[0].hint if alone else None
@@ -179,15 +181,15 @@ def _own_symbols(carriers: list[Carrier]) -> set[sympy.Symbol]:
 
 
 def _batch_of(size: sympy.Expr, own: set[sympy.Symbol]) -> set[sympy.Symbol]:
-    """The batch's symbols in a size: of ``s * t``, the rows of a flattened dimension, the one that is a batch."""
+    """The batch's symbols in a size: in ``s * t``, of a flattened dimension, the one that is a batch size itself."""
     return size.free_symbols if len(size.free_symbols) == 1 else size.free_symbols & own
 
 
 def _became_constant(carrier: Carrier, gm: fx.GraphModule, session: Session, alone: bool) -> None:
-    """User code fixed the batch size of an input: an error if it was declared, or no other is left.
+    """Report an input whose batch size user code made a constant: an error if declared, or if no other is left.
 
-    A frame whose inputs come out of our own graphs runs whole then, such as a loss on lists of one object a sample:
-    the safety net tells what that costs.
+    A frame whose inputs are outputs of our graphs then runs whole, such as a loss on Python lists of one object per
+    sample: the safety net reports what that costs.
     """
     line = dynamo.line_that_fixed(gm, carrier.input, carrier.dim)
     facts = {"name": carrier.name, "dim": carrier.dim, "size": carrier.hint}
@@ -207,7 +209,7 @@ def _became_constant(carrier: Carrier, gm: fx.GraphModule, session: Session, alo
 
 
 def _lists_of_the_batch() -> str:
-    """The arguments of the call that are Python lists of one value a sample."""
+    """The arguments of the call that are Python lists of one value per sample."""
     call = here.call
     if call is None:
         return ""
@@ -215,6 +217,6 @@ def _lists_of_the_batch() -> str:
 
 
 def _trains(gm: fx.GraphModule) -> bool:
-    """Whether a backward can come through this graph."""
+    """Whether a backward can go through this graph."""
     values = (given.value for given in dynamo.inputs(gm))
     return torch.is_grad_enabled() and any(isinstance(v, torch.Tensor) and v.requires_grad for v in values)

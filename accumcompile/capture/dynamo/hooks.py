@@ -1,4 +1,4 @@
-"""What Dynamo must leave alone during a call of ours, and what it must tell us.
+"""What Dynamo must skip while a decorated step is called, and what it must report.
 
 Checked in torch 2.11, 2.13 and 2.15.
 """
@@ -15,20 +15,20 @@ from torch._dynamo.types import ConvertFrameReturn, FrameAction, FrameExecStrate
 from ...diagnostics import where
 from . import api as dynamo
 
-# Those that are not named below replace functions of torch's too.
+# Those not used below are imported for the torch functions that they replace.
 from . import breaks, chunks, compiling, floats, idle, limits, lists, optimizers, quiet, replaced  # noqa: F401
 from .ambient import here
 from .reasons import Reason
 
-in_place = replaced.in_place  # all of these
+in_place = replaced.in_place  # installs all of these
 
-# What torch.func.vmap returns: a frame of its own only where no graph could hold it (chunks.py).
+# The code of what torch.func.vmap returns: Dynamo meets it as a frame only if no graph could hold it (chunks.py).
 VMAP_CODE = next(c for c in torch.func.vmap.__code__.co_consts if getattr(c, "co_name", "") == "wrapped")
 
 
 @replaced.replaces(convert_frame.CatchErrorsWrapper, "__call__")
 def _convert(convert: Callable[..., ConvertFrameReturn], self: Any, *args: Any) -> ConvertFrameReturn:
-    """Let what an optimizer's step or a vmap calls run as it is, this once; forget what an earlier capture left."""
+    """Skip optimizer steps, uncaptured vmaps and idle functions; clear the float state of earlier captures."""
     call, code = here.call, args[0].f_code
     if call is None or not dynamo.is_ours(self):
         return convert(self, *args)
@@ -47,7 +47,7 @@ def _convert(convert: Callable[..., ConvertFrameReturn], self: Any, *args: Any) 
 
 @replaced.replaces(convert_frame, "format_error_msg")
 def _format_error_msg(format_: Callable[..., str], exc: Exception, code: Any, *args: Any, **kwargs: Any) -> str:
-    """Dynamo formats an error when it drops a function because of it."""
+    """Record that Dynamo drops a function: it formats the error that made it do so."""
     if here.call is not None:
         frame = where.of_summaries(getattr(exc, "real_stack", None)) or where.user_frame(str(exc.__cause__))
         if frame is not None:

@@ -1,4 +1,4 @@
-"""Dynamo's limit of recompilations, behind which it runs a frame uncompiled. Checked in torch 2.11, 2.13 and 2.15."""
+"""Dynamo's recompile limit, beyond which it runs a frame uncompiled. Checked in torch 2.11, 2.13 and 2.15."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COMPILE_CODE = convert_frame._compile.__code__
 
 @dataclass(frozen=True)
 class RecompileLimit:
-    """A frame that Dynamo would now run uncompiled, because it compiled it too often."""
+    """A frame that Dynamo has compiled too often, and would run uncompiled."""
 
     config: str  # the setting's name
     reason: str  # why it was compiled again the last time
@@ -37,7 +37,7 @@ class RecompileLimit:
 
 @replaced.replaces(convert_frame, "exceeds_recompile_limit")
 def _exceeds_recompile_limit(exceeds: Callable[..., Any], cache_size: Any, compile_id: Any) -> tuple[bool, str]:
-    """Tell of a frame that would now run uncompiled, before it does."""
+    """Report a frame that would now run uncompiled, if it holds the batch."""
     exceeded, limit = exceeds(cache_size, compile_id)
     call = here.call
     if not exceeded or call is None:
@@ -59,9 +59,9 @@ def _carries_batch(value: Any, call: Call) -> bool:
 
 
 def _refuse(hit: RecompileLimit, call: Call) -> None:
-    """An error where Dynamo would now run a frame that holds the batch uncompiled.
+    """Raise if Dynamo would now run a frame that holds the batch uncompiled; only warn for a resume function.
 
-    What comes after a break may run so: the safety net looks at each backward from then on.
+    The safety net then checks each backward from that call on.
     """
     facts = {"limit": hit.times, "config": hit.config, "reason": recompilation(hit.reason)}
     if not where.is_resumed(hit.code):
@@ -71,7 +71,7 @@ def _refuse(hit: RecompileLimit, call: Call) -> None:
 
 
 def last_capture() -> RecompileLimit | None:
-    """The frame that Dynamo captures now, if it would run that uncompiled from the next change on."""
+    """The frame that Dynamo is capturing, if it would run it uncompiled instead of capturing it again."""
     local = _variables_of_compile()
     entries = getattr(local.get("cache_size"), "num_cache_entries_with_same_id_matched_objs", 0)
     if entries + 1 < config.recompile_limit or config.fail_on_recompile_limit_hit:
@@ -80,7 +80,7 @@ def last_capture() -> RecompileLimit | None:
 
 
 def _variables_of_compile() -> dict[str, Any]:
-    """What Dynamo's function that compiles a frame knows, of the frame that is being compiled."""
+    """The local variables of Dynamo's ``_compile`` for the frame that is being compiled."""
     caller: Any = sys._getframe(1)
     while caller is not None and caller.f_code is not _COMPILE_CODE:
         caller = caller.f_back

@@ -1,11 +1,11 @@
-"""Python lists that come into a step: appended to, or made a tensor of, without a look at what they hold.
+"""Python lists from outside a step: appended to, or made into a tensor, without tracing their items.
 
-Dynamo takes in a list item by item, guards on its length and on what it reads, and writes all of it back: each call of
-a step that keeps a history, or is called with a list of labels, would be another capture.
+Dynamo traces a list item by item, guards on its length and on the items that are read, and writes all of it back: a
+step that keeps a history, or is called with a list of labels, would be captured again at each call.
 
-``self.history.append(loss)``: the list stays where it is, and the call is made when the graph has run, by the way in
-which Dynamo calls ``tensor.register_hook`` then. Where a frame reads the list after all, it is traced again as Dynamo
-has it. ``torch.tensor(labels)``: the graph breaks there, and the tensor is an input of the next one.
+``self.history.append(loss)``: the list is not traced, and the append is called after the graph has run, by the
+mechanism with which Dynamo calls ``tensor.register_hook`` then. If a frame reads the list after all, it is traced again
+in Dynamo's own way. ``torch.tensor(labels)``: the graph breaks there, and the tensor is an input of the next one.
 
 Checked in torch 2.13.
 """
@@ -41,9 +41,9 @@ CONSTRUCTORS = (torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor, torc
 
 
 class _Append(GetAttrVariable):
-    """``values.append``, of a list that Dynamo has not looked into."""
+    """``values.append``, of a list whose items Dynamo has not traced."""
 
-    # With the list among them a graph break would not look into it.
+    # With the list among them, a graph break does not visit it, and so does not trace its items.
     _nonvar_fields: ClassVar = {"obj", *GetAttrVariable._nonvar_fields}  # type: ignore[misc]
 
     def call_function(self, tx: Any, args: list, kwargs: dict) -> Any:
@@ -68,7 +68,7 @@ def _load_attr(load: Callable[[Any, str], None], tx: Any, name: str) -> None:
 
 
 def _is_unseen(tx: Any, value: Any, types: tuple[type, ...]) -> bool:
-    """Whether a value is a list that came in from outside, and that nothing has looked into."""
+    """Whether a value is a list from outside the frame whose items have not been traced."""
     if type(value) is not LazyVariableTracker or value.is_realized() or value.peek_type() not in types:
         return False
     outermost = tx.output.current_tracer is tx.output.root_tracer
@@ -77,7 +77,7 @@ def _is_unseen(tx: Any, value: Any, types: tuple[type, ...]) -> bool:
 
 @replaced.replaces(InstructionTranslatorBase, "call_function")
 def _call_function(call: Callable[..., None], tx: Any, fn: Any, args: list, kwargs: dict[str, Any]) -> None:
-    """Break the graph where a list of one value a sample becomes a tensor."""
+    """Break the graph where a list of one value per sample becomes a tensor."""
     ours = here.call
     if ours is not None and ambient.is_tracing_for_us() and _makes_tensor(tx, fn, args, ours.batch):
         unimplemented(gb_type=LIST, context=args[0].source.name, explanation=LIST, hints=[])
@@ -86,7 +86,7 @@ def _call_function(call: Callable[..., None], tx: Any, fn: Any, args: list, kwar
 
 @replaced.replaces(VariableBuilder, "_wrap")
 def _wrap(wrap: Callable[[Any, Any], Any], builder: Any, value: Any) -> Any:
-    """Dynamo looks into a value."""
+    """Keep Dynamo from tracing the items of some lists; retrace if a list that is appended to is read."""
     if not ambient.is_tracing_for_us():
         return wrap(builder, value)
     if variable := _restored(builder, value) or _of_method(builder, value):
@@ -97,7 +97,7 @@ def _wrap(wrap: Callable[[Any, Any], Any], builder: Any, value: Any) -> Any:
 
 
 def _of_method(builder: Any, value: Any) -> Any:
-    """``values.append`` where it comes into a frame as it is: from before a break. None: it is something else."""
+    """``values.append`` that enters a frame as a bound method, from before a graph break; None for anything else."""
     if type(value) is not BuiltinMethodType or value.__name__ != "append" or type(value.__self__) not in LISTS:
         return None
     if value.__self__ in builder.tx.output.side_effects or retrace.reads_lists():
@@ -108,14 +108,14 @@ def _of_method(builder: Any, value: Any) -> Any:
 
 
 class _Restored(VariableTracker):
-    """A list of plain values that crosses a break of the graph: taken from where it is, and not looked into."""
+    """A list that crosses a graph break: loaded from its source again, without tracing its items."""
 
     def reconstruct(self, codegen: Any) -> None:
         codegen(self.source)
 
 
 def _restored(builder: Any, value: Any) -> Any:
-    """A list at a break, of plain values or one that is appended to. None: it is something else."""
+    """A list at a graph break, of plain values or appended to; None for anything else."""
     plain = type(value) in (list, tuple) and all(type(v) in PLAIN for v in value)
     if (plain or _is_appended_to(builder.tx, value)) and _is_at_break():
         return _Restored(source=builder.source)
@@ -123,7 +123,7 @@ def _restored(builder: Any, value: Any) -> Any:
 
 
 def _is_at_break() -> bool:
-    """Whether Dynamo looks into a value only to have it again behind a break."""
+    """Whether Dynamo wraps a value only to restore it after a graph break."""
     caller: Any = sys._getframe(2)
     while caller is not None and caller.f_code is not OutputGraph.compile_subgraph.__code__:
         if caller.f_code is InstructionTranslatorBase.step.__code__:
@@ -133,7 +133,7 @@ def _is_at_break() -> bool:
 
 
 def _makes_tensor(tx: Any, fn: Any, args: list, rows: int) -> bool:
-    """Whether a call makes a tensor of a list of ``rows`` values that has not been looked into: one for each sample."""
+    """Whether a call makes a tensor from an untraced list of ``rows`` values: one per sample."""
     if getattr(fn, "value", None) not in CONSTRUCTORS or not args or not _is_unseen(tx, args[0], (list, tuple)):
         return False
     values = args[0].peek_value()

@@ -1,4 +1,4 @@
-"""Optimizers are opaque to Dynamo: they run once per step, uncompiled, but for the closure that they are given.
+"""Optimizers are opaque to Dynamo: they run once per step, uncompiled, except for the closure that they are given.
 
 Checked in torch 2.11, 2.13 and 2.15.
 """
@@ -27,7 +27,7 @@ STEP_CODE = next(c for c in Optimizer.profile_hook_step.__code__.co_consts if ge
 
 
 def is_within_step(code: CodeType) -> bool:
-    """Whether a frame is an optimizer's step, or is called by one, but for a closure that it was given."""
+    """Whether a frame is an optimizer's step, or is called by one, except through a closure that it was given."""
     caller: Any = sys._getframe(1)
     while code is not STEP_CODE and code is not dynamo.CLOSURE_CODE and caller is not None:
         code, caller = caller.f_code, caller.f_back
@@ -45,7 +45,7 @@ def _check_inlineable(check: Callable[[Any], Any], func: Any) -> Any:
 
 @replaced.replaces(VariableBuilder, "_wrap")
 def _wrap(wrap: Callable[[Any, Any], Any], self: Any, value: Any) -> Any:
-    """An optimizer is an object like any other. (Dynamo would capture anew for each, and set its options.)"""
+    """Treat an optimizer as an ordinary object. (Dynamo would capture anew for each, and set its options.)"""
     if isinstance(value, Optimizer) and ambient.is_tracing_for_us():
         return self.wrap_user_defined(value)
     return wrap(self, value)

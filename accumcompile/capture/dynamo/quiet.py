@@ -1,4 +1,4 @@
-"""PyTorch's pages of advice and of internals, for what we tell ourselves where it matters."""
+"""Silences long PyTorch log messages about failures that we report ourselves where they matter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from . import replaced
 from .ambient import here
 
-# Loggers, and how what they say begins: a break at a number, an operator that fails while traced.
+# Loggers, and how the dropped messages begin: a graph break at a number, an operator that fails in tracing.
 TALKATIVE = ("torch._dynamo.variables.tensor", "torch._subclasses.fake_tensor")
 SAID_BY_US = ("Graph break from `Tensor.item()`", "failed while attempting to run meta")
 

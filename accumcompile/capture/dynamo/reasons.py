@@ -23,10 +23,10 @@ UNTRACEABLE = "PyTorch cannot trace it for a batch whose size varies"
 OPTIMIZER = "an optimizer runs once per step, uncompiled"
 LIST = "a tensor is made of a Python list"
 
-# Every step breaks like this.
+# Graph breaks that every step has.
 EXPECTED = ("Tensor.backward() call", "Optimizer.zero_grad", OPTIMIZER)
 
-# Where Dynamo's own words lead astray.
+# Replacements for reasons that Dynamo words misleadingly.
 REWORDED: tuple[tuple[str, str], ...] = (
     ("Tensor.backward() call", "backward() inside a try, a loop or a context manager"),
     ("break in loop", "a graph break in a loop"),
@@ -42,7 +42,7 @@ REWORDED: tuple[tuple[str, str], ...] = (
 OWN_FUNCTION = "put forward and loss into a function of their own, and call it from the step"
 RESUMABLE = "move that line out of the try, loop or with around it, or out of {dropped}"
 
-# What to write instead, by a word of Dynamo's reason; then for any other break, and for a function dropped.
+# What to write instead, by a phrase of Dynamo's reason; AFTER_BACKWARD is for any other graph break.
 FIXES: tuple[tuple[str, str], ...] = (
     ("backwards hooks", "register the hook on parameters or tensors (p.register_hook), not on a module"),
     (LIST, "make it before the step: pass torch.tensor(labels) in place of the list"),
@@ -54,12 +54,12 @@ AFTER_BACKWARD = "keep that out of forward and loss: move it behind backward(), 
 
 
 def is_expected(reason: Reason) -> bool:
-    """Whether every step breaks like this: at backward(), at the optimizer."""
+    """Whether this is a graph break that every step has: at backward(), at the optimizer."""
     return not reason.dropped and any(text in reason.text for text in EXPECTED)
 
 
 def explained(reasons: Sequence[Reason], step: str = "") -> dict[str, str]:
-    """Why and fix, from the first of Dynamo's reasons. A function dropped that is not the ``step`` is one already."""
+    """Why and fix, from Dynamo's first reason. A dropped function other than ``step`` is already a separate one."""
     if not reasons:
         return {"why": "Dynamo did not capture it and gave no reason", "fix": OWN_FUNCTION}
     reason = reasons[0]
@@ -72,7 +72,7 @@ def explained(reasons: Sequence[Reason], step: str = "") -> dict[str, str]:
 
 
 def summary(text: str) -> str:
-    """Dynamo's reason in a line or two: what it says last, without its hints and links."""
+    """Dynamo's reason in a line or two: the last break that it names, without hints and links."""
     last = text.split("*** While handling this graph break, another graph break occurred: ***")[-1].strip()
     ours = next((words for word, words in REWORDED if word in last), None)
     title, _, rest = last.partition("\n")
@@ -80,12 +80,12 @@ def summary(text: str) -> str:
     return ours or "\n".join(filter(None, (title, explanation)))
 
 
-_FILE = re.compile(r"^\S+\.(cpp|h):\d+: ")  # of PyTorch's own sources
-_GOT = re.compile(r"got \w+\([\"'](.*)[\"']\)")  # what Dynamo says of an operator that failed
+_FILE = re.compile(r"^\S+\.(cpp|h):\d+: ")  # a place in PyTorch's C++ sources
+_GOT = re.compile(r"got \w+\([\"'](.*)[\"']\)")  # Dynamo's message about an operator that failed
 
 
 def first_sentence(error: Exception) -> str:
-    """What an error of PyTorch's says, without its advice and its internals."""
+    """The first sentence of a PyTorch error, without advice and internals."""
     text = str(error).strip()
     got = _GOT.search(text)
     return got[1] if got else _FILE.sub("", re.split(r"\n|(?<=[a-z)])\. ", text)[0])

@@ -1,10 +1,10 @@
-"""Functions of torch's that are replaced for the time of our calls, in whichever thread these are.
+"""Torch functions that are replaced while any thread calls a decorated step.
 
     @replaces(VariableBuilder, "_wrap")
     def _wrap(original, self, value): ...
 
-A replacement is given what it replaces, which may be another one; in a thread without a call of ours it does no more
-than call that.
+A replacement is given the function that it replaces, which may be another replacement; in a thread outside such a call
+it only calls that.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _undo = ExitStack()
 
 
 def replaces(owner: Any, name: str, untraced: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Have the decorated function called in place of ``owner.name``, with what that was ahead of its arguments.
+    """Have the decorated function called in place of ``owner.name``, with the original as its first argument.
 
-    untraced: whether Dynamo is to leave the call alone, where it comes upon one in the user's code.
+    untraced: whether Dynamo must not trace into the call where the user's code makes one.
     """
 
     def register(replacement: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,7 +39,7 @@ def replaces(owner: Any, name: str, untraced: bool = False) -> Callable[[Callabl
     return register
 
 
-@functools.cache  # they are put in their places at every call
+@functools.cache  # they are installed at every call
 def _instead(before: Any, replacement: Callable[..., Any], untraced: bool) -> Any:
     is_static = isinstance(before, staticmethod)
     original = before.__func__ if is_static else before
@@ -54,12 +54,12 @@ def _instead(before: Any, replacement: Callable[..., Any], untraced: bool) -> An
 
 
 def also(install: Install) -> None:
-    """Something else to be there for the time of our calls: ``install`` returns what undoes it."""
+    """Register something else to install for our calls; ``install`` returns a function that undoes it."""
     _installs.append(install)
 
 
 def put(owner: Any, name: str, value: Any) -> Undo:
-    """Set an attribute; returns what puts it back."""
+    """Set an attribute; returns a function that restores it."""
     before = _as_held(owner, name)
     setattr(owner, name, value)
     return lambda: setattr(owner, name, before)
@@ -67,7 +67,7 @@ def put(owner: Any, name: str, value: Any) -> Undo:
 
 @contextmanager
 def held(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute is ``value`` until the block ends."""
+    """Within the block, an attribute is ``value``."""
     undo = put(owner, name, value)
     try:
         yield
@@ -76,13 +76,13 @@ def held(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def _as_held(owner: Any, name: str) -> Any:
-    """An attribute as it is held: of a class, a static method is one object, and a function another."""
+    """An attribute as stored: a class stores a static method as an object that ``getattr`` unwraps."""
     return vars(owner)[name] if isinstance(owner, type) else getattr(owner, name)
 
 
 @contextmanager
 def in_place() -> Iterator[None]:
-    """All of it is there until the block ends, and other threads' blocks have ended."""
+    """Install everything until this block, and those of other threads, have ended."""
     global _calls
     with _lock:
         if _calls == 0:

@@ -1,6 +1,6 @@
 """Tracing a frame again, with more of its sizes and numbers as symbols. Checked in torch 2.11, 2.13 and 2.15.
 
-A backend has no other way: nothing that it could have set before the first trace reaches Dynamo.
+A backend has no other way: it is first called after a trace, too late to change Dynamo's settings for it.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ NUMBERS_OF_TENSORS_SYMBOLIC: dict[str, Any] = {"capture_scalar_outputs": True}
 
 
 class _Restart(exc.TensorifyScalarRestartAnalysis, exc.UnspecializeRestartAnalysis):
-    """The first is the restart that a backend may raise; the second makes Dynamo forget its path so far."""
+    """The first base is a restart that a backend may raise; the second makes Dynamo forget its path so far."""
 
 
 def retrace(dims: Iterable[tuple[torch.Tensor, int]]) -> None:
-    """Have Dynamo trace the current frame again with symbolic ``dims``; return if that did not help."""
+    """Have Dynamo trace the current frame again with symbolic ``dims``; return if that was tried already."""
     now = _retrace_of_frame()
     fresh = [(t, d) for t, d in dims if d not in getattr(t, "_dynamo_weak_dynamic_indices", ())]
     if now.tries >= 2 or (now.tries == 1 and not fresh and not config.assume_static_by_default):
@@ -47,9 +47,9 @@ def retrace(dims: Iterable[tuple[torch.Tensor, int]]) -> None:
 
 
 def retrace_if_floats_are_left() -> None:
-    """Have Dynamo trace the current frame again, once, if it was traced with what an earlier capture left of floats.
+    """Have Dynamo trace the current frame again, once, if it was traced with float state of an earlier capture.
 
-    For the plain backend; in a decorated call it is forgotten before Dynamo begins.
+    For the backend found by name; a decorated call clears that state before Dynamo begins.
     """
     now = _retrace_of_frame()
     if not now.has_forgotten and forget_floats():
@@ -63,13 +63,13 @@ def reads_lists() -> bool:
 
 
 def read_lists() -> None:
-    """Have Dynamo trace the current frame again, in which a list is read that was appended to."""
+    """Have Dynamo trace the current frame again, as it reads a list that it appends to."""
     _retrace_of_frame().reads_lists = True
     raise _Restart(restart_reason="accumcompile: a list is appended to and read")
 
 
 def _retrace_of_frame() -> Retrace:
-    """What has been done to trace the current frame again."""
+    """The retrace of the current frame, begun if there is none."""
     frame, now = CompileContext.current_compile_id(), here.retrace
     if now is None or now.frame != frame:
         end_retrace()
@@ -79,7 +79,7 @@ def _retrace_of_frame() -> Retrace:
 
 @contextmanager
 def last_trace() -> Iterator[None]:
-    """Put a retrace's marks and settings back at the end, but not before a trace that Dynamo itself restarts."""
+    """Undo a retrace's marks and settings at the end, unless Dynamo is about to restart the trace."""
     try:
         yield
     except exc.RestartAnalysis:
@@ -92,7 +92,7 @@ def last_trace() -> Iterator[None]:
 
 @contextmanager
 def numbers_of_tensors() -> Iterator[None]:
-    """Where a graph reads a number off a tensor, have Dynamo trace its frame again, that number a symbol."""
+    """If a graph reads a number off a tensor, have Dynamo trace its frame again with that number as a symbol."""
     try:
         yield
     except DataDependentOutputException:
@@ -103,13 +103,13 @@ def numbers_of_tensors() -> Iterator[None]:
 
 
 def retrace_with_break(line: where.Frame, reason: str) -> None:
-    """Have Dynamo trace the current frame again, with a break at a line; return if that is no help."""
+    """Have Dynamo trace the current frame again, with a break at a line; return if that was tried already."""
     if CompileContext.current_compile_id() is not None and breaks.break_at(line, reason):
         raise _Restart(restart_reason="accumcompile: a line cannot be traced")
 
 
 def end_retrace() -> None:
-    """Put marks and settings of a retrace back, and forget what it found of floats."""
+    """Undo a retrace's marks and settings, and clear Dynamo's float state."""
     now, here.retrace = here.retrace, None
     forget_floats()
     if now is not None:
@@ -117,7 +117,7 @@ def end_retrace() -> None:
 
 
 def end_left_retrace() -> None:
-    """The same for a retrace that an error has left; other threads' captures are waited for."""
+    """The same for a retrace that an error left behind, after waiting for other threads' captures."""
     if here.retrace is not None:
         with compile_lock:
             end_retrace()

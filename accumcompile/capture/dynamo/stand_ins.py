@@ -1,6 +1,6 @@
-"""What eager says to an operator that Dynamo could not trace: it is tried on zeros of the real shapes.
+"""Eager's error for an operator that Dynamo could not trace, found by running it on zeros of the real shapes.
 
-Tracing has other words for a wrong shape than eager has, and writes symbols where eager writes numbers.
+Tracing reports a wrong shape in other words than eager, and with symbols in place of numbers.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Tried:
 
 
 def tried(graph: fx.Graph) -> Tried | None:
-    """Eager's exception for the operator that is being added to ``graph``; None where it has none, or nobody knows."""
+    """Eager's exception for the operator that is being added to ``graph``; None if there is none, or it is unknown."""
     node = next(iter(reversed(graph.nodes)), None)
     if node is None or node.op not in CALLS or "example_value" in node.meta:
         return None
     with ExitStack() as stack:
         stack.enter_context(_disable_current_modes())
         stack.enter_context(preserve_rng_state())
-        stack.enter_context(warnings.catch_warnings(action="ignore"))  # the trace has given them
+        stack.enter_context(warnings.catch_warnings(action="ignore"))  # the trace has already given them
         try:
             args, kwargs = fx.map_arg((node.args, node.kwargs), _stand_in)
         except (_Unknown, torch.OutOfMemoryError):
@@ -69,7 +69,7 @@ def _stand_in(node: fx.Node) -> Any:
 
 
 def _real(value: Any) -> Any:
-    """A value as it would be without tracing, as far as an operator looks at it before it computes."""
+    """A real value for a traced one: for a tensor, zeros of its shape, strides, dtype and device."""
     if type(value) in (FakeTensor, torch.nn.Parameter) and value.layout is torch.strided:
         strides = [_number(s) for s in value.stride()]
         zeros = torch.empty_strided([_number(s) for s in value.shape], strides, dtype=value.dtype, device=value.device)
@@ -80,7 +80,7 @@ def _real(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """What a traced number is in this call."""
+    """The value of a traced number in this call."""
     if not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         return value
     if value.node.hint is None:

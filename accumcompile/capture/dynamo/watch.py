@@ -1,4 +1,4 @@
-"""What a call of ours is told while Dynamo looks at its frames."""
+"""What Dynamo reports while it looks at the frames of a decorated step's call."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch._dynamo import utils as dynamo_utils
 from ...diagnostics import where
 from .reasons import Reason, is_expected
 
-# Functions that Dynamo has dropped. It leaves them alone from then on, in whichever step they are called.
-# (By place: code objects are not always hashable.)
+# Functions that Dynamo has dropped. It skips them from then on, in whichever step they are called.
+# (Keyed by location: code objects are not always hashable.)
 _dropped: dict[tuple[str, int, str], Reason] = {}
 
 
@@ -21,21 +21,21 @@ def _place(code: CodeType) -> tuple[str, int, str]:
 
 @dataclass(eq=False)
 class Watch:
-    """What is told during one call."""
+    """What Dynamo reports during one call."""
 
     dropped: list[Reason] = field(default_factory=list)
     breaks_before: int = field(default_factory=lambda: len(dynamo_utils.graph_break_reasons))
     frames_before: int = field(default_factory=lambda: frames_seen())
-    graphs: int = 0  # that were worth capturing
-    idle: bool = False  # whether a function ran as it is because its captures were not
+    graphs: int = 0  # how many graphs were worth capturing
+    idle: bool = False  # whether a function ran uncaptured, as idle
 
     def drop(self, code: CodeType, reason: Reason) -> None:
-        """Dynamo has dropped a function."""
+        """Record that Dynamo has dropped a function."""
         _dropped[_place(code)] = reason
         self.dropped.append(reason)
 
     def reasons(self) -> list[Reason]:
-        """Why running functions were dropped; then others of this call; then its breaks of graphs."""
+        """Why functions now running were dropped; then others of this call; then its unexpected graph breaks."""
         places = map(_place, where.running_code())
         running = [_dropped[place] for place in places if place in _dropped]
         since = dynamo_utils.graph_break_reasons[self.breaks_before :]

@@ -1,9 +1,9 @@
-"""Reads and writes of one buffer keep their order when Inductor fuses them.
+"""Keeps reads and writes of one buffer in order when Inductor fuses them.
 
-Inductor's scheduler knows that order by dependencies: who reads a buffer after a mutation depends on the mutation's
-name, and a mutation depends weakly on who read before. Where it computes a node's loops anew to fuse it with another,
-torch 2.13 forgets the names and torch 2.11 both, so that a read overtakes the write that it must see (2.15 keeps them
-there; ``docs/upstream.md``). The names are private to torch; checked on 2.11, 2.13 and 2.15.
+Inductor's scheduler expresses that order by dependencies: a node that reads a buffer after a mutation depends on the
+mutation's name, and a mutation depends weakly on earlier readers. When it recomputes a node's loops to fuse it with
+another, torch 2.13 loses the names and torch 2.11 both, so that a read overtakes the write that it must see (2.15 keeps
+them; ``docs/upstream.md``). The names used here are private to torch; checked on 2.11, 2.13 and 2.15.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ HOOK = "_pre_fusion_custom_pass"
 NodesPass = Callable[[list[BaseSchedulerNode]], list[BaseSchedulerNode]]
 Epochs = dict[tuple[str, str], int]
 
-# 2.11 has no class for passes of the scheduler, and takes those of graphs.
+# 2.11 has no class for scheduler passes, and accepts graph passes instead.
 SchedulerPass: Any = getattr(custom_graph_pass, "CustomSchedulerPass", custom_graph_pass.CustomGraphPass)
 
 
 class KeptOrder(SchedulerPass):
-    """A pass before fusion: dependencies that are computed anew stay what they were, and the final order is checked.
+    """A pass before fusion: recomputed nodes keep their ordering dependencies, and the final order is checked.
 
-    Being in the settings it is part of the key of Inductor's cache on disk, which may hold code made without it.
+    As a setting it is part of the key of Inductor's disk cache, so that code cached without it is not used.
     """
 
     def __init__(self, following: NodesPass | None = None):
-        self.following = following  # a pass that was set already
+        self.following = following  # a pass that was already set
 
     def __call__(self, nodes: list[BaseSchedulerNode]) -> list[BaseSchedulerNode]:
         if self.following is not None:
@@ -47,7 +47,7 @@ class KeptOrder(SchedulerPass):
         return nodes
 
     def uuid(self) -> Any:
-        """Another one for every change of this file; and for every call where the other pass has none of its own."""
+        """A cache key that changes with this file, and with every call if the following pass has no ``uuid``."""
         mine = custom_graph_pass.get_hash_for_files((__file__,))
         if self.following is None:
             return mine
@@ -55,14 +55,14 @@ class KeptOrder(SchedulerPass):
 
 
 def recompute(node: SchedulerNode, *args: Any, **kwargs: Any) -> None:
-    """Compute a node's loops anew; what it must run after stays what it was."""
+    """Recompute a node's loops, keeping its ordering dependencies."""
     ordering: OrderedSet[Dep] = OrderedSet(d for d in node.read_writes.reads if isinstance(d, (WeakDep, StarDep)))
     SchedulerNode._compute_attrs(node, *args, **kwargs)
     node.set_read_writes(node.read_writes.with_read(ordering).rename(node.mutation_renames))
 
 
 def check_order(scheduler: Scheduler, expected: Epochs) -> None:
-    """Compare when the order is final: every access of a buffer must see as many of its writes as it did."""
+    """Check the final order: every access of a buffer must come after as many of its writes as before fusion."""
 
     def check() -> None:
         fused = epochs(scheduler.nodes)
@@ -71,11 +71,11 @@ def check_order(scheduler: Scheduler, expected: Epochs) -> None:
             raise RuntimeError(f"Inductor exchanged a read and a write of one buffer: {wrong}")
         Scheduler.compute_last_usage(scheduler)
 
-    scheduler.compute_last_usage = check  # type: ignore[method-assign]  # the first to ask for the final order
+    scheduler.compute_last_usage = check  # type: ignore[method-assign]  # the first method called on the final order
 
 
 def epochs(nodes: Iterable[BaseSchedulerNode]) -> Epochs:
-    """For each operation and each buffer that it reads or writes: how many writes of it came before."""
+    """For each operation and each buffer that it reads or writes, the number of earlier writes of that buffer."""
     written: Counter[str] = Counter()
     seen: Epochs = {}
     for node in single_nodes(nodes):

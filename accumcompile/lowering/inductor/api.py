@@ -43,9 +43,9 @@ def compile_graph(gm: torch.fx.GraphModule, inputs: Sequence[Any], trace: Tracin
 
 
 def defaults(inputs: Sequence[Any]) -> dict[str, Any]:
-    """Our settings of Inductor, which the user's own override.
+    """Our settings for Inductor, which the user's override.
 
-    Sizes are checked once for each loop instead of once for each micro-batch. On a GPU ``ops.rand`` must be a
+    Sizes are checked once per loop instead of once per micro-batch. On a GPU ``ops.rand`` must be a
     function of seed and index alone, which Triton's vectorised form (torch 2.13) is not.
     """
     from torch._inductor import config
@@ -60,7 +60,7 @@ def defaults(inputs: Sequence[Any]) -> dict[str, Any]:
 def tensor_check(tensors: Sequence[torch.Tensor]) -> Callable[..., bool]:
     """A fast check that tensors have the dtype, device, sizes and strides of ``tensors``.
 
-    0.1 microseconds a tensor; comparing tuples in Python takes 0.7.
+    It takes 0.1 microseconds per tensor; comparing tuples in Python takes 0.7.
     """
     if TensorGuards is None or not tensors:  # pragma: no cover
         return lambda *others: [signature(t) for t in others] == [signature(t) for t in tensors]

@@ -1,4 +1,4 @@
-"""A loop's body, compiled: what a program calls in the place of a plain one."""
+"""A compiled loop body, which replaces the plain one in a program."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .progress import Progress
 
 STATIC_ROWS = 8  # micro-batch sizes compiled as numbers; further ones share a form with symbolic rows
 STATIC_TAILS = 1
-SIGNATURES_REMEMBERED = 256  # signatures of arguments
+SIGNATURES_REMEMBERED = 256
 
 
 class CompiledBody(torch.nn.Module):
@@ -47,7 +47,7 @@ class CompiledBody(torch.nn.Module):
         self._last: LoopRun | None = None
 
     def run(self, split: Split, consts: Sequence[Any], xs: Sequence[Any], spec: LoopSpec) -> list[torch.Tensor]:
-        """The loop: see ``accumcompile.ir.loop``."""
+        """Run the loop: see ``accumcompile.ir.loop``."""
         with torch.no_grad():
             if not self.trust.lost:
                 try:
@@ -73,7 +73,7 @@ class CompiledBody(torch.nn.Module):
     def form(
         self, spec: LoopSpec, role: str, specs: list[ArgumentSpec], sizes: Binding, rest: tuple, what: str
     ) -> Form:
-        """The form for such arguments; ``rest`` are the accumulators and buffers of later micro-batches."""
+        """The form for arguments of these specs; ``rest`` holds the accumulators and buffers of later micro-batches."""
         accumulators, buffers = rest
         into = (
             tuple((a.dtype, stride_pattern(a)) for a in accumulators or ()),
@@ -88,7 +88,7 @@ class CompiledBody(torch.nn.Module):
         return forms[-1]
 
     def compile_graph(self, gm: GraphModule, inputs: Sequence[Any], trace: Tracing) -> inductor_api.Boxed:
-        """Inductor, with the user's options."""
+        """Compile with Inductor and the user's options."""
         return inductor_api.compile_graph(gm, inputs, trace, dict(self.session.options.inductor or {}))
 
     @property
@@ -118,7 +118,7 @@ class LoopRun:
         owner.progress.expect(1 + (len(split) > 1) + bool(split.tail and len(split) > 2))
 
     def serves(self, split: Split, consts: Sequence[Any], xs: Sequence[Any]) -> bool:
-        """Whether these arguments have this schedule's signature; a few microseconds."""
+        """Whether these arguments have this run's signature; this takes a few microseconds."""
         return (
             split == self.split
             and self.numbers == [c for c in consts if not isinstance(c, torch.Tensor)]
@@ -126,7 +126,7 @@ class LoopRun:
         )
 
     def run(self, consts: Sequence[Any], xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """All micro-batches."""
+        """Run all micro-batches."""
         parts = [cut.pieces(x) for cut, x in zip(self.cuts, xs, strict=True)]
         accs: list[torch.Tensor] = []
         wholes: list[torch.Tensor] = []
@@ -152,11 +152,11 @@ class LoopRun:
         return accs + wholes
 
     def _checked(self, form: Form, given: list, arguments: list, accs: list, direct: list) -> Sequence[torch.Tensor]:
-        """The outputs of a form, once it is known to have made of ``accs`` and ``direct`` what its graph says."""
+        """A form's outputs, after checking them, ``accs`` and ``direct`` against its graph."""
         before: list[torch.Tensor] = []
 
         def meaning(parts: list) -> list:
-            if not before:  # asked for the first time before the code has added to them, and only if there is memory
+            if not before:  # first called before the code updates them, and only if there is enough memory
                 before.extend(acc.clone() for acc in accs)
             return self.spec.merged(before, parts)
 
@@ -192,7 +192,7 @@ class LoopRun:
             return owner.form(self.spec, role, specs, sizes, rest, f"{role} micro-batch of {size}")
 
     def _is_symbolic(self, rows: int) -> bool:
-        """Whether these rows are one number too many to compile each."""
+        """Whether so many numbers of rows are compiled already that this one shares a symbolic form."""
         kind, most = ("rows", STATIC_ROWS) if rows == self.split.rows else ("tail", STATIC_TAILS)
         seen = self.owner.rows_seen[kind]
         if rows not in seen and len(seen) >= most and rows > 1:

@@ -1,7 +1,7 @@
-"""What a program computes between its loops, compiled.
+"""Compiles what a program computes between its loops.
 
 A segment is a run of operators between two loops; it compiles once, with the batch and other dynamic sizes
-symbolic. What draws random numbers, and what has sizes that depend on data, runs as it stands, in its order.
+symbolic. Operators that draw random numbers or have data-dependent sizes run uncompiled, in their original order.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from .progress import Progress
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
-# A compiled call costs 10 microseconds and its compilation seconds; an operator run as it stands costs 2 to
-# 4.
-LARGE = 4096  # elements from which on fusing two operators saves memory traffic
-KINDS_REMEMBERED = 256  # kinds of arguments
+# A compiled call takes 10 microseconds and its compilation seconds; an uncompiled operator takes 2 to 4
+# microseconds.
+LARGE = 4096  # elements from which fusing two operators saves memory traffic
+KINDS_REMEMBERED = 256
 MANY = 16  # small operators that are worth a compilation
 
 
@@ -50,7 +50,7 @@ class CompiledSegment(torch.nn.Module):
         self._served: dict[Any, tuple[Form, list[int]]] = {}
 
     def forward(self, *values: Any) -> Sequence[Any]:
-        """Run the form that fits the arguments' kinds and sizes, compiled now if there is none."""
+        """Run the form that fits the arguments' kinds and sizes; compile one if there is none."""
         with torch.no_grad():
             if not self.trust.lost:
                 try:
@@ -96,7 +96,7 @@ class CompiledSegment(torch.nn.Module):
 
 
 def compile_bridges(program: GraphModule, session: Session, progress: Progress) -> GraphModule:
-    """Replace each segment that is worth it by one call."""
+    """Replace each segment that is worth compiling by one call."""
     seeds_as_compiled(program.graph)
     for i, members in enumerate([s for s in segments(program.graph) if is_worthwhile(s)]):
         name = f"bridge_{i}"
@@ -127,8 +127,7 @@ def segments(graph: Graph) -> Iterator[list[Node]]:
 
 
 def can_compile(node: Node) -> bool:
-    """Whether a node may be part of a segment: an operator on tensors that is the same however often it
-    runs."""
+    """Whether a node may be part of a segment: a pure operator on tensors without data-dependent sizes."""
     value = node.meta.get("val")
     if node.op != "call_function" or not isinstance(node.target, OpOverload):
         return False
@@ -145,7 +144,7 @@ def tensors_in(value: Any) -> bool:
 
 
 def has_unbacked(value: Any) -> bool:
-    """Whether a size depends on data."""
+    """Whether a value has a data-dependent size."""
     leaves = value if isinstance(value, (list, tuple)) else [value]
     return any(comes_from_data(s) for v in leaves if isinstance(v, torch.Tensor) for s in v.shape)
 
@@ -156,7 +155,7 @@ def is_worthwhile(members: Sequence[Node]) -> bool:
     if any(not isinstance(o.meta.get("val"), torch.Tensor) for o in outputs_of(members)):
         return False
     if any(n.target in random.SLICES for n in work):
-        return True  # Inductor's draws have no other implementation
+        return True  # run uncompiled, Inductor's draws ignore their seeds
     large = [n for n in work if elements_of(n) >= LARGE]
     return len(large) >= 2 or len(work) >= MANY
 
@@ -173,7 +172,7 @@ def _moves_nothing(node: Node) -> bool:
 
 
 def replace_by_call(program: GraphModule, members: Sequence[Node], name: str, wrap: Callable) -> None:
-    """Move ``members`` into a module of their own, called after the last of them."""
+    """Move ``members`` into a new module, called where the last of them stood."""
     inside = set(members)
     inputs = list(dict.fromkeys(a for n in members for a in n.all_input_nodes if a not in inside))
     outputs = outputs_of(members)

@@ -27,8 +27,10 @@ BODY_PASSES = [fuse_accumulation, in_place_products]
 
 @dataclass(frozen=True)
 class Buffer:
-    """The full batch's y: its sharded dim, its dims from outermost to innermost, and whether a piece of it is
-    written by the body itself (where the sharded dim is outermost, so that a piece's strides are static)."""
+    """The buffer of a full batch's y: its sharded dim, and its dims from outermost to innermost.
+
+    If the sharded dim is outermost, a piece's strides are static, and the body writes its piece directly.
+    """
 
     dim: int
     order: tuple[int, ...]
@@ -38,12 +40,12 @@ class Buffer:
 
     @property
     def direct(self) -> bool:
-        """Whether the body writes its piece into the buffer itself."""
+        """Whether the body writes its piece directly into the buffer."""
         return bool(self.order) and self.order[0] == self.dim
 
     @classmethod
     def of(cls, piece: torch.Tensor, dim: int) -> Buffer:
-        """For pieces like ``piece``, a fake tensor."""
+        """The buffer for pieces like ``piece``, a fake tensor."""
         strides = [traced(s) for s in piece.stride()]
         order = tuple(sorted(range(piece.dim()), key=lambda d: (-strides[d], d != dim, d)))
         return cls(dim, order, tuple(map(expression, piece.shape)), piece.dtype, piece.device)
@@ -56,13 +58,13 @@ class Buffer:
         return strides
 
     def make(self, values: dict, rows: int, batch: int) -> torch.Tensor:
-        """Memory for the full batch."""
+        """Allocate the memory for the full batch."""
         shape = [number(s, values) for s in self.shape]
         shape[self.dim] = shape[self.dim] * batch // rows
         return torch.empty_permuted(shape, self.order, dtype=self.dtype, device=self.device)
 
     def pieces(self, whole: torch.Tensor, rows: int, batch: int) -> list[torch.Tensor]:
-        """The micro-batches' parts of the whole."""
+        """The micro-batches' slices of the whole."""
         return list(whole.split(max(rows_of(rows, whole.shape[self.dim], batch), 1), self.dim))
 
 
@@ -71,30 +73,30 @@ class Form:
     """A compiled body. It takes one list: accumulators, slots, the values of its symbols, other arguments."""
 
     call: inductor_api.Boxed
-    select: Callable[[Sequence[Any]], tuple]  # which of (rows, start, consts, xs) remain
+    select: Callable[[Sequence[Any]], tuple]  # selects those of (rows, start, consts, xs) that remain
     symbols: dict[sympy.Symbol, sympy.Expr]
     guard: Callable[[Sequence[int]], bool] | None
     buffers: list[Buffer]
-    need: int = 0  # bytes that the graph's values hold at once where it runs as it stands
-    checked: bool = False  # against its graph
-    copied: list[int] | None = None  # contributions that share memory with something
+    need: int = 0  # peak bytes of the graph's values if it runs uncompiled
+    checked: bool = False  # whether it was compared with its graph
+    copied: list[int] | None = None  # positions of contributions that share memory and are copied
 
     def values(self, sizes: Binding) -> dict:
         """The values of this form's own symbols."""
         return {ours: number(theirs, sizes) for ours, theirs in self.symbols.items()}
 
     def serves(self, sizes: Binding) -> bool:
-        """Whether what was assumed about symbolic sizes holds."""
+        """Whether the assumptions about symbolic sizes hold."""
         return self.guard is None or self.guard(list(self.values(sizes).values()))
 
     def left(self, outputs: Sequence[Any], accumulators: list, slots: list, carries: int) -> list[torch.Tensor]:
-        """All that a call has given or changed: the accumulators, or else its contributions to them; its pieces."""
+        """All values that a call returned or updated: the accumulators (at first, contributions), then its pieces."""
         returned, written = iter(outputs), iter(slots)
         sums = accumulators or [next(returned) for _ in range(carries)]
         return [*sums, *(next(written if b.direct else returned) for b in self.buffers)]
 
     def contributions(self, outputs: Sequence[Any], arguments: Sequence[Any], count: int) -> list[torch.Tensor]:
-        """The accumulators that the first micro-batch returns; each has memory of its own."""
+        """The accumulators that the first micro-batch returns, copied if they share memory."""
         parts = list(outputs[:count])
         if self.copied is None:
             self.copied = sharing(parts, arguments)
@@ -124,7 +126,7 @@ def build(
     buffers: Sequence[Buffer] | None,
     compiler: Callable[..., inductor_api.Boxed],
 ) -> Form:
-    """Compile ``body`` for such arguments; ``accumulators`` is None for the first micro-batch."""
+    """Compile ``body`` for arguments of these ``specs``; ``accumulators`` is None for the first micro-batch."""
     done = specialise(body.graph, body, specs, sizes)
     need = bytes_at_once(done)
     outputs: Any = done.gm.graph.output_node().args[0]
@@ -142,26 +144,26 @@ def build(
 
 
 def bytes_at_once(done: Specialised) -> int:
-    """The most bytes that a graph's values hold at once, for the sizes that it was specialised for."""
+    """The peak bytes of a graph's values, at the sizes that it was specialised for."""
     sizes = {ours: number(theirs, done.sizes) for ours, theirs in done.symbols.items()}
     nodes = [n for n in done.gm.graph.nodes if n.op == "call_function"]
     return peak(steps_of(nodes, done.gm.graph.output_node().all_input_nodes), sizes)
 
 
 def slot(done: Specialised, buffer: Buffer, piece: torch.Tensor) -> torch.Tensor:
-    """A stand-in for a piece's place in its buffer."""
+    """A fake tensor for a piece's slice of its buffer."""
     return done.trace.empty(piece.shape, buffer.stride(piece.shape), piece.dtype, piece.device)
 
 
 def stand_in(done: Specialised, real: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-    """A stand-in for an accumulator."""
+    """A fake tensor for an accumulator."""
     dims = [expression(s) for s in part.shape]
     stride = [done.trace.size(s, n) for s, n in zip(symbolic_stride(real, dims), real.stride(), strict=True)]
     return done.trace.empty(part.shape, stride, real.dtype, real.device)
 
 
 def chooser(positions: Sequence[int], specs: Sequence[ArgumentSpec]) -> Callable[[Sequence[Any]], tuple]:
-    """A fast selection of the arguments that remain arguments; Python floats become tensors."""
+    """A fast selector of the arguments that remain; Python floats become tensors."""
     if any(isinstance(specs[k], Floating) for k in positions):
         return lambda arguments: tuple(as_tensor(arguments[k]) for k in positions)
     if len(positions) == 1:

@@ -22,12 +22,12 @@ class InductorLowering:
         self.session = session
 
     def decompositions(self) -> Mapping[Any, Callable]:
-        """Inductor's."""
+        """Inductor's table."""
         return torch_api.decompositions()
 
     def lower(self, program: GraphModule) -> GraphModule:
-        """``program``, its bodies and bridges replaced by what compiles them."""
-        from .body import CompiledBody  # late: they bring Inductor
+        """``program`` with its bodies and bridges replaced by compiled ones."""
+        from .body import CompiledBody  # imported late: they load Inductor
         from .bridges import compile_bridges
 
         session, progress = self.session, Progress(self.session.name)

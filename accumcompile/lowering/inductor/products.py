@@ -1,7 +1,7 @@
 """An in-place product in Inductor's code: ``extern_kernels.addmm(acc, a, b, out=acc)``.
 
-Inductor makes ``acc + a @ b`` an ``addmm`` into new memory and a copy back; it has no lowering for
-``aten.addmm_``, and its fallback calls that through Python's dispatcher. CPU time of a whole MLP body, one
+Inductor turns ``acc + a @ b`` into an ``addmm`` into new memory and a copy back; it has no lowering for
+``aten.addmm_``, and its fallback calls it through the Python dispatcher. CPU time of a whole MLP body, one
 thread, in microseconds:
 
     25 layers of 64, 8 rows      added 288    aten.addmm_ 312    here 277
@@ -35,7 +35,7 @@ def _(acc: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 def in_place_products(gm: GraphModule, context: object) -> GraphModule:
-    """A copy of ``gm`` in which ``aten.addmm_`` is the operator that has a lowering, where there is one."""
+    """A copy of ``gm`` with ``aten.addmm_`` replaced by our operator; ``gm`` itself if that has no lowering."""
     from torch._inductor import config
 
     if config.cpp_wrapper or not _register():
@@ -48,7 +48,7 @@ def in_place_products(gm: GraphModule, context: object) -> GraphModule:
 
 
 def _register() -> bool:
-    """Register the lowering, once."""
+    """Register the lowering once; False if this torch does not allow it."""
     from torch._inductor import ir
     from torch._inductor.lowering import lowerings, register_lowering
 

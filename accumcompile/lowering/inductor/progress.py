@@ -1,8 +1,7 @@
-"""What a person sees while something compiles: what, how far, and for how long.
+"""Progress display during compilation: what compiles, how far, and for how long.
 
-One line on a terminal or in a notebook, which goes away afterwards; messages of the logger "accumcompile" otherwise;
-nothing where the environment says ``ACCUMCOMPILE_PROGRESS=0``. ``TORCH_LOGS="+accumcompile"`` shows the logger's
-messages.
+A transient line on a terminal or in a notebook; otherwise messages of the logger "accumcompile"; nothing if
+``ACCUMCOMPILE_PROGRESS=0`` is set. ``TORCH_LOGS="+accumcompile"`` shows the logger's messages.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ log = logging.getLogger("accumcompile")
 
 
 class Progress:
-    """Counts what one program compiles. ``expected`` grows whenever a new kind of batch is met."""
+    """Counts what one program compiles. ``expected`` grows with every new kind of batch."""
 
     def __init__(self, name: str):
         self.name = name
@@ -33,7 +32,7 @@ class Progress:
 
     @contextmanager
     def compiling(self, what: str) -> Iterator[None]:
-        """``what`` is being compiled in here."""
+        """Show that ``what`` compiles while the block runs."""
         text = f"{self.name}: compiling {what} ({self.done + 1} of {max(self.expected, self.done + 1)})"
         begun = time.perf_counter()
         with shown(text):
@@ -59,7 +58,7 @@ def shown(text: str) -> Iterator[None]:
     from rich.console import Console
 
     console = Console(stderr=True)
-    widgets = console.is_jupyter and find_spec("ipywidgets") is not None  # without them no line can be taken away
+    widgets = console.is_jupyter and find_spec("ipywidgets") is not None  # without them a line cannot be removed
     if console.is_terminal or widgets:
         with status_line(text, console):
             yield
@@ -72,7 +71,7 @@ def shown(text: str) -> Iterator[None]:
 
 
 def status_line(text: str, console: Any) -> Any:
-    """A line with a spinner and the time that has passed, on a ``rich.console.Console``."""
+    """A line with a spinner and the elapsed time, on a ``rich.console.Console``."""
     from rich.progress import Progress as Bar
     from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 

@@ -1,4 +1,4 @@
-"""Draws in Inductor's code: the lowerings of our operators (``draws``), which may replace its own."""
+"""Draws in Inductor's code: the lowerings of our operators (``ir.draws``), which may replace its own draws."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ prims = torch.ops.prims
 
 
 def draw_by_index(graph: Graph) -> None:
-    """Replace Inductor's own draws by ours of the whole tensor, where the two would not be equal.
+    """Replace Inductor's draws by our draws of the whole tensor, for GPUs, where the two may differ.
 
     Triton draws four elements at a time in some kernels, so its numbers depend on how a kernel is tiled.
     """
@@ -32,7 +32,7 @@ def draw_seeds(count: int, device: torch.device) -> torch.Tensor:
     return torch.ops.aten.randint.low_out(limits.min, limits.max, [count], out=out)
 
 
-# --- what Inductor makes of the operators; their names carry a hash of this file
+# --- lowerings of the operators, whose names contain a hash of this file
 
 
 def _position(size, full_size, dim, start):

@@ -1,1 +1,1 @@
-"""What is compiled is compared with what it was compiled of."""
+"""Compares compiled code with the graph that it was compiled from."""

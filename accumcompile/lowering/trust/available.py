@@ -1,4 +1,4 @@
-"""How much memory there is for something that could be left undone."""
+"""How much memory is available for optional work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def available(device: torch.device) -> int:
-    """Bytes that can be allocated on ``device`` now; where nobody tells, as many as are asked for."""
+    """Bytes that can be allocated on ``device`` now; no limit if that is unknown."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -17,7 +17,7 @@ def available(device: torch.device) -> int:
 
 
 def _in_the_system() -> int:
-    """Linux's own estimate, caches that it would give up included."""
+    """Linux's estimate, which includes caches that it would release."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -27,7 +27,7 @@ def _in_the_system() -> int:
 
 
 def _in_the_group() -> int:
-    """What a container's limit leaves."""
+    """What a container's memory limit leaves."""
     group = Path("/sys/fs/cgroup")
     try:
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))

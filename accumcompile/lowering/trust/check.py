@@ -1,9 +1,8 @@
-"""What compiled code gives, compared with what its graph gives where it runs as it stands.
+"""Compares the results of compiled code with those of its graph, run uncompiled on the same arguments.
 
-Both have the arguments at hand. Each result may differ, in the Euclidean norm and in its largest element, by a few
-roundings, or by a small multiple of the graph's own sensitivity to rounding, which is measured where it is needed
-(``rounding``). Where equal values decide a result, code that breaks the tie otherwise cannot be told from wrong code,
-and passes.
+Each result may differ, in the Euclidean norm and in its largest element, by a few roundings, or by a small multiple of
+the graph's own sensitivity to rounding, which is measured if it is needed (``rounding``). If a tie between equal values
+decides a result, code that breaks the tie differently cannot be told from wrong code, and both pass.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from .rounding import MANY_BITS, Coarse
 
 Norms: TypeAlias = tuple[float, float]  # the Euclidean norm, and the largest element
 
-ROUNDINGS, FEW_ROUNDINGS = 32, 2  # of a result's dtype, that it may always differ by; of one with few bits
-TIMES = 3  # of the measured sensitivity, that it may differ by
+ROUNDINGS, FEW_ROUNDINGS = 32, 2  # roundings of its dtype that a result may always differ by; FEW for few bits
+TIMES = 3  # the allowed multiple of the measured sensitivity
 PIECE = 1 << 20  # elements compared at a time, in float64
 
 
@@ -40,13 +39,13 @@ class Suspect:
         return any(d > e for d, e in zip(self.differs, self.explained, strict=True))
 
     def relative(self, norms: Norms) -> float:
-        """A difference, by the norm of the two that accuses most, as a share of the result."""
+        """A difference relative to the result, in the norm that exceeds its explanation most."""
         which = max((0, 1), key=lambda i: self.differs[i] / max(self.explained[i], 1e-300))
         return norms[which] / max(self.size[which], 1e-300)
 
 
 class WrongCodeError(Exception):
-    """Compiled code gave another result than its graph: caught where that graph can run uncompiled instead."""
+    """Compiled code gave a different result than its graph; caught where the graph can run uncompiled instead."""
 
     def __init__(self, position: int, suspect: Suspect, arguments: Sequence[Any]):
         super().__init__(
@@ -56,24 +55,24 @@ class WrongCodeError(Exception):
 
 
 class Expected:
-    """What a graph, run as it stands, says that compiled code has to give."""
+    """The results that compiled code must give, from running its graph uncompiled."""
 
     def __init__(self, graph: GraphModule, arguments: Sequence[Any], meaning: Callable[[list], list] = list):
-        """``meaning`` makes of the graph's outputs what compiled code makes of them: it may add them up."""
+        """``meaning`` maps the graph's outputs to the values that compiled code produces: it may accumulate them."""
         self.graph, self.arguments, self.meaning = graph, arguments, meaning
         plain = Plain(graph)
         self.values = meaning(plain.values(*arguments))
         self.bytes = plain.most
 
     def compare(self, values: Sequence[Tensor]) -> None:
-        """Raise ``WrongCodeError`` where a value differs by more than rounding explains."""
+        """Raise ``WrongCodeError`` if a value differs by more than rounding explains."""
         suspects = unexplained(values, self.values, self.coarse())
         if suspects:
             position = max(suspects, key=lambda i: suspects[i].relative(suspects[i].differs))
             raise WrongCodeError(position, suspects[position], self.arguments)
 
     def coarse(self) -> Iterator[list[Tensor]]:
-        """The same values, computed less exactly: each time in another way."""
+        """The same values, computed less exactly, in a different way each time."""
         for turn in range(len(MANY_BITS)):
             yield self.meaning(Coarse(self.graph, turn).values(*self.arguments))
 
@@ -81,7 +80,7 @@ class Expected:
 def unexplained(
     values: Sequence[Tensor], expected: Sequence[Tensor], again: Iterable[list[Tensor]]
 ) -> dict[int, Suspect]:
-    """The values that differ from ``expected`` by more than it does from itself, computed ``again`` less exactly."""
+    """The values that differ from ``expected`` by more than the less exact runs in ``again`` explain."""
     left = {}
     for i, (value, right) in enumerate(zip(values, expected, strict=True)):
         suspect = _suspect(value, right)
@@ -125,7 +124,7 @@ def distance(a: Tensor, b: Tensor) -> Norms:
 
 
 def extent(x: Tensor) -> Norms:
-    """The norms of what is finite in ``x``."""
+    """The norms of the finite elements of ``x``."""
     pieces = [torch.where(piece.isfinite(), piece, 0).double().abs() for piece in _pieces(x)]
     return sum(p.square().sum().item() for p in pieces) ** 0.5, max((p.max().item() for p in pieces), default=0.0)
 

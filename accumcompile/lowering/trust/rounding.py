@@ -1,9 +1,9 @@
-"""How far rounding alone may move a graph's results: its own sensitivity, measured.
+"""How far rounding alone may move a graph's results: its sensitivity to rounding, measured.
 
-The graph runs once more with every value that it makes rounded, up or down at random, to a grid that is coarser by a
-few bits. What changes is what rounding can change, jumps included: a tie, a threshold. This is Monte Carlo arithmetic
-(D. S. Parker, "Monte Carlo Arithmetic: exploiting randomness in floating-point arithmetic", 1997), on a grid, so that
-what is picked from rounded values is rounded already: a maximum is still equal to one of its operands.
+The graph runs once more with every value rounded, up or down at random, to a grid that is coarser by a few bits. The
+changes are those that rounding can cause, including jumps at ties and thresholds. This is Monte Carlo arithmetic
+(D. S. Parker, "Monte Carlo Arithmetic: exploiting randomness in floating-point arithmetic", 1997) on a grid, so that
+a value selected from rounded values is already rounded: a maximum still equals one of its operands.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ...ir.torch_api import pytree
 from ...rules.table import rule_of
 from ..plain import Plain
 
-# The bits given up in one run after another, of a dtype with many and of one with few.
+# The bits dropped in each successive run, for dtypes with many bits and for those with few.
 MANY_BITS, FEW_BITS = (*[1] * 8, *[2] * 8, *[3] * 8), [1] * 24
 
 _WORDS = {
@@ -29,9 +29,9 @@ _WORDS = {
     torch.float16: torch.int16,
 }
 _FRACTION = {torch.float64: 52, torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}
-_SUMMED_IN = 23  # bits of the fraction in which half precision is summed
-_LANES = 4  # bits: compiled code sums in this many (2**4) partial sums or more, each of them one by one
-_IN_A_ROW = 4096  # terms, of which Inductor makes a partial sum at most
+_SUMMED_IN = 23  # fraction bits of the dtype in which half precision is summed
+_LANES = 4  # log2 of the partial sums (at least 2**4) in which compiled code sums, each sequentially
+_IN_A_ROW = 4096  # the most terms that Inductor adds up sequentially
 
 
 class Coarse(Plain):
@@ -48,10 +48,10 @@ class Coarse(Plain):
         return value if n.op == "output" else self._all_rounded(value)
 
     def call_function(self, target: Any, args: tuple, kwargs: dict) -> Any:
-        """A long sum is coarser: added in another order, it loses more than its last bit.
+        """A long sum is rounded more coarsely: added in another order, it loses more than its last bit.
 
-        Of n terms it loses sqrt(n) roundings of the terms, which happen up or down, so the operands are coarser. Where
-        all terms are equal, n / 4 roundings of what it comes to go the same way, so the result is.
+        With n terms, random roundings add up to sqrt(n) roundings of a term, so the operands are rounded more coarsely.
+        If all terms are equal, n / 4 roundings of the result go the same way, so the result is rounded more coarsely.
         """
         value = super().call_function(target, args, kwargs)
         rule = rule_of(target)
@@ -80,10 +80,10 @@ class Coarse(Plain):
 
 
 def coarse(x: Tensor, bits: int, turn: int, noise: torch.Generator) -> Tensor:
-    """``x`` with the last ``bits`` of its fraction all alike, each element rounded up or down at random.
+    """``x`` on a grid that drops the last ``bits`` of its fraction, each element rounded up or down at random.
 
-    What is on that grid, which every ``turn`` moves, stays as it is; so do infinities, NaN, and what has so few bits
-    that it is likely to be exact in any code: 0, 1, a count.
+    Values on the grid, which every ``turn`` shifts, stay unchanged; so do infinities, NaN, and values with so few bits
+    that they are probably exact in any code: 0, 1, a count.
     """
     word = x.contiguous().view(_WORDS[x.dtype])
     step, shift = 1 << bits, turn % (1 << bits)

@@ -1,6 +1,6 @@
-"""Nothing below is trusted: compiled code is compared with the graph that it was made of when it first runs.
+"""Compilers below are not trusted: compiled code is compared with its graph when it first runs.
 
-Code that is found wrong is never used again; its graph then runs as it stands.
+Code that is found wrong is never used again; its graph then runs uncompiled.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ log = logging.getLogger("accumcompile")
 
 
 class Checkable(Protocol):
-    """Compiled code of a graph; the graph's values hold ``need`` bytes at once where it runs as it stands."""
+    """Compiled code of a graph; ``need`` is the peak bytes of the graph's values if it runs uncompiled."""
 
     checked: bool
     need: int
 
 
 class Trust:
-    """Whether the compiled code of one graph is used: as long as no check has found it wrong.
+    """Whether the compiled code of one graph is used: until compilation fails or a check finds it wrong.
 
-    ``graph`` is what it was made of, ``name`` what the program calls it.
+    ``graph`` is the graph that it is compiled from, ``name`` the graph's name in the program.
     """
 
     def __init__(self, graph: GraphModule, name: str, session: Session):
@@ -61,9 +61,9 @@ class Trust:
         Args:
             form: the code.
             arguments: the graph's.
-            run: runs the code; returns its outputs, and every value that it has given or changed.
-            meaning: makes those values out of the graph's own outputs.
-            need: bytes that they take, where they are not the graph's outputs.
+            run: runs the code; returns its outputs, and every value that it returned or changed.
+            meaning: maps the graph's outputs to those values.
+            need: the extra bytes that those values take, if they are not the graph's outputs.
 
         Raises:
             WrongCodeError: a value differs from the graph's by more than rounding explains.
@@ -77,7 +77,7 @@ class Trust:
         return outputs
 
     def _expected(self, need: int, arguments: Sequence[Any], meaning: Callable[[list], list]) -> Expected | None:
-        """What the graph gives; None where there is no memory to find out."""
+        """The graph's results; None if there is not enough memory to compute them."""
         cost = self.session.part(CheckCost)
         try:
             if need <= available(device_of(arguments)):
@@ -100,7 +100,7 @@ class Trust:
 
     @contextmanager
     def compiling(self, arguments: Sequence[Any]) -> Iterator[None]:
-        """Around a compilation: where the compiler fails there is no code. Errors of ours are none of its."""
+        """Around a compilation: raise ``NoCodeError`` if the compiler fails. Our own errors pass through."""
         try:
             yield
         except (AccumulateError, torch.OutOfMemoryError, MemoryError):
@@ -109,7 +109,7 @@ class Trust:
             raise NoCodeError(error, arguments) from error
 
     def lose(self, why: WrongCodeError | NoCodeError) -> None:
-        """There is no code, or it is wrong: say so. From now on the graph runs as it stands."""
+        """Warn that there is no code, or that it is wrong. From now on the graph runs uncompiled."""
         self.lost = True
         repro = write_repro(self.session.options, self.name, self.graph, why.arguments)
         if isinstance(why, NoCodeError):
@@ -131,7 +131,7 @@ class Trust:
 
 
 class NoCodeError(Exception):
-    """The compiler below failed."""
+    """The underlying compiler failed."""
 
     def __init__(self, error: Exception, arguments: Sequence[Any]):
         text = str(error).strip().partition("\n")[0]
@@ -143,6 +143,6 @@ UNUSABLE = WrongCodeError, NoCodeError
 
 
 def device_of(values: Sequence[Any]) -> torch.device:
-    """The device on which a graph works: an accelerator where one of its tensors lives on one."""
+    """The device on which a graph runs: an accelerator if one of its tensors is on one."""
     devices = [v.device for v in values if isinstance(v, Tensor)]
     return next((d for d in devices if d.type != "cpu"), torch.device("cpu"))
