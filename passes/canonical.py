@@ -37,24 +37,16 @@ def canonical(gm: GraphModule, context: Context) -> GraphModule:
 
 def _shape(emit: Emit, node: Node, source: Node) -> list[Any]:
     """The traced shape of ``node``, its symbolic sizes read from ``source``; LookupError if that lacks one."""
-    emitted = _Sizes(emit, node, source)
-    return [emitted.of(size) for size in node.meta["val"].shape]
+    return [_size(emit, size, source) for size in node.meta["val"].shape]
 
 
-class _Sizes:
-    """Finds a node for each symbolic size of a result among the sizes of the operand."""
-
-    def __init__(self, emit: Emit, node: Node, source: Node):
-        self.emit, self.source = emit, source
-        self.arguments = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.SymInt)]
-
-    def of(self, size: Any) -> Any:
-        if not isinstance(size, torch.SymInt):
-            return size
-        for d, candidate in enumerate(self.source.meta["val"].shape):
-            if isinstance(candidate, torch.SymInt) and candidate.node.expr == size.node.expr:
-                return self.emit(aten.sym_size.int, self.source, d)
-        raise LookupError(size)
+def _size(emit: Emit, size: Any, source: Node) -> Any:
+    if not isinstance(size, torch.SymInt):
+        return size
+    for d, candidate in enumerate(source.meta["val"].shape):
+        if isinstance(candidate, torch.SymInt) and candidate.node.expr == size.node.expr:
+            return emit(aten.sym_size.int, source, d)
+    raise LookupError(size)
 
 
 def _as_view(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node | None:

@@ -187,3 +187,20 @@ def test_the_hooks_are_taken_away():
     small.eager(small.plain)(small.net(), *small.data(12))
     refused(small.eager(second_derivative), small.net(), *small.data(12))
     assert [spot() for spot in spots] == before
+
+
+@pytest.mark.skipif(not hasattr(torch._dynamo.config, "trace_autograd_ops"), reason="Dynamo traces no autograd.grad")
+def test_derivatives_that_the_user_has_dynamo_trace():
+    """They are part of the graph, with derivatives of derivatives; the step needs no backward that we would see."""
+
+    def step(model, x, y):
+        x = x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+        loss = F.cross_entropy(model(x), y) + slope.square().sum(1).mean()
+        loss.backward()
+        return loss.detach()
+
+    with torch._dynamo.config.patch(trace_autograd_ops=True):
+        decorated, model = small.eager(step, strict=True), small.net()
+        small.assert_equal(decorated, model, *small.data(12))
+        assert small.runs(decorated, model, *small.data(12)) == [(12, 4)]

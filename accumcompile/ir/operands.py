@@ -143,8 +143,6 @@ def _walk(path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
     if isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             yield from _walk((*path, i), item)
-    elif isinstance(value, slice):
-        yield path, value
     else:
         yield path, value
 

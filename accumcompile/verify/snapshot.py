@@ -78,9 +78,7 @@ class Snapshot:
     def before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Save an optimizer that the walk did not reach, before it steps."""
         if id(optimizer) not in self.reachable:
-            gradients = self.unreached
             self.add(walk([Reachable("optimizer", "other", "", optimizer)]))
-            self.unreached = gradients  # restored last: what was just added are the step's own gradients
 
 
 def _save(value: Any) -> list[PutBack]:

@@ -73,8 +73,9 @@ def later(capture: Callable[[Sequence[Any]], Callable], inputs: Sequence[Any]) -
 
     def run(*given: Any) -> Any:
         if not captured:
-            with tracing(context), torch.enable_grad(), floats.no_frame_again(sizes):
-                captured.append(capture(stand_ins))
+            with compile_lock, tracing(context), torch.enable_grad(), floats.no_frame_again(sizes):
+                if not captured:  # another thread may have been first
+                    captured.append(capture(stand_ins))
         return captured[0](*given)
 
     return run

@@ -233,8 +233,14 @@ def is_owned(source: Any) -> bool:
 
 
 def differentiates(gm: fx.GraphModule) -> bool:
-    """Whether the graph computes a derivative itself: by torch.func.grad or another reverse-mode transform."""
-    return any("grad_increment_nesting" in getattr(node.target, "__name__", "") for node in gm.graph.nodes)
+    """Whether the graph computes a derivative itself: by a reverse-mode transform, or by ``autograd.grad``.
+
+    Dynamo traces the latter, and backward() as the latter, if the user sets its ``trace_autograd_ops``.
+    """
+    return any(
+        node.target is torch.autograd.grad or "grad_increment_nesting" in getattr(node.target, "__name__", "")
+        for node in gm.graph.nodes
+    )
 
 
 def lines_of_transforms(gm: fx.GraphModule) -> list[where.Frame]:
