@@ -9,8 +9,8 @@ from fuzz.check import Outcome, check
 from fuzz.report import LEAST_LOWER, MOST_REFUSED, Summary
 from fuzz.search import smallest, step_of
 
-STEPS, MOST_OPS = 60, 12  # longer steps are for `make fuzz`
-COMPILED, MOST_COMPILED_OPS = 20, 8  # 6 s of a core each
+STEPS, MOST_OPS = 30, 12  # longer steps are for `make fuzz`
+COMPILED, MOST_COMPILED_OPS = 8, 8  # 10 s of a core each
 
 
 def _outcomes(lowering: str, most: int) -> Iterator[tuple[int, Outcome]]:

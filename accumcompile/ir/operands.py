@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 
 from .placement import Size
 from .sizes import SYMBOLIC, expression
-from .torch_api import OpOverload
+from .torch_api import OpOverload, is_unbacked
 
 Path = tuple[str | int, ...]
 
@@ -81,16 +81,11 @@ def reads_sizes(node: Node) -> bool:
     return "sym_" in str(node.target) and not data_symbols(node.meta["val"])
 
 
-def is_data_dependent(symbol: object) -> bool:
-    """Whether a symbol stands for a size that depends on data, such as the number of true elements of a mask."""
-    return str(symbol).startswith(("u", "zuf"))
-
-
 def data_symbols(size: Any) -> list[sympy.Symbol]:
     """The data-dependent symbols in a size, ordered by name."""
     expr = expression(size) if isinstance(size, SYMBOLIC) else size
     symbols = expr.free_symbols if isinstance(expr, sympy.Basic) else ()
-    return sorted(filter(is_data_dependent, symbols), key=str)
+    return sorted(filter(is_unbacked, symbols), key=str)
 
 
 def comes_from_data(size: Any) -> bool:
@@ -106,7 +101,7 @@ def is_decided_by_data(node: Node) -> bool:
 
 def _traced_from_data(size: Any) -> list[sympy.Symbol]:
     symbols = size.node._expr.free_symbols if isinstance(size, SYMBOLIC) else ()
-    return list(filter(is_data_dependent, symbols))
+    return list(filter(is_unbacked, symbols))
 
 
 def _numbers(node: Node) -> Iterator[Any]:

@@ -21,7 +21,7 @@ from .placement import Shard, Size
 from .torch_api import CleanDiv, FloorDiv
 
 ROWS = sympy.Symbol("rows", integer=True, positive=True)
-_UNIT = sympy.Symbol("u", integer=True, positive=True)
+_UNIT = sympy.Symbol("batch_unit", integer=True, positive=True)
 SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 

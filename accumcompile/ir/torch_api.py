@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import sympy
 import torch
 import torch._inductor.inductor_prims  # registers the prims that randomness is rewritten to
 from torch._guards import detect_fake_mode
@@ -18,6 +19,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._sympy import functions as sizes
 from torch.utils._sympy.functions import CleanDiv, FloorDiv, Mod, PythonMod
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 __all__ = [
     "CleanDiv",
@@ -33,6 +35,7 @@ __all__ = [
     "in_fake_mode",
     "is_composite",
     "is_traceable_wrapper_subclass",
+    "is_unbacked",
     "of_custom",
     "pytree",
     "sizes",
@@ -58,6 +61,11 @@ def is_composite(op: OpOverload) -> bool:
     """Whether an operator is CompositeImplicitAutograd: it is decomposed before it reaches a graph."""
     composite = torch._C.DispatchKey.CompositeImplicitAutograd
     return composite in op.py_kernels or op.has_kernel_for_dispatch_key(composite)
+
+
+def is_unbacked(symbol: Any) -> bool:
+    """Whether a symbol stands for a number that depends on data, such as the number of true elements of a mask."""
+    return isinstance(symbol, sympy.Symbol) and symbol_is_type(symbol, (SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT))
 
 
 def of_custom(op: Any) -> Any:

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import sympy
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from ..ir.operands import is_data_dependent, operands, shape_of
+from ..ir.operands import data_symbols, operands, shape_of
 from ..ir.placement import Placement, R, Size
 from ..ir.sizes import NO_BATCH, Batch, expression
 from ..ir.torch_api import pytree
@@ -146,7 +145,7 @@ def alignment_of(node: Node, batch: Batch = NO_BATCH) -> Alignment | None:
         return None
     value = node.meta.get("val")
     results = tuple(shape(v) for v in (value if isinstance(value, (list, tuple)) else [value]))
-    if any(isinstance(s, sympy.Expr) and is_data_dependent(s) for r in results for s in r or ()):
+    if any(data_symbols(s) for r in results for s in r or ()):
         return None
     return rule.alignment(Facts(node, tuple(shape_of(o.node) for o in operands(node)), results, batch))
 

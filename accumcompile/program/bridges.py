@@ -11,9 +11,10 @@ from torch.fx import Graph, Node
 
 from ..diagnostics import errors
 from ..ir.loop import ProgramCode, Split
-from ..ir.operands import Path, data_symbols, is_data_dependent, is_size, shape_of
+from ..ir.operands import Path, data_symbols, is_size, shape_of
 from ..ir.origin import PLACE
 from ..ir.sizes import SYMBOLIC, expression
+from ..ir.torch_api import is_unbacked
 from ..propagation.placed import Propagation
 from ..rules.table import is_impure
 from .writer import Writer
@@ -72,7 +73,7 @@ class Bridges(Writer):
         for node in (n for n in self._source.nodes if n.op == "call_function"):
             sizes = [(expression(node.meta["val"]), None)] if is_size(node) else []
             for size, dim in (*sizes, *((size, dim) for dim, size in enumerate(shape_of(node) or ()))):
-                if isinstance(size, sympy.Symbol) and is_data_dependent(size):
+                if is_unbacked(size):
                     makers.setdefault(size, (node, dim))
         return makers
 

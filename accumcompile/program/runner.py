@@ -12,8 +12,9 @@ from torch.fx import GraphModule, Node
 
 from ..ir.binding import number, symbol_reads
 from ..ir.loop import Split
-from ..ir.operands import is_data_dependent, is_view
+from ..ir.operands import is_view
 from ..ir.sizes import expression
+from ..ir.torch_api import is_unbacked
 from ..planning.schedule import Schedule
 from ..rules.table import is_impure
 
@@ -117,7 +118,7 @@ class _Result:
     def __init__(self, shape: tuple, strides: tuple, contiguous: bool):
         self.strides, self.contiguous = strides, contiguous
         symbols = {d: s for d, s in enumerate(shape) if isinstance(s, sympy.Symbol)}
-        self.data_sizes = {d: s for d, s in symbols.items() if is_data_dependent(s)}
+        self.data_sizes = {d: s for d, s in symbols.items() if is_unbacked(s)}
 
     @classmethod
     def of(cls, output: Any) -> _Result | None:

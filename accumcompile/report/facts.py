@@ -15,7 +15,7 @@ from ..ir.carry import Carry
 from ..ir.loop import LoopSpec, accumulate_loop, loops_in
 from ..ir.names import Names, is_seen_by_user, with_descriptions
 from ..ir.operands import is_size, is_tensor, is_view, shape_of
-from ..ir.placement import Shard
+from ..ir.placement import Partial, R, Shard
 from ..ir.sizes import expression
 from ..planning.memory import Step, owner, steps_of
 from ..planning.schedule import Loop, Schedule
@@ -56,7 +56,8 @@ class _Facts:
         """A value of the graph; ``taken`` is the placement in which a loop takes it."""
         frame = user_frame(node.meta.get("stack_trace"))
         value = node.meta.get("val")
-        placement = str(self.propagation.placement(node)) if node in self.propagation else "R"
+        lives = self.propagation.placement(node) if node in self.propagation else R
+        placement = str(lives)
         return ValueFact(
             self.node_names.of(node),
             shape_of(node) or (),
@@ -64,7 +65,7 @@ class _Facts:
             taken or placement,
             frame.where if frame else "",
             frame.code if frame else "",
-            _elsewhere(placement) if taken not in ("", placement) else "",
+            str(R if isinstance(lives, Partial) else lives) if taken not in ("", placement) else "",
             frame.function if frame else "",
         )
 
@@ -127,11 +128,6 @@ class _Facts:
         """The symbols that do not depend on data."""
         holders = self.graph.find_nodes(op="placeholder")
         return {symbol for n in holders for size in _symbolic_sizes(n) for symbol in size.free_symbols}
-
-
-def _elsewhere(placement: str) -> str:
-    """The placement outside loops of a value that has ``placement`` in one; partials are finished by then."""
-    return "R" if placement.startswith("P") else placement
 
 
 def _symbolic_sizes(node: Node) -> list[sympy.Expr]:
