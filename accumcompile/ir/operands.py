@@ -16,6 +16,8 @@ from .sizes import SYMBOLIC, expression
 from .torch_api import OpOverload, is_unbacked
 
 Path = tuple[str | int, ...]
+aten = torch.ops.aten
+SIZE_READS = {aten.sym_size, aten.sym_stride, aten.sym_numel, aten.sym_storage_offset}
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def shapes_of(node: Node) -> tuple[tuple[Size, ...] | None, ...]:
 
 def reads_sizes(node: Node) -> bool:
     """Whether a node reads a tensor's size that does not depend on data: it is known before the tensor is computed."""
-    return "sym_" in str(node.target) and not data_symbols(node.meta["val"])
+    return getattr(node.target, "overloadpacket", None) in SIZE_READS and not data_symbols(node.meta["val"])
 
 
 def data_symbols(size: Any) -> list[sympy.Symbol]:

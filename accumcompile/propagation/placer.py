@@ -6,6 +6,7 @@ is linear; the rest, the algebra of R, S and P, is here.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -55,7 +56,7 @@ class Placer:
     # --- the cases
 
     def _is_item(self) -> bool:
-        return self.node.op == "call_function" and getattr(self.node.target, "__name__", "") == "getitem"
+        return self.node.target is operator.getitem
 
     def _item(self) -> Placed:
         """One of several results."""

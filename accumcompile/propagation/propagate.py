@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import sympy
 from torch.fx import Graph, Node
 
+from ..ir.divisibility import DIVISIONS
 from ..ir.operands import shape_of
-from ..ir.placement import Layout, Placement, R, Replicate, Shard
+from ..ir.placement import Layout, Placement, R, Replicate, Shard, Size
 from ..ir.sizes import Batch
 from .placed import Placed, Propagation
 from .placer import Placer
@@ -40,9 +42,13 @@ def _input(node: Node, placement: Placement) -> Placed:
     return Placed(node, (Layout(placement),), whole_stage=0, unsplit=unsplit, remade=True, reason="input")
 
 
+def _is_rounded(size: Size) -> bool:
+    return isinstance(size, sympy.Basic) and size.has(*DIVISIONS)
+
+
 def input_placement(node: Node, batch: Batch) -> Placement:
     """Sharded along the first dimension that holds a whole number of rows for each sample."""
     for dim, size in enumerate(shape_of(node) or ()):
-        if batch.per_sample(size) is not None and batch.granule(size) == 1 and "//" not in str(size):
+        if batch.per_sample(size) is not None and batch.granule(size) == 1 and not _is_rounded(size):
             return Shard(dim)
     return R
