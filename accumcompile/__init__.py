@@ -7,7 +7,8 @@ from .rules.register import register_rule
 from .rules.rule import Rule
 from .session.options import Options
 from .step.decorator import AccumulatedStep, accumulate
-from .verify.verify import explain, verify
+from .step.explain import explain
+from .verify.verify import verify
 
 __all__ = [
     "AccumulateError",

@@ -9,9 +9,10 @@ import torch
 
 from accumcompile.ir.loop import Split
 from accumcompile.planning.memory import Made, Step
+from accumcompile.printing.text import human
 from accumcompile.report.plan import BarrierFact, LoopFact, Plan, ValueFact
 from accumcompile.report.report import Report
-from accumcompile.report.report_text import described, human
+from accumcompile.report.report_text import described
 from accumcompile.session.journal import Journal, Run
 
 B = sympy.Symbol("s0", integer=True, positive=True)

@@ -18,9 +18,9 @@ FLOORS = (
     ("ir",),
     ("session", "rules"),
     ("propagation", "printing", "capture.batch"),
-    ("planning", "capture.dynamo"),
+    ("planning", "capture.dynamo", "verify"),
     ("program", "report"),
-    ("passes", "verify"),
+    ("passes",),
     ("lowering", "capture", "oracle"),
     ("step",),
     ("",),  # the face: what a user imports

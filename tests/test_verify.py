@@ -12,8 +12,9 @@ from accumcompile.ir.loop import Split
 from accumcompile.report.plan import Plan
 from accumcompile.session.options import Options
 from accumcompile.session.session import Session
+from accumcompile.step.explain import explain
 from accumcompile.testing import gradients, max_rel_diff, rel_diff, rel_diffs, state
-from accumcompile.verify.verify import explain, verify
+from accumcompile.verify.verify import verify
 
 B = sympy.Symbol("s0", integer=True, positive=True)
 PLAN = Plan("fused", B, 1, (), ())

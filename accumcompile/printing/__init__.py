@@ -1,1 +1,1 @@
-"""Graphs and programs as text: readable code, a file that runs."""
+"""Graphs, programs and reports as text: readable code, a file that runs, plain tables."""

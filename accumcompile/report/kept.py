@@ -11,11 +11,12 @@ from torch.fx import GraphModule
 from ..diagnostics import errors
 from ..ir.loop import Split
 from ..ir.operands import input_sizes
+from ..printing.text import human
 from ..session.journal import Run
 from ..session.session import Session
 from .entries import GraphEntry
 from .plan import Plan
-from .report_text import KEPT_FIX, human
+from .report_text import KEPT_FIX
 
 MUCH = 10  # a tenth of the peak
 LEAST = 16 << 20  # bytes below which no warning is given

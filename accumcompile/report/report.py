@@ -6,8 +6,9 @@ import dataclasses
 import json
 from collections.abc import Iterable
 
+from accumcompile.printing.text import plain
 from accumcompile.report.entries import Entries, GraphEntry
-from accumcompile.report.report_text import plain, render_report
+from accumcompile.report.report_text import render_report
 from accumcompile.session.check_cost import CheckCost
 from accumcompile.session.journal import Run
 from accumcompile.session.session import Session

@@ -1,20 +1,17 @@
-"""The text of a report: rich renderables, and their rendering without colours."""
+"""The text of a report, as rich renderables."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from accumcompile.printing.text import counted, human, indented
 from accumcompile.report.entries import BarrierEntry, Entries, GraphEntry, LoopEntry, ValueEntry
 
-WIDTH = 100  # columns of a report as a string
-UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 SHOWN = 4  # how many values of a row are named, the largest ones
 
 ROADS = {
@@ -27,31 +24,7 @@ KEPT_FIX = (
     "drop the name before backward() (del, or take what you need in the same line), and it is never made; "
     "if the step returns it, return less of it"
 )
-
-
 UNKNOWN = "what has a size that data decides"
-
-
-def plain(renderable: RenderableType, width: int = WIDTH) -> str:
-    """`renderable` as text: no colours, no trailing blanks."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False, highlight=False)
-    console.print(renderable)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.rstrip().splitlines())
-
-
-def human(size: int) -> str:
-    """Bytes in readable units: 512 B, 1.5 KiB, 12 MiB."""
-    if size < 1024:
-        return f"{size} B"
-    power = min((size.bit_length() - 1) // 10, 4)
-    value = size / 1024**power
-    return f"{value:.1f} {UNITS[power]}" if value < 10 else f"{value:.0f} {UNITS[power]}"
-
-
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """A count with its noun: 1 value, 2 values."""
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def render_report(report: Entries) -> RenderableType:
@@ -193,8 +166,3 @@ def _table_of_lines(values: Sequence[ValueEntry]) -> RenderableType:
         table.add_row(_total(group), Text(line))
         table.add_row("", Text(", ".join(names[:SHOWN]) + more, style="dim"))
     return table
-
-
-def indented(renderable: RenderableType) -> RenderableType:
-    """Indented by two spaces."""
-    return Padding(renderable, (0, 0, 0, 2), expand=False)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ..diagnostics import errors
+from ..printing.text import human
 from ..session.journal import Run
 from ..session.session import Session
 from .entries import GraphEntry
 from .kept import LEAST, at_most
-from .report_text import human
 
 TRAINING = ("fused", "backward")
 

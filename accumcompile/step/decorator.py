@@ -118,7 +118,7 @@ class AccumulatedStep:
 
     def explain(self, *args: Any, **kwargs: Any) -> Any:
         """Run the step once and report how it was split, as ``accumcompile.explain`` does; all state is restored."""
-        from ..verify.verify import explain  # late: most steps never need it
+        from .explain import explain  # late: most steps never need it
 
         return explain(self, *args, **kwargs)
 

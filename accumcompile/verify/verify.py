@@ -1,6 +1,6 @@
-"""`verify` and `explain`: run a step, see what it did, and leave everything as it was.
+"""`verify`: run a step in several ways, compare what each did, and leave everything as it was.
 
-`verify` runs the step accumulated, on the full batch under the same lowering, and eagerly; in precisions
+It runs the step accumulated, on the full batch under the same lowering, and eagerly; in precisions
 below float64 once more in float64. Each run starts from the same state, which is restored afterwards.
 """
 
@@ -15,8 +15,7 @@ import torch
 
 from accumcompile.diagnostics import errors, where
 from accumcompile.ir.loop import Split
-from accumcompile.report.report import Report, report_of
-from accumcompile.report.report_text import plain
+from accumcompile.printing.text import plain
 from accumcompile.verify.compare import EXACT, FLOORS, TOLERANCES, Comparison, Verification, compare, of_precision
 from accumcompile.verify.float64 import NoReferenceError, in_float64
 from accumcompile.verify.record import Record, record
@@ -34,21 +33,13 @@ class VerifyReport(Verification):
         return plain(self.__rich__())
 
 
-def explain(step: Any, *args: Any, **kwargs: Any) -> Report:
-    """Run the step once, restore everything that it changed, and report how it was split."""
-    step, args = _unbound(step, args)
-    with Snapshot.of(step.fn, args, kwargs), step.session.journal.recording() as runs:
-        step(*args, **kwargs)
-    return report_of(step.session, runs)
-
-
 def verify(step: Any, *args: Any, **kwargs: Any) -> VerifyReport:
     """Run the step accumulated and on the full batch, and compare every value that it returns or changes.
 
     It passes if, in float64, no difference exceeds 1e-10; in lower precisions, if the error against a float64 run
     is at most twice the full batch's own. Everything the step can reach is restored afterwards.
     """
-    step, args = _unbound(step, args)
+    step, args = unbound(step, args)
     with Snapshot.of(step.fn, args, kwargs) as snapshot:
         runs = _Runs(step, args, kwargs, snapshot)
         with step.session.journal.recording() as journal:
@@ -60,7 +51,7 @@ def verify(step: Any, *args: Any, **kwargs: Any) -> VerifyReport:
     return _judged(step, accumulated, full, eager, reference, notes, [run.split for run in journal])
 
 
-def _unbound(step: Any, args: tuple) -> tuple[Any, tuple]:
+def unbound(step: Any, args: tuple) -> tuple[Any, tuple]:
     """The step and its arguments; for a decorated method, `self` comes first."""
     if hasattr(step, "__func__") and hasattr(step, "__self__"):
         step, args = step.__func__, (step.__self__, *args)

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from accumcompile.report.report_text import counted, indented
+from accumcompile.printing.text import counted, indented
 from accumcompile.verify.compare import Row, Verification
 
 TITLES = {
