@@ -30,12 +30,12 @@ demo: $(READY)
 
 # One thread per pytest worker: two workers with two threads each would fight over two cores.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(PYTEST_ARGS)
 
 # The long grid too: every row of the catalogue through Inductor, and all that is marked slow; on a machine with a
 # CUDA device also what is marked gpu.
 test-full: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
