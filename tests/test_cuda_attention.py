@@ -12,7 +12,7 @@ from accumcompile.ir.sizes import Batch, expression
 from accumcompile.oracle.check import NO_BATCH
 from accumcompile.passes import form_loops
 from accumcompile.passes.manager import Planned
-from accumcompile.planning.stages import schedule
+from accumcompile.planning.decisions import schedule
 from accumcompile.propagation.propagate import propagate
 from accumcompile.rules.table import is_impure
 

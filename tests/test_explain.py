@@ -144,7 +144,7 @@ def returns_logits(model, x):
 
 
 def test_live_outputs_are_said_once(monkeypatch):
-    monkeypatch.setattr("accumcompile.report.kept.LEAST", 0)
+    monkeypatch.setattr("accumcompile.report.kept_outputs.LEAST", 0)
     model, x = torch.nn.Linear(8, 32), torch.randn(16, 8)
     with pytest.warns(AccumulateWarning, match="AC033: outputs are held for the full batch: logits") as said:
         returns_logits(model, x)

@@ -9,9 +9,9 @@ from expecttest import assert_expected_inline
 from loops import body_of
 from torch._functorch._aot_autograd.descriptors import PlainAOTInput, PlainAOTOutput
 
-from accumcompile.capture.aot.improve import Normalising, improve
+from accumcompile.capture.aot.joint_passes import Normalising, improve
 from accumcompile.ir.names import Names
-from accumcompile.lowering.inductor.products import in_place_products
+from accumcompile.lowering.inductor.in_place_products import in_place_products
 from accumcompile.lowering.specialise import specialise
 from accumcompile.lowering.specs import Array, Literal
 from accumcompile.oracle.capture import capture
@@ -25,7 +25,7 @@ from accumcompile.passes.fuse_accumulation import Accumulation, fuse_accumulatio
 from accumcompile.passes.manager import Context, Planned, run
 from accumcompile.passes.sizes_in_half import sizes_in_half
 from accumcompile.passes.users_names import users_names
-from accumcompile.planning.stages import schedule
+from accumcompile.planning.decisions import schedule
 from accumcompile.propagation.propagate import propagate
 
 aten = torch.ops.aten

@@ -13,7 +13,7 @@ from capturing import assert_same
 
 from accumcompile import accumulate
 from accumcompile.capture.batch.arguments import Candidates
-from accumcompile.capture.dynamo.calls import Calls
+from accumcompile.capture.dynamo.call_history import Calls
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 

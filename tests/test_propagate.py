@@ -8,7 +8,7 @@ from accumcompile.ir.placement import Shard
 from accumcompile.oracle.capture import capture
 from accumcompile.passes import GRAPH_PASSES, NORMALISATION
 from accumcompile.passes.manager import Context, run
-from accumcompile.planning.stages import schedule
+from accumcompile.planning.decisions import schedule
 from accumcompile.propagation.propagate import propagate
 
 aten = torch.ops.aten

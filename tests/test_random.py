@@ -8,7 +8,7 @@ from torch.fx import Graph, GraphModule
 
 from accumcompile import accumulate
 from accumcompile.ir import draws
-from accumcompile.lowering.inductor import random
+from accumcompile.lowering.inductor import random_draws
 from accumcompile.lowering.inductor.api import compile_graph
 from accumcompile.lowering.tracing import Tracing
 
@@ -75,7 +75,7 @@ def test_whole_draws_can_be_made_draws_by_index():
     graph = Graph()
     seed = graph.placeholder("seed")
     graph.output((graph.call_function(prims.inductor_random.default, ([2, 3], seed, "rand")),))
-    random.draw_by_index(graph)
+    random_draws.draw_by_index(graph)
     gm = GraphModule(torch.nn.Module(), graph)
     assert [n.target for n in graph.nodes if n.target is draws.random_slice]
     assert gm(torch.tensor(3))[0].shape == (2, 3)

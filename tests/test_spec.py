@@ -16,7 +16,7 @@ from accumcompile.ir.placement import Layout, Partial, R, Shard
 from accumcompile.oracle.capture import capture
 from accumcompile.passes import GRAPH_PASSES, NORMALISATION, PROGRAM_PASSES, spec
 from accumcompile.passes.manager import Context, Planned, run
-from accumcompile.planning.stages import schedule
+from accumcompile.planning.decisions import schedule
 from accumcompile.propagation.propagate import propagate
 
 aten = torch.ops.aten

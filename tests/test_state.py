@@ -7,7 +7,7 @@ from capturing import decorated, same, sgd
 from torch import nn
 from torch.nn import functional as F
 
-from accumcompile.capture.aot.saved import SMALL
+from accumcompile.capture.aot.saved_inputs import SMALL
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 zeros = torch.zeros(3, dtype=torch.float64)

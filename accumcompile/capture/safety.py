@@ -17,10 +17,10 @@ from torch.autograd.function import BackwardCFunction
 
 from ..diagnostics import errors, where
 from .dynamo import api as dynamo
-from .dynamo import replaced, watch
-from .dynamo.ambient import Call, here
-from .dynamo.calls import Calls
-from .dynamo.reasons import explained
+from .dynamo import frame_watch, replacements
+from .dynamo.break_reasons import explained
+from .dynamo.call_history import Calls
+from .dynamo.thread_state import Call, here
 
 _TAG = "accumcompile"  # in a node's metadata: it belongs to a graph that holds no batch
 _ours: WeakSet[type] = WeakSet()  # classes of autograd nodes that run our graphs; AOTAutograd makes one per graph
@@ -183,7 +183,7 @@ class Net:
                 errors.warn("AC031", session, session.frame, step=session.name)
         if self.call.watch.dropped:
             session.part(Calls).dropped = True
-        session.part(Calls).frames = watch.frames_seen()
+        session.part(Calls).frames = frame_watch.frames_seen()
 
     @property
     def is_forward_only(self) -> bool:
@@ -200,7 +200,7 @@ class Net:
                     break
 
 
-@replaced.replaces(torch.autograd, "_engine_run_backward", untraced=True)
+@replacements.replaces(torch.autograd, "_engine_run_backward", untraced=True)
 def _engine(run: Callable[..., Any], roots: Any, *args: Any, **kw: Any) -> Any:
     """Check each backward before it runs: backward() and grad() both come here, in torch 2.11 to 2.15."""
     call = here.call

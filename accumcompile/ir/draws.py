@@ -84,9 +84,9 @@ def _eager_randint(low, high, size, full_size, dim, start, seed):
 
 def _lowering_hash() -> str:
     """A hash of our lowerings for operator names, which Inductor's disk cache sees; it does not see the lowerings."""
-    return hashlib.sha256((Path(__file__).parents[1] / "lowering" / "inductor" / "random.py").read_bytes()).hexdigest()[
-        :12
-    ]
+    return hashlib.sha256(
+        (Path(__file__).parents[1] / "lowering" / "inductor" / "random_draws.py").read_bytes()
+    ).hexdigest()[:12]
 
 
 def _define(name: str, schema: str, eager: Any, dtype: torch.dtype, size_at: int) -> Any:

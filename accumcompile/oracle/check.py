@@ -16,7 +16,7 @@ from ..ir.torch_api import pytree
 from ..passes import GRAPH_PASSES, NORMALISATION, PROGRAM_PASSES
 from ..passes.manager import Context, Planned, run
 from ..passes.rewriting import placeholders_first
-from ..planning.stages import schedule
+from ..planning.decisions import schedule
 from ..propagation.placed import Propagation
 from ..propagation.propagate import propagate
 from ..rules.rule import Alignment, Facts

@@ -10,17 +10,17 @@ import torch
 from torch import fx
 
 from ..capture import safety
-from ..capture.aot import symbolic
-from ..capture.batch import carried
+from ..capture.aot import symbolic_kernels
+from ..capture.batch import graph_outputs
 from ..capture.dynamo import api as dynamo
-from ..capture.dynamo import breaks, floats, frames, retrace
-from ..capture.dynamo.ambient import here
-from ..capture.dynamo.calls import Calls
+from ..capture.dynamo import breaks, graph_batch, retrace, zero_dim_floats
+from ..capture.dynamo.call_history import Calls
+from ..capture.dynamo.thread_state import here
 from ..diagnostics import errors
 from ..session.options import Options
 from ..session.session import Session
 
-symbolic.register()
+symbolic_kernels.register()
 
 # torch.compile passes the same dict for every graph of a step, and keeps it alive as long as the step.
 _sessions: dict[int, tuple[Mapping[str, Any], Session]] = {}
@@ -60,7 +60,7 @@ def compile_captured(gm: fx.GraphModule, example_inputs: list[torch.Tensor], ses
 def _compile_captured(gm: fx.GraphModule, example_inputs: list[torch.Tensor], session: Session) -> Callable[..., Any]:
     if here.call is None:
         retrace.retrace_if_floats_are_left()
-    batch = frames.find_batch(gm, session)
+    batch = graph_batch.find_batch(gm, session)
     if here.call is not None and (batch is not None or dynamo.differentiable_outputs(gm)):
         here.call.watch.graphs += 1
     session.part(Calls).differentiate |= dynamo.differentiates(gm)
@@ -69,15 +69,15 @@ def _compile_captured(gm: fx.GraphModule, example_inputs: list[torch.Tensor], se
     _check_plain(gm)
     if not batch.symbols:
         return gm.forward
-    frames.warn_of_last_capture(session)
+    graph_batch.warn_of_last_capture(session)
     from ..capture.aot.split import split_graph  # late: these import the compiler
     from .compiler import Compiler
 
-    with retrace.numbers_of_tensors(), floats.tensors_stay_tensors(gm):
+    with retrace.numbers_of_tensors(), zero_dim_floats.tensors_stay_tensors(gm):
         run = split_graph(gm, example_inputs, batch, session, partial(Compiler, session, batch.symbols))
-    if not frames.is_still_symbolic(gm, session):
+    if not graph_batch.is_still_symbolic(gm, session):
         return safety.without_batch(gm.forward)
-    return safety.split(carried.remembering(dynamo.taking_plain(run, gm), gm, batch.symbols))
+    return safety.split(graph_outputs.remembering(dynamo.taking_plain(run, gm), gm, batch.symbols))
 
 
 def _check_plain(gm: fx.GraphModule) -> None:

@@ -15,13 +15,13 @@ from ..ir.operands import input_sizes, is_size, shape_of
 from ..ir.sizes import NO_BATCH, Batch, expression
 from ..passes import GRAPH_PASSES, PROGRAM_PASSES, spec
 from ..passes.manager import Context, Planned, run
-from ..planning.stages import schedule
+from ..planning.decisions import schedule
 from ..program.runner import Runner
 from ..propagation.propagate import propagate
 from ..report import facts
 from ..report.dump import History, dumper_of
-from ..report.kept import first_run, warn_of_kept
-from ..report.unsplit import warn_of_unsplit
+from ..report.kept_outputs import first_run, warn_of_kept
+from ..report.unsplit_graph import warn_of_unsplit
 from ..session.session import Session
 
 

@@ -16,7 +16,7 @@ from ..capture.batch import arguments as batches
 from ..capture.dynamo import api as dynamo
 from ..capture.dynamo import hooks as dynamo_hooks
 from ..capture.dynamo import retrace
-from ..capture.dynamo.ambient import Call, during
+from ..capture.dynamo.thread_state import Call, during
 from ..diagnostics import errors, where
 from ..report import dump
 from ..session.options import Options

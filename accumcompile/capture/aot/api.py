@@ -25,7 +25,7 @@ from torch._functorch.partitioners import _extract_fwd_bwd_modules
 from torch._guards import TracingContext, tracing
 from torch.fx import GraphModule, Node
 
-from ..dynamo import floats, replaced
+from ..dynamo import replacements, zero_dim_floats
 
 Compile = Callable[[GraphModule, Sequence[Any]], Callable]
 
@@ -38,7 +38,7 @@ def layers_of_operators() -> Iterator[None]:
     and its backward lacks what only training saves.
     """
     by_cells = decompositions.one_layer_lstm
-    with compile_lock, replaced.held(decompositions, "select_one_layer_lstm_function", lambda *_: by_cells):
+    with compile_lock, replacements.held(decompositions, "select_one_layer_lstm_function", lambda *_: by_cells):
         yield
 
 
@@ -73,7 +73,7 @@ def later(capture: Callable[[Sequence[Any]], Callable], inputs: Sequence[Any]) -
 
     def run(*given: Any) -> Any:
         if not captured:
-            with compile_lock, tracing(context), torch.enable_grad(), floats.no_frame_again(sizes):
+            with compile_lock, tracing(context), torch.enable_grad(), zero_dim_floats.no_frame_again(sizes):
                 if not captured:  # another thread may have been first
                     captured.append(capture(stand_ins))
         return captured[0](*given)

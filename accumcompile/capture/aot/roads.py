@@ -23,8 +23,8 @@ from ...passes.rewriting import placeholders_first
 from ...propagation.propagate import propagate
 from ...rules.table import is_impure
 from . import api as aot_api
-from .saved import NOTHING, Changeable, handing_over, needed_backwards, read_backwards
-from .undefined import passing_undefined
+from .saved_inputs import NOTHING, Changeable, handing_over, needed_backwards, read_backwards
+from .undefined_gradients import passing_undefined
 
 aten = torch.ops.aten
 CompilePiece = Callable[[GraphModule, str, int | None], Callable]

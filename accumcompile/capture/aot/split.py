@@ -15,17 +15,17 @@ from ...passes import NORMALISATION
 from ...passes.manager import run
 from ...session.session import Session
 from ..dynamo import api as dynamo
-from ..dynamo.frames import BatchSymbols
+from ..dynamo.graph_batch import BatchSymbols
 from . import api as aot_api
-from . import naming, untraceable
-from .assigned import assigning, made_outputs
-from .divided import ask_divided
-from .improve import Normalising, improve
-from .reattach import reattached
-from .respelled import respell
+from . import node_naming, untraceable
+from .beside_loss import reattached
+from .data_assignment import assigning, made_outputs
+from .joint_passes import Normalising, improve
 from .roads import Roads
-from .saved import Changeable
-from .undefined import tangents_reached, undefined_stays
+from .row_conditions import ask_divided
+from .saved_inputs import Changeable
+from .undefined_gradients import tangents_reached, undefined_stays
+from .unfused import respell
 
 
 class PieceCompiler(Protocol):
@@ -45,7 +45,7 @@ def split_graph(
     gm: GraphModule, example_inputs: Sequence[Any], batch: BatchSymbols, session: Session, new_compiler: Compilers
 ) -> Callable:
     """Compile one graph of a step, whose batch is named by ``batch.symbols``."""
-    naming.name_nodes(gm)
+    node_naming.name_nodes(gm)
     respell(gm)
     gm, assigned = made_outputs(gm)
     return assigning(_compiled(gm, example_inputs, batch, session, new_compiler), assigned)

@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from ...diagnostics import errors, where
 from ...diagnostics.errors import AccumulateError
 from ..dynamo import retrace
-from ..dynamo.ambient import here
-from ..dynamo.reasons import first_sentence
+from ..dynamo.break_reasons import first_sentence
+from ..dynamo.thread_state import here
 
 
 @contextmanager

@@ -27,8 +27,8 @@ from torch._dynamo.exc import (
 )
 
 from ...diagnostics import errors, where
-from . import ambient, replaced, stand_ins
-from .reasons import FAILED, UNTRACEABLE, first_sentence
+from . import eager_errors, replacements, thread_state
+from .break_reasons import FAILED, UNTRACEABLE, first_sentence
 
 Handler = Callable[[Any, Any], None]
 
@@ -52,11 +52,11 @@ def break_at(line: where.Frame, reason: str) -> bool:
     return fresh
 
 
-@replaced.also
+@replacements.also
 def _every_failure_breaks() -> Callable[[], None]:
     undo = ExitStack()
     for owner, name, breaking in _tracing():
-        undo.callback(replaced.put(owner, name, breaking))
+        undo.callback(replacements.put(owner, name, breaking))
     return undo.close
 
 
@@ -87,12 +87,12 @@ def _breaking(handle: Handler, resumes: bool = False) -> Handler:
     @functools.wraps(handle)
     def handles(tx: Any, instruction: Any) -> None:
         reason = _untraceable.get((tx.f_code.co_filename, tx.lineno)) if resumes and _untraceable else None
-        if reason is not None and ambient.is_tracing_for_us():
+        if reason is not None and thread_state.is_tracing_for_us():
             unimplemented(gb_type=UNTRACEABLE, context="", explanation=reason, hints=[])
         try:
             handle(tx, instruction)
         except Exception as error:
-            if not ambient.is_tracing_for_us() or _is_on_purpose(error):
+            if not thread_state.is_tracing_for_us() or _is_on_purpose(error):
                 raise
             _fail_like_eager(tx)
             _break(error)
@@ -100,13 +100,13 @@ def _breaking(handle: Handler, resumes: bool = False) -> Handler:
     return handles
 
 
-@replaced.replaces(convert_frame, "_compile")
+@replacements.replaces(convert_frame, "_compile")
 def _compile(compile_: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Leave a function to Python if Dynamo fails outside of all its instructions."""
     try:
         return compile_(*args, **kwargs)
     except Exception as error:
-        if ambient.here.call is None or _is_on_purpose(error):
+        if thread_state.here.call is None or _is_on_purpose(error):
             raise
         _break(error)
 
@@ -152,7 +152,7 @@ def _fail_like_eager(tx: Any) -> None:
     """
     if _is_caught(tx):
         return
-    tried = stand_ins.tried(tx.output.graph)
+    tried = eager_errors.tried(tx.output.graph)
     if tried is not None:
         line = where.of_summaries(torch._guards.TracingContext.extract_stack())
         reason = f"{type(tried.error).__name__}: {tried.error}"

@@ -16,17 +16,28 @@ from ...diagnostics import where
 from . import api as dynamo
 
 # Those not used below are imported for the torch functions that they replace.
-from . import breaks, chunks, compiling, floats, idle, limits, lists, optimizers, quiet, replaced  # noqa: F401
-from .ambient import here
-from .reasons import Reason
+from . import (  # noqa: F401
+    breaks,
+    idle_functions,
+    is_compiling,
+    log_filter,
+    optimizers,
+    python_lists,
+    recompile_limit,
+    replacements,
+    vmap_chunks,
+    zero_dim_floats,
+)
+from .break_reasons import Reason
+from .thread_state import here
 
-in_place = replaced.in_place  # installs all of these
+in_place = replacements.in_place  # installs all of these
 
-# The code of what torch.func.vmap returns: Dynamo meets it as a frame only if no graph could hold it (chunks.py).
+# The code of what torch.func.vmap returns: Dynamo meets it as a frame only if no graph could hold it (vmap_chunks.py).
 VMAP_CODE = next(c for c in torch.func.vmap.__code__.co_consts if getattr(c, "co_name", "") == "wrapped")
 
 
-@replaced.replaces(convert_frame.CatchErrorsWrapper, "__call__")
+@replacements.replaces(convert_frame.CatchErrorsWrapper, "__call__")
 def _convert(convert: Callable[..., ConvertFrameReturn], self: Any, *args: Any) -> ConvertFrameReturn:
     """Skip optimizer steps, uncaptured vmaps and idle functions; clear the float state of earlier captures."""
     call, code = here.call, args[0].f_code
@@ -34,18 +45,18 @@ def _convert(convert: Callable[..., ConvertFrameReturn], self: Any, *args: Any) 
         return convert(self, *args)
     if code is VMAP_CODE or optimizers.is_within_step(code):
         return ConvertFrameReturn(FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP), apply_to_code=False)
-    if idle.is_idle(code):
+    if idle_functions.is_idle(code):
         call.watch.idle = True
-        return idle.as_it_is()
+        return idle_functions.as_it_is()
     with convert_frame.compile_lock:
-        floats.forget_floats()
+        zero_dim_floats.forget_floats()
         graphs = call.watch.graphs
         result = convert(self, *args)
-        idle.count(code, result, worth=call.watch.graphs != graphs)
+        idle_functions.count(code, result, worth=call.watch.graphs != graphs)
     return result
 
 
-@replaced.replaces(convert_frame, "format_error_msg")
+@replacements.replaces(convert_frame, "format_error_msg")
 def _format_error_msg(format_: Callable[..., str], exc: Exception, code: Any, *args: Any, **kwargs: Any) -> str:
     """Record that Dynamo drops a function: it formats the error that made it do so."""
     if here.call is not None:

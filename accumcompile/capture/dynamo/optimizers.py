@@ -17,10 +17,10 @@ from torch._dynamo.variables.builder import VariableBuilder
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from . import ambient, replaced
 from . import api as dynamo
-from .ambient import here
-from .reasons import OPTIMIZER
+from . import replacements, thread_state
+from .break_reasons import OPTIMIZER
+from .thread_state import here
 
 # The wrapper that every optimizer class puts around its step: one code object for all of them.
 STEP_CODE = next(c for c in Optimizer.profile_hook_step.__code__.co_consts if getattr(c, "co_name", "") == "wrapper")
@@ -34,19 +34,19 @@ def is_within_step(code: CodeType) -> bool:
     return code is STEP_CODE
 
 
-@replaced.replaces(InliningInstructionTranslator, "check_inlineable")
+@replacements.replaces(InliningInstructionTranslator, "check_inlineable")
 def _check_inlineable(check: Callable[[Any], Any], func: Any) -> Any:
     """Break the graph at an optimizer's methods instead of tracing into them."""
     is_method = isinstance(getattr(getattr(func, "obj", None), "value", None), Optimizer)
-    if (is_method or func.get_code() is STEP_CODE) and ambient.is_tracing_for_us():
+    if (is_method or func.get_code() is STEP_CODE) and thread_state.is_tracing_for_us():
         unimplemented(gb_type=OPTIMIZER, context=str(func), explanation=OPTIMIZER, hints=[])
     return check(func)
 
 
-@replaced.replaces(VariableBuilder, "_wrap")
+@replacements.replaces(VariableBuilder, "_wrap")
 def _wrap(wrap: Callable[[Any, Any], Any], self: Any, value: Any) -> Any:
     """Treat an optimizer as an ordinary object. (Dynamo would capture anew for each, and set its options.)"""
-    if isinstance(value, Optimizer) and ambient.is_tracing_for_us():
+    if isinstance(value, Optimizer) and thread_state.is_tracing_for_us():
         return self.wrap_user_defined(value)
     return wrap(self, value)
 
@@ -62,4 +62,4 @@ def _capture_closure(optimizer: Any, args: Any, kwargs: dict[str, Any]) -> tuple
     return (args[0], *map(captured, args[1:])), {name: captured(value) for name, value in kwargs.items()}
 
 
-replaced.also(lambda: register_optimizer_step_pre_hook(_capture_closure).remove)
+replacements.also(lambda: register_optimizer_step_pre_hook(_capture_closure).remove)

@@ -17,9 +17,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from ...diagnostics import where
 from . import breaks
-from .ambient import Retrace, here
 from .api import mark, patcher
-from .floats import forget_floats
+from .thread_state import Retrace, here
+from .zero_dim_floats import forget_floats
 
 # A frame that received the batch size as a plain int is traced again with these.
 EVERY_SIZE_SYMBOLIC: dict[str, Any] = {"assume_static_by_default": False, "use_duck_shape": False}

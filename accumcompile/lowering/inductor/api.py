@@ -28,7 +28,7 @@ def compile_graph(gm: torch.fx.GraphModule, inputs: Sequence[Any], trace: Tracin
     from torch._inductor.compile_fx import compile_fx_inner
 
     from . import access_order
-    from .random import draw_by_index
+    from .random_draws import draw_by_index
 
     if any(isinstance(x, torch.Tensor) and x.is_cuda for x in inputs):
         draw_by_index(gm.graph)

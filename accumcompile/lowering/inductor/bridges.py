@@ -19,12 +19,12 @@ from ...ir.operands import comes_from_data, is_view
 from ...ir.torch_api import OpOverload
 from ...propagation.cost import elements_of
 from ...session.session import Session
-from ..plain import Plain
+from ..node_by_node import Plain
 from ..specialise import specialise
 from ..specs import describe
 from ..trust.trust import UNUSABLE, Trust
 from . import api as inductor_api
-from . import random
+from . import random_draws
 from .api import signature
 from .forms import Form, bytes_at_once, chooser
 from .progress import Progress
@@ -109,7 +109,7 @@ def compile_bridges(program: GraphModule, session: Session, progress: Progress) 
 def seeds_as_compiled(graph: Graph) -> None:
     """Draw seeds as compiled code would, so that a step's numbers are those of the compiled full batch."""
     for node in graph.find_nodes(op="call_function", target=prims.inductor_seeds.default):
-        node.target = random.draw_seeds
+        node.target = random_draws.draw_seeds
 
 
 def segments(graph: Graph) -> Iterator[list[Node]]:
@@ -154,7 +154,7 @@ def is_worthwhile(members: Sequence[Node]) -> bool:
     work = [n for n in members if isinstance(n.target, OpOverload) and not _moves_nothing(n)]
     if any(not isinstance(o.meta.get("val"), torch.Tensor) for o in outputs_of(members)):
         return False
-    if any(n.target in random.SLICES for n in work):
+    if any(n.target in random_draws.SLICES for n in work):
         return True  # run uncompiled, Inductor's draws ignore their seeds
     large = [n for n in work if elements_of(n) >= LARGE]
     return len(large) >= 2 or len(work) >= MANY

@@ -20,7 +20,7 @@ from ...planning.memory import peak, steps_of
 from ..specialise import Specialised, specialise
 from ..specs import ArgumentSpec, Floating, symbolic_stride
 from . import api as inductor_api
-from .products import in_place_products
+from .in_place_products import in_place_products
 
 BODY_PASSES = [fuse_accumulation, in_place_products]
 

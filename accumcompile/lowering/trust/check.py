@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from ..plain import Plain
+from ..node_by_node import Plain
 from .rounding import MANY_BITS, Coarse
 
 Norms: TypeAlias = tuple[float, float]  # the Euclidean norm, and the largest element

@@ -17,7 +17,7 @@ from torch.fx import GraphModule, Node
 
 from ...ir.torch_api import pytree
 from ...rules.table import rule_of
-from ..plain import Plain
+from ..node_by_node import Plain
 
 # The bits dropped in each successive run, for dtypes with many bits and for those with few.
 MANY_BITS, FEW_BITS = (*[1] * 8, *[2] * 8, *[3] * 8), [1] * 24

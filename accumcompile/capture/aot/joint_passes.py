@@ -18,7 +18,7 @@ from torch.fx import GraphModule
 
 from ...passes.manager import Context
 from ...passes.rewriting import copied
-from ..dynamo.reasons import first_sentence
+from ..dynamo.break_reasons import first_sentence
 
 InPlacePass = Callable[[GraphModule], object]
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from . import replaced
-from .ambient import here
+from . import replacements
+from .thread_state import here
 
 # Loggers, and how the dropped messages begin: a graph break at a number, an operator that fails in tracing.
 TALKATIVE = ("torch._dynamo.variables.tensor", "torch._subclasses.fake_tensor")
 SAID_BY_US = ("Graph break from `Tensor.item()`", "failed while attempting to run meta")
 
 
-@replaced.also
+@replacements.also
 def _leave_out() -> Callable[[], None]:
     for name in TALKATIVE:
         logging.getLogger(name).addFilter(_is_worth_a_word)

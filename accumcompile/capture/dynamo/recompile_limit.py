@@ -11,12 +11,12 @@ from torch._dynamo import config, convert_frame
 
 from ...diagnostics import errors, where
 from ..batch import arguments as batches
-from ..batch import carried
+from ..batch import graph_outputs
 from . import api as dynamo
-from . import replaced
-from .ambient import Call, here
-from .calls import Calls
-from .reasons import recompilation
+from . import replacements
+from .break_reasons import recompilation
+from .call_history import Calls
+from .thread_state import Call, here
 
 _COMPILE_CODE = convert_frame._compile.__code__
 
@@ -35,7 +35,7 @@ class RecompileLimit:
         return getattr(config, self.config)
 
 
-@replaced.replaces(convert_frame, "exceeds_recompile_limit")
+@replacements.replaces(convert_frame, "exceeds_recompile_limit")
 def _exceeds_recompile_limit(exceeds: Callable[..., Any], cache_size: Any, compile_id: Any) -> tuple[bool, str]:
     """Report a frame that would now run uncompiled, if it holds the batch."""
     exceeded, limit = exceeds(cache_size, compile_id)
@@ -53,7 +53,7 @@ def _carries_batch(value: Any, call: Call) -> bool:
     """Whether a variable of a frame holds a tensor that carries the batch."""
     for _, tensor, _ in batches.tensors("", value):
         leaf = call.leaves.get(id(tensor))
-        if (leaf is not None and leaf.dim is not None) or carried.dim_of(tensor) is not None:
+        if (leaf is not None and leaf.dim is not None) or graph_outputs.dim_of(tensor) is not None:
             return True
     return False
 

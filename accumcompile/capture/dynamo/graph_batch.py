@@ -16,14 +16,14 @@ from torch import fx
 from ...diagnostics import errors, where
 from ...session.session import Session
 from ..batch import arguments as batches
-from ..batch import carried
+from ..batch import graph_outputs
 from ..batch.arguments import Candidates, Leaf
 from . import api as dynamo
 from . import retrace
-from .ambient import here
 from .api import Input
-from .limits import last_capture
-from .reasons import recompilation
+from .break_reasons import recompilation
+from .recompile_limit import last_capture
+from .thread_state import here
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _carriers(inputs: list[Input]) -> Iterator[Carrier]:
             continue
         if call is not None and id(given.value) in call.leaves:
             yield from _argument(given, call.leaves[id(given.value)])
-        elif (dim := carried.dim_of(given.value)) is not None:
+        elif (dim := graph_outputs.dim_of(given.value)) is not None:
             yield Carrier(given, dim, CARRIED, given.name)
         elif not isinstance(given.value, torch.nn.Parameter) and not dynamo.is_owned(given.source):
             kind = GUESSED

@@ -7,7 +7,7 @@ from ..printing.text import human
 from ..session.journal import Run
 from ..session.session import Session
 from .entries import GraphEntry
-from .kept import LEAST, at_most
+from .kept_outputs import LEAST, at_most
 
 TRAINING = ("fused", "backward")
 

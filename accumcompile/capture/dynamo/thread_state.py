@@ -17,7 +17,7 @@ from torch._dynamo import symbolic_convert
 from ...session.session import Session
 from ..batch.arguments import Leaf
 from . import api as dynamo
-from .watch import Watch
+from .frame_watch import Watch
 
 
 @dataclass(eq=False)

@@ -31,9 +31,9 @@ from torch._dynamo.variables.lazy import LazyVariableTracker
 from torch._dynamo.variables.misc import GetAttrVariable
 from torch._dynamo.variables.user_defined import RemovableHandleVariable
 
-from . import ambient, replaced, retrace
-from .ambient import here
-from .reasons import LIST
+from . import replacements, retrace, thread_state
+from .break_reasons import LIST
+from .thread_state import here
 
 LISTS = (list, deque)
 PLAIN = (int, float, bool, str)
@@ -56,11 +56,16 @@ class _Append(GetAttrVariable):
         return ConstantVariable.create(None)
 
 
-@replaced.replaces(InstructionTranslatorBase, "_load_attr")
+@replacements.replaces(InstructionTranslatorBase, "_load_attr")
 def _load_attr(load: Callable[[Any, str], None], tx: Any, name: str) -> None:
     """The instruction that loads an attribute of the value on the stack."""
     values = tx.stack[-1]
-    if name == "append" and ambient.is_tracing_for_us() and _is_unseen(tx, values, LISTS) and not retrace.reads_lists():
+    if (
+        name == "append"
+        and thread_state.is_tracing_for_us()
+        and _is_unseen(tx, values, LISTS)
+        and not retrace.reads_lists()
+    ):
         tx.pop()
         tx.push(_Append(values, name, source=AttrSource(values.source, name)))
     else:
@@ -75,19 +80,19 @@ def _is_unseen(tx: Any, value: Any, types: tuple[type, ...]) -> bool:
     return outermost and value.source is not None and value.peek_value() not in tx.output.side_effects
 
 
-@replaced.replaces(InstructionTranslatorBase, "call_function")
+@replacements.replaces(InstructionTranslatorBase, "call_function")
 def _call_function(call: Callable[..., None], tx: Any, fn: Any, args: list, kwargs: dict[str, Any]) -> None:
     """Break the graph where a list of one value per sample becomes a tensor."""
     ours = here.call
-    if ours is not None and ambient.is_tracing_for_us() and _makes_tensor(tx, fn, args, ours.batch):
+    if ours is not None and thread_state.is_tracing_for_us() and _makes_tensor(tx, fn, args, ours.batch):
         unimplemented(gb_type=LIST, context=args[0].source.name, explanation=LIST, hints=[])
     call(tx, fn, args, kwargs)
 
 
-@replaced.replaces(VariableBuilder, "_wrap")
+@replacements.replaces(VariableBuilder, "_wrap")
 def _wrap(wrap: Callable[[Any, Any], Any], builder: Any, value: Any) -> Any:
     """Keep Dynamo from tracing the items of some lists; retrace if a list that is appended to is read."""
-    if not ambient.is_tracing_for_us():
+    if not thread_state.is_tracing_for_us():
         return wrap(builder, value)
     if variable := _restored(builder, value) or _of_method(builder, value):
         return variable

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch.fx import Graph
 
 from ..propagation.placed import Propagation
-from .at_once import run_small_at_once
 from .deadlines import assign_roots
 from .saving import choose_saved
 from .schedule import Schedule
+from .small_loops import run_small_at_once
 
 DECISIONS = (choose_saved, run_small_at_once)
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 import torch
 
-from . import replaced
-from .ambient import here
+from . import replacements
+from .thread_state import here
 
 _FLAG, _CONTEXT = "_is_compiling_flag", "_compile_session_context"
 
@@ -37,12 +37,12 @@ def _compiling() -> Iterator[None]:
         here.compilations -= 1
 
 
-@replaced.also
+@replacements.also
 def _ask_each_thread() -> Callable[[], None]:
     if not hasattr(torch.compiler, _CONTEXT):
         return lambda: None
     setattr(torch.compiler, _FLAG, _is_compiling)
-    put_back = replaced.put(torch.compiler, _CONTEXT, _compiling)
+    put_back = replacements.put(torch.compiler, _CONTEXT, _compiling)
 
     def undo() -> None:
         setattr(torch.compiler, _FLAG, False)  # its value between compilations

@@ -13,12 +13,12 @@ import torch
 from torch._functorch import apis
 from torch._functorch.vmap import _process_batched_inputs
 
-from . import replaced
-from .ambient import Call, here
-from .calls import Calls
+from . import replacements
+from .call_history import Calls
+from .thread_state import Call, here
 
 
-@replaced.replaces(apis, "vmap_impl")
+@replacements.replaces(apis, "vmap_impl")
 def _vmap_impl(
     vmap_impl: Callable[..., Any],
     func: Any,

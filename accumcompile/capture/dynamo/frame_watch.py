@@ -8,7 +8,7 @@ from types import CodeType
 from torch._dynamo import utils as dynamo_utils
 
 from ...diagnostics import where
-from .reasons import Reason, is_expected
+from .break_reasons import Reason, is_expected
 
 # Functions that Dynamo has dropped. It skips them from then on, in whichever step they are called.
 # (Keyed by location: code objects are not always hashable.)
