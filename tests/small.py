@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -111,8 +111,12 @@ def warned(step: Any, model: nn.Module, *args: Any) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert_equal(step, model, *args)
-    ours = [w.message for w in caught if isinstance(w.message, AccumulateWarning)]
-    return [text(m) for m in ours if m.code != "AC033"]  # what is held for the full batch: another test's
+    return [text(m) for m in ours(caught) if m.code != "AC033"]  # what is held for the full batch: another test's
+
+
+def ours(caught: Iterable[warnings.WarningMessage]) -> list[AccumulateWarning]:
+    """Our warnings among those that were given: the first to import some part of torch hears of its deprecations."""
+    return [w.message for w in caught if isinstance(w.message, AccumulateWarning)]
 
 
 def text(error: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import accumcompile.passes
 
 PACKAGE, PASSES = (Path(m.__file__).parent for m in (accumcompile, accumcompile.passes))
+PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 FLOORS = (
     ("diagnostics",),
     ("ir",),
@@ -114,3 +116,10 @@ def test_private_names_of_torch_stand_in_adapters_alone(name):
 @pytest.mark.parametrize("adapter", sorted(ADAPTERS))
 def test_an_adapter_says_on_which_versions_it_was_checked(adapter):
     assert VERSIONS.search(ast.get_docstring(ast.parse(MODULES[adapter].read_text())) or "")
+
+
+def test_every_folder_is_in_the_wheel():
+    """The list is written by hand: see pyproject.toml."""
+    listed = tomllib.loads(PROJECT.read_text())["tool"]["setuptools"]["packages"]
+    folders = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    assert set(listed) == {f"accumcompile.{name}".removesuffix(".") for name in folders}
