@@ -142,7 +142,7 @@ def test_threads_with_a_step_within_a_step():
 def test_one_module_owns_what_is_so_in_a_thread():
     sources = list(Path(accumcompile.__file__).parent.rglob("*.py"))
     owners = [p.name for p in sources if re.search(r"threading\.local|ContextVar", p.read_text(encoding="utf-8"))]
-    assert owners == ["ambient.py"]
+    assert owners == ["thread_state.py"]
 
 
 @pytest.mark.inductor
