@@ -8,7 +8,7 @@ from loops import Capture, session
 from torch.fx import Graph, GraphModule
 
 from accumcompile.ir.names import Names
-from accumcompile.step.compiler import compile_piece
+from accumcompile.step.compiler import Compiler
 
 aten, prims = torch.ops.aten, torch.ops.prims
 DEPTH = 3000
@@ -39,7 +39,7 @@ class Chain:
         symbols = [self.capture.symbols["s"]]
         names = Names({}, {}, [])
         gm = GraphModule(torch.nn.Module(), self.graph)
-        return compile_piece(gm, "inference", symbols, session(lowering="eager"), names)([x])[0]
+        return Compiler(session(lowering="eager"), symbols).compile(gm, "inference", names)([x])[0]
 
 
 def layers(chain, value):

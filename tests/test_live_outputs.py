@@ -10,7 +10,7 @@ from capturing import decorated, same
 from torch import nn
 from torch.nn import functional as F
 
-from accumcompile.step import compiler
+from accumcompile.step.compiler import Compiler
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
@@ -19,13 +19,13 @@ pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 def compiled(monkeypatch):
     """The roads of the pieces that were compiled, in order."""
     pieces = []
-    compile_piece = compiler.compile_piece
+    compile_piece = Compiler.compile
 
-    def counted(gm, road, *args):
+    def counted(self, gm, road, *args):
         pieces.append(road)
-        return compile_piece(gm, road, *args)
+        return compile_piece(self, gm, road, *args)
 
-    monkeypatch.setattr(compiler, "compile_piece", counted)
+    monkeypatch.setattr(Compiler, "compile", counted)
     return pieces
 
 

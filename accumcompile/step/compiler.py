@@ -19,14 +19,19 @@ from ..planning.decisions import schedule
 from ..program.runner import Runner
 from ..propagation.propagate import propagate
 from ..report import facts
-from ..report.dump import History, dumper_of
+from ..report.dump import dumper_of
 from ..report.kept_outputs import first_run, warn_of_kept
 from ..report.unsplit_graph import warn_of_unsplit
 from ..session.session import Session
 
 
 class Compiler:
-    """Compiles the pieces of one traced graph; the first piece's dump begins with the passes before partitioning."""
+    """Compiles the pieces of one traced graph; the first piece's dump begins with the passes before partitioning.
+
+    Args:
+        session: read at each call of a piece for the number of micro-batches.
+        symbols: the batch's symbols. A graph in which none of them occurs has no loops.
+    """
 
     def __init__(self, session: Session, symbols: Iterable[sympy.Symbol]):
         self.session, self.symbols = session, symbols
@@ -37,50 +42,33 @@ class Compiler:
         self.history.observe(step, gm, seconds)
 
     def compile(self, gm: GraphModule, road: str, names: Names, owned_from: int | None = None) -> Callable:
-        """A boxed callable that computes what ``gm`` computes, micro-batch by micro-batch."""
-        return compile_piece(gm, road, self.symbols, self.session, names, owned_from, self.history)
+        """A boxed callable that computes what ``gm`` computes, micro-batch by micro-batch.
 
-
-def compile_piece(
-    gm: GraphModule,
-    road: str,
-    symbols: Iterable[sympy.Symbol],
-    session: Session,
-    names: Names,
-    owned_from: int | None = None,
-    history: History | None = None,
-) -> Callable:
-    """A boxed callable that computes what ``gm`` computes, micro-batch by micro-batch.
-
-    Args:
-        gm: a functional ATen graph with fake values.
-        road: the road by which the graph was captured, for the report.
-        symbols: the batch's symbols. A graph in which none of them occurs has no loops.
-        session: read at each call for the number of micro-batches.
-        names: what the user calls the graph's inputs and outputs, for the report.
-        owned_from: outputs from this position on must own their memory; None: no output must.
-        history: the passes run before partitioning, for the dump.
-    """
-    batch = batch_of(gm, symbols)
-    dump = dumper_of(session).graph(road)
-    if history is not None:
-        history.into(dump)
-    dump.write(road, gm)
-    gm = run(GRAPH_PASSES, gm, Context(batch, names), [dump.observe, spec.check_graph])
-    propagation = propagate(gm.graph, batch)
-    spec.check_placed(propagation)
-    dump.placed(gm, propagation)
-    plan = schedule(gm.graph, propagation)
-    spec.check_schedule(plan)
-    planned = Planned(plan, session.options.accumulator_dtype)
-    program = run(PROGRAM_PASSES, gm, planned, [dump.observe, spec.check_program])
-    report = facts.plan_facts(road, gm.graph, plan, program, names)
-    first = first_run(report, gm, session)
-    dump.program(program, first, session)
-    warn_of_kept(first, session)
-    warn_of_unsplit(first, session)
-    ran = partial(session.journal.ran, report)
-    return Runner(session.lowering.lower(program), gm, plan, session.rows, ran, owned_from)
+        Args:
+            gm: a functional ATen graph with fake values.
+            road: the road by which the graph was captured, for the report.
+            names: what the user calls the graph's inputs and outputs, for the report.
+            owned_from: outputs from this position on must own their memory; None: no output must.
+        """
+        session, batch = self.session, batch_of(gm, self.symbols)
+        dump = dumper_of(session).graph(road)
+        self.history.into(dump)
+        dump.write(road, gm)
+        gm = run(GRAPH_PASSES, gm, Context(batch, names), [dump.observe, spec.check_graph])
+        propagation = propagate(gm.graph, batch)
+        spec.check_placed(propagation)
+        dump.placed(gm, propagation)
+        plan = schedule(gm.graph, propagation)
+        spec.check_schedule(plan)
+        planned = Planned(plan, session.options.accumulator_dtype)
+        program = run(PROGRAM_PASSES, gm, planned, [dump.observe, spec.check_program])
+        report = facts.plan_facts(road, gm.graph, plan, program, names)
+        first = first_run(report, gm, session)
+        dump.program(program, first, session)
+        warn_of_kept(first, session)
+        warn_of_unsplit(first, session)
+        ran = partial(session.journal.ran, report)
+        return Runner(session.lowering.lower(program), gm, plan, session.rows, ran, owned_from)
 
 
 def batch_of(gm: GraphModule, symbols: Iterable[sympy.Symbol]) -> Batch:
