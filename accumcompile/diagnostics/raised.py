@@ -8,7 +8,7 @@ try:
     from torch._dynamo.exc import ShortenTraceback as LetThrough
 
     NO_FRAME: dict[str, Any] = {"first_useful_frame": None}  # arguments of its constructor
-except ImportError:  # pragma: no cover
+except ImportError:  # pragma: no cover  (a later torch may drop the private class: then Dynamo shows frames of its own)
     LetThrough = RuntimeError  # type: ignore[assignment,misc]
     NO_FRAME = {}
 

@@ -142,12 +142,12 @@ def run_reference(
     for start, rows in split:
         local = [slice_rows(x, each.dim, start, rows, split.batch) for x, each in zip(xs, spec.xs, strict=True)]
         outs = list(body(rows, torch.tensor(start), *consts, *local))
-        for made_of, piece in zip(pieces, outs[len(spec.carry) :], strict=True):
-            made_of.append(piece)
+        for collected, piece in zip(pieces, outs[len(spec.carry) :], strict=True):
+            collected.append(piece)
         del outs[len(spec.carry) :], local
         add_parts(spec.carry, carries, outs)
     finish(spec.carry, carries)
-    return carries + [torch.cat(made_of, each.dim) for made_of, each in zip(pieces, spec.ys, strict=True)]
+    return carries + [torch.cat(collected, each.dim) for collected, each in zip(pieces, spec.ys, strict=True)]
 
 
 def add_parts(carry: Sequence[Carry], carries: list[torch.Tensor], parts: list[Any]) -> None:

@@ -5,7 +5,7 @@ The only module below capture and lowering that imports such names. Checked on t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -50,7 +50,7 @@ def in_fake_mode(tensors: Any) -> AbstractContextManager:
     return detect_fake_mode() or nullcontext()
 
 
-def decompositions() -> Mapping[Any, Callable]:
+def decompositions() -> dict[Any, Callable]:
     """Inductor's decomposition table."""
     from torch._inductor.decomposition import select_decomp_table
 
@@ -77,4 +77,4 @@ def graph_of(fn: Callable, *examples: Any) -> torch.fx.GraphModule:
     """``fn`` traced to a graph, with Inductor's decompositions applied."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    return make_fx(fn, decomposition_table=dict(decompositions()))(*examples)
+    return make_fx(fn, decomposition_table=decompositions())(*examples)

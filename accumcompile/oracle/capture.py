@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch._functorch.aot_autograd import aot_export_joint_simple
-from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
@@ -19,7 +18,7 @@ from ..ir.divisibility import divisible
 from ..ir.operands import comes_from_data, input_sizes
 from ..ir.placement import Size
 from ..ir.sizes import Batch, expression
-from ..ir.torch_api import pytree
+from ..ir.torch_api import decompositions, pytree
 
 Tensors = Sequence[torch.Tensor]
 Choice = tuple[int | tuple[int, ...] | None, ...]  # for each tensor, its dimensions of batch size
@@ -44,7 +43,7 @@ def capture(fn: Callable, tensors: Tensors, choice: Choice, joint: bool = False,
     """Trace ``fn(*tensors)`` (``joint``: and its backward) with the chosen dimensions as one symbolic size."""
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     fakes = [_fake(mode, x, dim, joint) for x, dim in zip(tensors, choice, strict=True)]
-    table = select_decomp_table() if decompose else {}
+    table = decompositions() if decompose else {}
     with mode, torch.enable_grad():
         gm: Any = aot_export_joint_simple(_flat(fn), tuple(fakes), trace_joint=joint, decompositions=table)
     gm.graph._codegen = CodeGen()

@@ -102,14 +102,14 @@ def spread(items: list, most: int) -> list:
 def choices(tensors: list[torch.Tensor], most: int = 8) -> list[Choice]:
     """Ways of choosing the batch among the dimensions of one size: one of them, many, and all."""
     sizes = sorted({s for x in tensors for s in x.shape if s > 1})
-    several: list[Choice] = []
+    candidates: list[Choice] = []
     for size in sizes:
         options = [[None, *(d for d, s in enumerate(x.shape) if s == size)] for x in tensors]
         every = [c for c in itertools.islice(itertools.product(*options), 1000) if any(d is not None for d in c)]
         every.sort(key=lambda c: sum(d is not None for d in c))
         single, joint = [c for c in every if sum(d is not None for d in c) == 1], every[::-1]
-        several += dict.fromkeys([*single, *joint[:4], *together(tensors, [size])])
-    return spread(list(dict.fromkeys(several)), most)
+        candidates += dict.fromkeys([*single, *joint[:4], *together(tensors, [size])])
+    return spread(list(dict.fromkeys(candidates)), most)
 
 
 def together(tensors: list[torch.Tensor], sizes: Iterable[int] | None = None) -> list[Choice]:

@@ -132,15 +132,16 @@ def build(
     outputs: Any = done.gm.graph.output_node().args[0]
     values = [n.meta["val"] for n in outputs]
     parts, pieces = values[: len(loop.carry)], values[len(loop.carry) :]
-    made_of = [Buffer.of(p, y.dim) for p, y in zip(pieces, loop.ys, strict=True)] if buffers is None else list(buffers)
-    slots = [slot(done, b, p) if b.direct else None for b, p in zip(made_of, pieces, strict=True)]
+    if buffers is None:
+        buffers = [Buffer.of(p, y.dim) for p, y in zip(pieces, loop.ys, strict=True)]
+    slots = [slot(done, b, p) if b.direct else None for b, p in zip(buffers, pieces, strict=True)]
     accs: list[Any] = [each.dtype for each in loop.carry]
     if accumulators is not None:
         accs = [stand_in(done, real, part) for real, part in zip(accumulators, parts, strict=True)]
     gm = run(BODY_PASSES, done.gm, Accumulation([each.op for each in loop.carry], accs, slots))
     inputs = [n.meta["val"] for n in gm.graph.find_nodes(op="placeholder")]
     call = compiler(gm, inputs, done.trace)
-    return Form(call, chooser(done.remaining, specs), done.symbols, done.guard(), made_of, need)
+    return Form(call, chooser(done.remaining, specs), done.symbols, done.guard(), list(buffers), need)
 
 
 def bytes_at_once(done: Specialised) -> int:
