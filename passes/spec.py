@@ -143,10 +143,15 @@ def _saves_shards(loop: Loop, plan: Schedule) -> bool:
 
 
 def _finds_what_it_takes(loop: Loop, plan: Schedule) -> bool:
-    """A local operand is computed in the loop, is an input, or exists whole since an earlier loop."""
-    there = {n for each in _before(loop, plan) for n in (*each.roots, *each.saved)} | set(loop.nodes)
+    """A local operand is computed in the loop, is an input, or exists whole before it."""
+    there = {n for each in _before(loop, plan) for n in (*each.roots, *each.saved)} | {*loop.nodes, *loop.remade}
     taken = (o for n in loop.nodes for o in plan.propagation[n].local)
     return all(o in there or o.op != "call_function" for o in taken)
+
+
+def _can_be_made_before(loop: Loop, plan: Schedule) -> bool:
+    placed = plan.propagation.placed
+    return all(placed[n].remade and (placed[n].whole_stage or 0) <= loop.stage for n in loop.remade)
 
 
 def _comes_in_turn(loop: Loop, plan: Schedule) -> bool:
@@ -161,6 +166,7 @@ SCHEDULE = (
     Invariant("a loop yields what it computes", _any, _yields_what_it_computes),
     Invariant("only shards are saved", _any, _saves_shards),
     Invariant("a loop computes what it reads, or it is there", _any, _finds_what_it_takes),
+    Invariant("what is computed whole before a loop needs nothing that comes later", _any, _can_be_made_before),
     Invariant("loops come in the order of their stages", _any, _comes_in_turn),
 )
 

@@ -24,6 +24,7 @@ from accumcompile.passes.form_loops import form_loops
 from accumcompile.passes.fuse_accumulation import Accumulation, fuse_accumulation
 from accumcompile.passes.manager import Context, Planned, run
 from accumcompile.passes.sizes_in_half import sizes_in_half
+from accumcompile.passes.store_compared import store_compared
 from accumcompile.passes.users_names import users_names
 from accumcompile.planning.decisions import schedule
 from accumcompile.propagation.propagate import propagate
@@ -314,6 +315,72 @@ def forward(self, acc0, out0, x, y):
     tanh_default = aten.tanh.default(x)
     copy__default = aten.copy_.default(out0, tanh_default)
     return ()""",
+    )
+
+
+def test_store_compared():
+    def fn(x):
+        v = x.exp()
+        return (v >= v.amax(1, keepdim=True)) * x.sin() + x.sin().amax()
+
+    assert_expected_inline(
+        around(store_compared, fn, torch.randn(6, 4)),
+        """\
+def forward(self, arg0_1):
+    exp = aten.exp.default(arg0_1)
+    amax = aten.amax.default(exp, [1], True)
+    ge = aten.ge.Tensor(exp, amax)
+    sin = aten.sin.default(arg0_1)
+    mul = aten.mul.Tensor(ge, sin)
+    sin_1 = aten.sin.default(arg0_1)
+    amax_1 = aten.amax.default(sin_1)
+    add = aten.add.Tensor(mul, amax_1)
+    clone = aten.clone.default(add)
+    return [clone]
+---
+def forward(self, arg0_1):
+    exp = aten.exp.default(arg0_1)
+    stored_1_default = accumcompile.stored_1.default(exp)
+    amax = aten.amax.default(stored_1_default, [1], True)
+    ge = aten.ge.Tensor(stored_1_default, amax)
+    sin = aten.sin.default(arg0_1)
+    mul = aten.mul.Tensor(ge, sin)
+    sin_1 = aten.sin.default(arg0_1)
+    amax_1 = aten.amax.default(sin_1)
+    add = aten.add.Tensor(mul, amax_1)
+    clone = aten.clone.default(add)
+    return [clone]""",
+    )
+
+
+def test_store_compared_of_what_is_returned():
+    def fn(x):
+        v = x.exp()
+        return v.view(2, -1), v.topk(2, 1)[0].view(-1)
+
+    assert_expected_inline(
+        around(store_compared, fn, torch.randn(6, 4)),
+        """\
+def forward(self, arg0_1):
+    exp = aten.exp.default(arg0_1)
+    view = aten.view.default(exp, [2, -1])
+    topk = aten.topk.default(exp, 2, 1)
+    getitem = topk[0]
+    view_1 = aten.view.default(getitem, [-1])
+    clone = aten.clone.default(view)
+    clone_1 = aten.clone.default(view_1)
+    return [clone, clone_1]
+---
+def forward(self, arg0_1):
+    exp = aten.exp.default(arg0_1)
+    stored_1_default = accumcompile.stored_1.default(exp)
+    view = aten.view.default(stored_1_default, [2, -1])
+    topk = aten.topk.default(stored_1_default, 2, 1)
+    getitem = topk[0]
+    view_1 = aten.view.default(getitem, [-1])
+    clone = aten.clone.default(view)
+    clone_1 = aten.clone.default(view_1)
+    return [clone, clone_1]""",
     )
 
 

@@ -104,6 +104,9 @@ BROKEN = {
     "a loop yields what it computes": lambda c: c.loop(1, nodes=()),
     "only shards are saved": lambda c: c.loop(0, saved=(c.node(aten.amax.default),)),
     "a loop computes what it reads, or it is there": lambda c: c.loop(1, nodes=c.plan.loops[1].nodes[1:]),
+    "what is computed whole before a loop needs nothing that comes later": lambda c: c.loop(
+        0, remade=(c.node(aten.exp.default),)
+    ),
     "loops come in the order of their stages": lambda c: c.loop(1, stage=0),
     "a size is a number or a node": lambda c: c.insert(
         first_body(c),

@@ -4,22 +4,25 @@ Saving everything takes the full batch's memory; recomputing everything takes ti
 an expensive value is recomputed in at most one loop: the one that would otherwise have to load the most bytes. For the
 loss, an embedding is saved and its tower is not run again; for the backward, the tower is run again and its activations
 are not saved. Every other loop loads the smallest cut, in bytes, between what was computed before and what it yields.
-Cheap operators may be recomputed in any loop. Values whose rounding must not differ are not recomputed.
+Cheap operators may be recomputed in any loop. Values whose rounding must not differ are not recomputed
+(``comparisons.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 import networkx
 from torch.fx import Node
 
 from ..ir.operands import is_tensor, is_view
-from ..ir.placement import Partial, Shard
+from ..ir.placement import Shard
 from ..propagation.cost import bytes_of
 from ..propagation.placed import Propagation
 from ..rules.table import rule_of
+from .comparisons import Comparisons, Conflict, EarlierLoops
 from .schedule import Loop, Schedule
 
 _AGAIN = 16  # recomputing this many bytes costs as much as saving one
@@ -28,30 +31,80 @@ _UNSAVABLE = 1 << 62  # bytes: the capacity of a value that cannot be saved, suc
 
 def choose_saved(plan: Schedule) -> Schedule:
     """The schedule with the nodes of every loop, and the values that it saves for later loops."""
-    propagation, order = plan.propagation, {node: i for i, node in enumerate(plan.graph.nodes)}
-    again = _loops_to_compute_again_in(plan)
-    maker: dict[Node, int] = {}  # the last loop that computed a value
-    whole: set[Node] = set()  # S values that exist for the full batch
-    saved: list[list[Node]] = [[] for _ in plan.loops]
-    loops: list[Loop] = []
-    for k, loop in enumerate(plan.loops):
-        needed = propagation.closure(loop.roots, whole)
-        earlier = needed.intersection(maker)
-        forbidden = {n for n in earlier if not _is_cheap(n) and again.get(n) != k}
-        loaded = _smallest_cut(
-            propagation, needed, loop.roots, earlier, forbidden | _pinned(propagation, needed, maker)
-        )
-        for node in sorted(loaded, key=order.__getitem__):
-            saved[maker[node]].append(node)
-        whole |= loaded
-        roots = tuple(root for root in loop.roots if root not in whole)
-        body = propagation.closure(roots, whole)
-        loops.append(replace(loop, roots=roots, nodes=tuple(sorted(body, key=order.__getitem__))))
-        maker |= dict.fromkeys(body, k)
-        whole |= _whole_after(propagation, roots)
-    return replace(
-        plan, loops=tuple(replace(loop, saved=tuple(chosen)) for loop, chosen in zip(loops, saved, strict=True))
-    )
+    again, once = _loops_to_compute_again_in(plan), set[Node]()
+    while True:
+        saver = Saver(plan, again, once)
+        loops = [saver.choose(k, loop) for k, loop in enumerate(plan.loops)]
+        if saver.pins <= once:
+            saved = [replace(loop, saved=tuple(saver.saved[k])) for k, loop in enumerate(loops)]
+            return replace(plan, loops=tuple(saved))
+        once |= saver.pins
+
+
+class Saver:
+    """Goes through the loops in order. ``once`` are values that only one loop may compute."""
+
+    def __init__(self, plan: Schedule, again: Mapping[Node, int], once: AbstractSet[Node]):
+        self.propagation, self.again, self.once = plan.propagation, again, once
+        self.order = {node: i for i, node in enumerate(plan.graph.nodes)}
+        self.earlier = EarlierLoops()
+        self.whole: set[Node] = set()  # S values that exist for the full batch
+        self.saved: list[list[Node]] = [[] for _ in plan.loops]
+        self.remade: set[Node] = set()  # of these, those that are computed between loops
+        self.pins: set[Node] = set()  # values that two loops computed, and may not
+
+    def choose(self, k: int, loop: Loop) -> Loop:
+        """The loop with its nodes; what it loads is saved by earlier loops."""
+        loaded = self._loaded(k, loop)
+        for node in self._in_order(loaded - self.whole):
+            self.earlier.source[node] = maker = max(self.earlier.computing[node])
+            self.saved[maker].append(node)
+        self.whole |= loaded
+        roots = tuple(root for root in loop.roots if root not in self.whole)
+        body = self.propagation.closure(roots, loaded)
+        for node in body:
+            self.earlier.computing.setdefault(node, set()).add(k)
+        self.earlier.source |= dict.fromkeys(roots, k)
+        self.whole |= _whole_after(self.propagation, roots)
+        remade = self.remade.intersection(n for node in body for n in self.propagation[node].local)
+        return replace(loop, roots=roots, nodes=tuple(self._in_order(body)), remade=tuple(self._in_order(remade)))
+
+    def _loaded(self, k: int, loop: Loop) -> set[Node]:
+        """The S values that a loop loads, so that what its jumps compare comes from the same code."""
+        again = set[Node]()
+        forbidden = {node for node in self.earlier.computing if not self._may_compute(node, k)}
+        while True:
+            whole = self.whole - again
+            needed = self.propagation.closure(loop.roots, whole)
+            earlier = needed.intersection(self.earlier.computing)
+            loaded = whole | _smallest_cut(self.propagation, needed, loop.roots, earlier, forbidden, again)
+            body = self.propagation.closure(loop.roots, loaded)
+            conflicts = Comparisons(self.propagation, self.earlier, self._in_order(body), loaded).conflicts()
+            settled = [self._settle(conflict, again, forbidden) for conflict in conflicts]
+            if not any(settled):
+                return loaded
+
+    def _may_compute(self, node: Node, k: int) -> bool:
+        """Whether loop ``k`` may compute what an earlier one did."""
+        return node not in self.once and (_is_cheap(node) or self.again.get(node) == k)
+
+    def _settle(self, conflict: Conflict, again: set[Node], forbidden: set[Node]) -> bool:
+        """Have what is compared come from the same code; whether that changes anything."""
+        selected, values = conflict.selected, conflict.values
+        if selected not in self.earlier.source:  # made between loops, for the full batch
+            self.remade |= values
+            self.whole |= values
+        elif selected in self.earlier.computing and selected not in forbidden | again:
+            again.add(selected)
+        else:
+            self.pins |= {value for value in values if len(self.earlier.computing[value]) > 1}
+            new = values - forbidden
+            forbidden |= new
+            return bool(new)
+        return True
+
+    def _in_order(self, nodes: Iterable[Node]) -> list[Node]:
+        return sorted(nodes, key=self.order.__getitem__)
 
 
 def _loops_to_compute_again_in(plan: Schedule) -> dict[Node, int]:
@@ -84,17 +137,24 @@ def _is_cheap(node: Node) -> bool:
 
 
 def _smallest_cut(
-    propagation: Propagation, needed: set[Node], roots: Sequence[Node], earlier: set[Node], forbidden: set[Node]
+    propagation: Propagation,
+    needed: set[Node],
+    roots: Sequence[Node],
+    earlier: set[Node],
+    forbidden: set[Node],
+    again: AbstractSet[Node] = frozenset(),
 ) -> set[Node]:
-    """The cheapest values to save, counting what is then recomputed: nothing forbidden, if that can be avoided."""
+    """The cheapest values to save, counting what is then recomputed.
+
+    It recomputes nothing forbidden, and saves nothing that is computed ``again``, if that can be avoided.
+    """
     graph = networkx.DiGraph()
     graph.add_nodes_from(("source", "sink"))
     for node in earlier:
-        graph.add_edge(
-            (node, "in"), (node, "out"), capacity=bytes_of(node) if _savable(propagation, node) else _UNSAVABLE
-        )
-        again = {} if node in forbidden else {"capacity": 0 if is_view(node) else bytes_of(node) // _AGAIN}
-        graph.add_edge("source", (node, "in"), **again)
+        savable = _savable(propagation, node) and node not in again
+        graph.add_edge((node, "in"), (node, "out"), capacity=bytes_of(node) if savable else _UNSAVABLE)
+        free = {} if node in forbidden else {"capacity": 0 if is_view(node) else bytes_of(node) // _AGAIN}
+        graph.add_edge("source", (node, "in"), **free)
         if node in roots:
             graph.add_edge((node, "out"), "sink")
     for node in needed:
@@ -106,37 +166,3 @@ def _smallest_cut(
 
 def _savable(propagation: Propagation, node: Node) -> bool:
     return is_tensor(node) and isinstance(propagation.placement(node), Shard)
-
-
-def _pinned(propagation: Propagation, needed: set[Node], maker: dict) -> set[Node]:
-    """Values made before that a discontinuous operator compares with their own maximum or order.
-
-    Recomputed, they may round differently and match nothing.
-    """
-    pinned: set[Node] = set()
-    for node in needed:
-        rule = rule_of(node.target)
-        if rule is None or not rule.discontinuous:
-            continue
-        above = propagation.closure([node])
-        assembled = {b for n in above for w in propagation[n].whole for b in _barriers(propagation, w)}
-        for barrier in assembled:
-            common = above & propagation.closure([barrier])
-            pinned |= {n for n in common if n in maker and any(user in above - common for user in n.users)}
-    return pinned
-
-
-def _barriers(propagation: Propagation, value: Node) -> set[Node]:
-    """The maxima, minima and gathered values that a whole value is computed from."""
-    barriers, seen, stack = set(), set(), [value]
-    while stack:
-        node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        placed = propagation[node]
-        if placed.remade:
-            stack += node.all_input_nodes
-        elif isinstance(placed.placement, Shard) or placed.placement in (Partial("max"), Partial("min")):
-            barriers.add(node)
-    return barriers

@@ -18,6 +18,7 @@ class Loop:
     roots: tuple[Node, ...]  # P values reduced and S values gathered after it
     nodes: tuple[Node, ...] = ()
     saved: tuple[Node, ...] = ()  # S values kept for later loops
+    remade: tuple[Node, ...] = ()  # S values that it takes slices of, and that are computed whole before it
     at_once: bool = False  # so small that it runs as one micro-batch
     regions: tuple[frozenset[Node], ...] = ()  # parts of the body whose inner values are recomputed, not held
 

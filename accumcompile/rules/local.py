@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Set as AbstractSet
 from functools import partial, reduce
 
 import torch
@@ -21,6 +22,17 @@ def between_floats(facts: Facts) -> Groups:
     """A cast is linear from floating point to floating point only."""
     dtypes = facts.node.args[0].meta["val"].dtype, facts.node.meta["val"].dtype
     return ({0},) if all(t.is_floating_point or t.is_complex for t in dtypes) else ()
+
+
+def to_integers(node: torch.fx.Node) -> bool:
+    """A cast jumps if its result holds no fractions."""
+    return not (node.meta["val"].is_floating_point() or node.meta["val"].is_complex())
+
+
+def pole(node: torch.fx.Node) -> AbstractSet[int]:
+    """A power has one at 0, or is undefined below, unless its exponent is a natural number."""
+    exponent = node.args[1]
+    return set() if isinstance(exponent, (int, float)) and exponent >= 0 and exponent == int(exponent) else {0}
 
 
 def biased(product: str):

@@ -18,7 +18,7 @@ def overload(name: str) -> OpOverload | None:
 BY_NAME = {
     "prims.fma": Rule("... -> ...", linear=({0, 2}, {1, 2})),
     "aten.cholesky": Rule("... _ _ -> ... _ _"),
-    "prims._low_memory_max_pool_with_offsets": Rule("... _ _ -> ... _ _, ... _ _"),
+    "prims._low_memory_max_pool_with_offsets": Rule("... _ _ -> ... _ _, ... _ _", discontinuous=True, picks=True),
     "prims._low_memory_max_pool_offsets_to_indices": Rule("... _ _ -> ... _ _"),
     "aten._scaled_dot_product_flash_attention": Rule("... _ _ -> ... _ _, ... _, *, *, *, *, *, *, *"),
     "aten._scaled_dot_product_flash_attention_backward": Rule(

@@ -10,12 +10,14 @@ from typing import Any
 
 import torch.fx
 
+from ..ir.operands import operands
 from ..ir.placement import Size
 from ..ir.sizes import Batch
 
 Factor = str
 Dim = tuple[Factor, ...]  # a dimension as its factors, outermost first; () where it is broadcast or opaque
 Shape = tuple[Size, ...] | None  # None: an operand that is a Python scalar, or absent
+Operands = bool | AbstractSet[int]  # all of the tensor operands, none, or those, counted from 0
 Groups = tuple[AbstractSet[int], ...]  # sets of tensor operands, counted from 0
 ANY: tuple[Dim, ...] = (("*",),)  # the dimensions of an operand or result taken from any one micro-batch
 
@@ -82,14 +84,16 @@ class Rule:
             ``linear`` need not say so.
         factory: the values of the result depend on no tensor, so it can be made at any placement for free.
         fill: the position of the argument that holds a factory's constant value.
-        discontinuous: a rounding error in an operand can make the result jump.
+        discontinuous: where a rounding error in an operand can make the result jump, or leave the operator's domain: a
+            comparison, a logarithm at 0, a denominator. True for all tensor operands, or the set of these, counted
+            from 0; or a function of the node that returns either.
         local: emits the node into a body, if a copy with the local shape is not enough.
         unrounded: emits the result before it is rounded to half precision, for operators that compute it in a wider
             dtype; returns None if that is impossible.
         cheap: recomputing the result takes almost no time compared with saving and loading it, so any loop may
             recompute it. If None, the operator is cheap exactly if it is ``exact``.
-        picks: each element of the result is a constant or an element of an operand, selected by another operand: a
-            lookup, which is linear and sums nothing.
+        picks: each element of the result is a constant or an element of an operand, selected by another operand or
+            by its order: a lookup, a maximum. It sums nothing.
     """
 
     dims: str = ""
@@ -101,7 +105,7 @@ class Rule:
     moves: bool = False
     factory: bool = False
     fill: int | None = None
-    discontinuous: bool = False
+    discontinuous: Operands | Callable[[torch.fx.Node], Operands] = False
     local: Callable | None = None
     unrounded: Callable | None = None
     cheap: bool | None = None
@@ -126,6 +130,14 @@ class Rule:
     def adds(self) -> bool:
         """Whether an element of the result may be a sum of many elements of an operand."""
         return bool(self.linear) and not self.moves and not self.picks
+
+    def jumps_in(self, node: torch.fx.Node) -> set[torch.fx.Node]:
+        """The operands in which one node is discontinuous."""
+        said = self.discontinuous(node) if callable(self.discontinuous) else self.discontinuous
+        if not said:
+            return set()
+        taken = [operand.node for operand in operands(node)]
+        return {n for i, n in enumerate(taken) if n is not None and (said is True or i in said)}
 
     @cached_property
     def words(self) -> tuple[list[list[str]], list[list[str]]]:

@@ -23,23 +23,25 @@ POINTWISE = Rule("... -> ...")
 JUMP = Rule("... -> ...", discontinuous=True)
 LINEAR = Rule("... -> ...", linear=({0},))
 JOINT = Rule("... -> ...", linear=({0, 1},))
-CAST = Rule("... -> ...", linear=local.between_floats, unrounded=local.not_cast)
+POLE = Rule("... -> ...", discontinuous=True)  # or the edge of a domain: beyond it, NaN
+CHOICE = Rule("... -> ...", picks=True)
+CAST = Rule("... -> ...", linear=local.between_floats, unrounded=local.not_cast, discontinuous=local.to_integers)
 MOVED = Rule("... -> ...", moves=True)
 REVERSED = Rule(align=views.along_many(1), moves=True)
 MIXED = Rule(align=views.along(1))
-SORTED = Rule(align=views.along(1), discontinuous=True)
+SORTED = Rule(align=views.along(1), discontinuous=True, picks=True)
 FOURIER = Rule(align=views.along_many(1, "dim"), linear=({0},))
-MOST = Rule(align=reductions.over(), reduce="max")
+MOST = Rule(align=reductions.over(), reduce="max", picks=True)
 REDUCED = Rule(align=reductions.whole_over())
-SELECTED = Rule(align=reductions.whole_over(), discontinuous=True)
+SELECTED = Rule(align=reductions.whole_over(), discontinuous=True, picks=True)
 VARIANCE = Rule(align=reductions.whole_over(keepdim=9))
 LOOKUP = Rule(align=indexing.index, linear=({0},), picks=True)
 PUT = Rule(align=indexing.index_put, linear=indexing.both_ends)
 LINE = Rule("... _ -> ... _", linear=({0},))
 IMAGE = Rule("... _ _ -> ... _ _", linear=({0},))
 VOLUME = Rule("... _ _ _ -> ... _ _ _", linear=({0},))
-IMAGE_MAXIMA = Rule("... _ _ -> ... _ _, ... _ _")
-VOLUME_MAXIMA = Rule("... _ _ _ -> ... _ _ _, ... _ _ _")
+IMAGE_MAXIMA = Rule("... _ _ -> ... _ _, ... _ _", discontinuous=True, picks=True)
+VOLUME_MAXIMA = Rule("... _ _ _ -> ... _ _ _, ... _ _ _", discontinuous=True, picks=True)
 RESIZE_2D = Rule("n c _ _ -> n c _ _", linear=({0},))
 RESIZE_1D_BACKWARD = Rule("n c _ -> n c _", linear=({0},), shape_arg=2)
 RESIZE_2D_BACKWARD = Rule("n c _ _ -> n c _ _", linear=({0},), shape_arg=2)
@@ -52,10 +54,10 @@ RULES: dict[OpOverload, Rule] = {
     aten.sub.Tensor: JOINT,
     aten.mul.Tensor: Rule("... -> ...", linear=({0}, {1})),
     aten.mul.Scalar: LINEAR,
-    aten.div.Tensor: LINEAR,
+    aten.div.Tensor: Rule("... -> ...", linear=({0},), discontinuous={1}),
     aten.div.Scalar: LINEAR,
     aten.neg.default: LINEAR,
-    aten.where.self: Rule("... -> ...", linear=({1, 2},)),
+    aten.where.self: Rule("... -> ...", linear=({1, 2},), picks=True),
     aten.clone.default: MOVED,
     aten.alias.default: MOVED,
     aten.detach.default: MOVED,
@@ -80,6 +82,46 @@ RULES: dict[OpOverload, Rule] = {
     aten.trunc.default: JUMP,
     aten.sign.default: JUMP,
     aten.heaviside.default: JUMP,
+    aten.remainder.Tensor: JUMP,
+    aten.remainder.Scalar: JUMP,
+    aten.remainder.Scalar_Tensor: JUMP,
+    aten.fmod.Tensor: JUMP,
+    aten.fmod.Scalar: JUMP,
+    aten.div.Tensor_mode: JUMP,
+    aten.div.Scalar_mode: JUMP,
+    aten.logical_and.default: JUMP,
+    aten.logical_not.default: JUMP,
+    aten.logical_or.default: JUMP,
+    aten.logical_xor.default: JUMP,
+    aten.signbit.default: JUMP,
+    aten.copysign.Tensor: JUMP,
+    aten.copysign.Scalar: JUMP,
+    aten.atan2.default: JUMP,
+    aten.sqrt.default: POLE,
+    aten.rsqrt.default: POLE,
+    aten.reciprocal.default: POLE,
+    aten.log.default: POLE,
+    aten.log2.default: POLE,
+    aten.log10.default: POLE,
+    aten.log1p.default: POLE,
+    aten.acos.default: POLE,
+    aten.asin.default: POLE,
+    aten.acosh.default: POLE,
+    aten.atanh.default: POLE,
+    aten.erfinv.default: POLE,
+    aten.lgamma.default: POLE,
+    aten.digamma.default: POLE,
+    aten.polygamma.default: POLE,
+    aten.pow.Tensor_Scalar: Rule("... -> ...", discontinuous=local.pole),
+    aten.pow.Tensor_Tensor: Rule("... -> ...", discontinuous={0}),
+    aten.addcdiv.default: Rule("... -> ...", discontinuous={2}),
+    aten.maximum.default: CHOICE,
+    aten.minimum.default: CHOICE,
+    aten.clamp_min.default: CHOICE,
+    aten.clamp_min.Tensor: CHOICE,
+    aten.clamp_max.default: CHOICE,
+    aten.clamp_max.Tensor: CHOICE,
+    aten.relu.default: CHOICE,
     aten.ldexp.Tensor: LINEAR,
     aten.frexp.Tensor: Rule("... -> ..., ...", discontinuous=True),
     aten.copy.default: Rule("..., ... -> ...", linear=({1},)),
@@ -120,9 +162,9 @@ RULES: dict[OpOverload, Rule] = {
     aten.sum.default: Rule("... ->", linear=({0},), unrounded=local.wide_sum),
     aten.sum.dim_IntList: Rule(align=reductions.over(), linear=({0},), unrounded=local.wide_sum),
     aten.amax.default: MOST,
-    aten.amin.default: Rule(align=reductions.over(), reduce="min"),
-    aten.max.default: Rule("... ->", reduce="max"),
-    aten.min.default: Rule("... ->", reduce="min"),
+    aten.amin.default: Rule(align=reductions.over(), reduce="min", picks=True),
+    aten.max.default: Rule("... ->", reduce="max", picks=True),
+    aten.min.default: Rule("... ->", reduce="min", picks=True),
     aten.any.default: Rule("... ->", reduce="max"),
     aten.any.dims: MOST,
     aten.all.default: Rule("... ->", reduce="min"),
@@ -134,8 +176,8 @@ RULES: dict[OpOverload, Rule] = {
     aten.min.dim: SELECTED,
     aten.median.dim: SELECTED,
     aten.nanmedian.dim: SELECTED,
-    aten.kthvalue.default: Rule(align=reductions.whole_over(2, keepdim=3, default=-1), discontinuous=True),
-    aten.mode.default: Rule(align=reductions.whole_over(default=-1), discontinuous=True),
+    aten.kthvalue.default: Rule(align=reductions.whole_over(2, keepdim=3, default=-1), discontinuous=True, picks=True),
+    aten.mode.default: Rule(align=reductions.whole_over(default=-1), discontinuous=True, picks=True),
     aten.argmax.default: SELECTED,
     aten.argmin.default: SELECTED,
     aten.var.correction: VARIANCE,
@@ -148,8 +190,8 @@ RULES: dict[OpOverload, Rule] = {
     aten._softmax.default: MIXED,
     aten._log_softmax.default: MIXED,
     aten.sort.default: SORTED,
-    aten.sort.stable: Rule(align=views.along(2), discontinuous=True),
-    aten.topk.default: Rule(align=views.along(2), discontinuous=True),
+    aten.sort.stable: Rule(align=views.along(2), discontinuous=True, picks=True),
+    aten.topk.default: Rule(align=views.along(2), discontinuous=True, picks=True),
     aten.cummax.default: SORTED,
     aten.cummin.default: SORTED,
     aten.glu.default: MIXED,
@@ -213,9 +255,11 @@ RULES: dict[OpOverload, Rule] = {
     aten.adaptive_max_pool3d_backward.default: VOLUME,
     aten.max_pool3d_with_indices.default: VOLUME_MAXIMA,
     aten.max_pool3d_with_indices_backward.default: VOLUME,
-    aten.fractional_max_pool2d.default: Rule("n _ _ _, n _ _ -> n _ _ _, n _ _ _"),
+    aten.fractional_max_pool2d.default: Rule("n _ _ _, n _ _ -> n _ _ _, n _ _ _", discontinuous=True, picks=True),
     aten.fractional_max_pool2d_backward.default: IMAGE,
-    aten.fractional_max_pool3d.default: Rule("n _ _ _ _, n _ _ -> n _ _ _ _, n _ _ _ _"),
+    aten.fractional_max_pool3d.default: Rule(
+        "n _ _ _ _, n _ _ -> n _ _ _ _, n _ _ _ _", discontinuous=True, picks=True
+    ),
     aten.fractional_max_pool3d_backward.default: VOLUME,
     aten.reflection_pad1d_backward.default: LINE,
     aten.reflection_pad2d_backward.default: IMAGE,

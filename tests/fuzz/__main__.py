@@ -10,7 +10,7 @@ from pathlib import Path
 os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler says twice a step that it runs
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fuzz.check import Outcome, check
+from fuzz.check import LOWERINGS, Outcome, check
 from fuzz.parallel import outcomes, quiet
 from fuzz.report import Summary, show
 from fuzz.search import smallest
@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("steps", type=int, nargs="?", default=300, help="how many random steps")
     parser.add_argument("--seed", type=int, default=0, help="the first step's; the others follow")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="steps at a time (default: one per core)")
-    parser.add_argument("--lowering", choices=("eager", "inductor"), default="eager", help="inductor: 10 s a step")
+    parser.add_argument("--lowering", choices=LOWERINGS, default="eager", help="inductor: 10 s a step")
     parser.add_argument(
         "--most", type=int, help=f"ops of a step (default: {LONGEST}; {LONGEST_COMPILED} with inductor)"
     )
@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--kinds", action="store_true", help="which ops stand in steps whose peak is not lower")
     options = parser.parse_args()
     quiet()
-    most = options.most or (LONGEST if options.lowering == "eager" else LONGEST_COMPILED)
+    most = options.most or (LONGEST_COMPILED if options.lowering == "inductor" else LONGEST)
     found = outcomes(range(options.seed, options.seed + options.steps), options.jobs, options.lowering, most)
     summary = Summary(found)
     if options.shrink:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import apart
 import torch
 from catalogue.compare import TOLERANCE, UPDATES, History, _observe, beyond, differences
 from catalogue.row import Case
@@ -32,6 +33,7 @@ if LIBRARY.exists():
     ctypes.CDLL(str(LIBRARY), ctypes.RTLD_GLOBAL)
 LOWERINGS: dict[str, dict[str, Any]] = {
     "eager": {"lowering": "eager"},
+    apart.NAME: {"lowering": apart.NAME},
     "inductor": {"lowering": "inductor", "inductor": {"aot_inductor.link_libtorch": not LIBRARY.exists()}},
 }
 WELL_CONDITIONED = 1e-2 * TOLERANCE  # relative to which noise in rounding may show

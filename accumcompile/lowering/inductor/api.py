@@ -27,7 +27,7 @@ def compile_graph(gm: torch.fx.GraphModule, inputs: Sequence[Any], trace: Tracin
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
 
-    from . import access_order
+    from . import access_order, stored_values  # noqa: F401  (registers a lowering)
     from .random_draws import draw_by_index
 
     if any(isinstance(x, torch.Tensor) and x.is_cuda for x in inputs):

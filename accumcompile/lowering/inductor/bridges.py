@@ -17,6 +17,7 @@ from ...ir.binding import Binding, bind
 from ...ir.loop import accumulate_loop
 from ...ir.operands import comes_from_data, is_view
 from ...ir.torch_api import OpOverload
+from ...passes.store_compared import store_compared
 from ...propagation.cost import elements_of
 from ...session.session import Session
 from ..node_by_node import Plain
@@ -87,10 +88,11 @@ class CompiledSegment(torch.nn.Module):
         what = f"{self.name}, {len(self.body.graph.nodes)} operators"
         with self.trust.compiling(values), self.progress.compiling(what):
             done = specialise(self.body.graph, self.body, specs, sizes)
-            inputs = [n.meta["val"] for n in done.gm.graph.find_nodes(op="placeholder")]
+            gm = store_compared(done.gm)
+            inputs = [n.meta["val"] for n in gm.graph.find_nodes(op="placeholder")]
             options = dict(self.session.options.inductor or {})
             need = bytes_at_once(done)
-            call = inductor_api.compile_graph(done.gm, inputs, done.trace, options)
+            call = inductor_api.compile_graph(gm, inputs, done.trace, options)
             forms.append(Form(call, chooser(done.remaining, specs), done.symbols, done.guard(), [], need))
         return forms[-1]
 

@@ -16,13 +16,14 @@ from ...ir.loop import LoopSpec, rows_of
 from ...ir.sizes import expression
 from ...passes.fuse_accumulation import Accumulation, fuse_accumulation
 from ...passes.manager import run
+from ...passes.store_compared import store_compared
 from ...planning.memory import peak, steps_of
 from ..specialise import Specialised, specialise
 from ..specs import ArgumentSpec, Floating, symbolic_stride
 from . import api as inductor_api
 from .in_place_products import in_place_products
 
-BODY_PASSES = [fuse_accumulation, in_place_products]
+BODY_PASSES = [store_compared, fuse_accumulation, in_place_products]
 
 
 @dataclass(frozen=True)
