@@ -23,7 +23,7 @@ from typing import Any
 
 from torch.fx import Graph, GraphModule, Node
 
-from accumcompile.ir.operands import ancestors, is_view
+from accumcompile.ir.operands import ancestors, is_tensor, is_view
 from accumcompile.ir.stored import stored
 from accumcompile.rules.rule import Rule
 from accumcompile.rules.table import rule_of
@@ -47,7 +47,7 @@ def _compared(graph: Graph) -> Iterator[Node]:
     jumps = {node: operands for node in graph.nodes if (operands := _rule(node).jumps_in(node))}
     returned = set(graph.output_node().all_input_nodes)
     for choice in graph.nodes:
-        values = [value for value in _selected_from(choice) if len(value.users) > 1]
+        values = [value for value in _selected_from(choice) if is_tensor(value) and len(value.users) > 1]
         if values:
             own, met = {choice} | ancestors(choice), _met(choice, jumps)
             kept = bool(returned & _computed_from(choice, _is_exact))

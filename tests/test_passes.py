@@ -353,6 +353,39 @@ def forward(self, arg0_1):
     )
 
 
+def test_store_compared_of_one_of_several_results():
+    def fn(x):
+        values, indices = x.exp().topk(3, 1)
+        return values >= values.amax(1, keepdim=True), indices
+
+    assert_expected_inline(
+        around(store_compared, fn, torch.randn(6, 4)),
+        """\
+def forward(self, arg0_1):
+    exp = aten.exp.default(arg0_1)
+    topk = aten.topk.default(exp, 3, 1)
+    getitem = topk[0]
+    getitem_1 = topk[1]
+    amax = aten.amax.default(getitem, [1], True)
+    ge = aten.ge.Tensor(getitem, amax)
+    clone = aten.clone.default(ge)
+    clone_1 = aten.clone.default(getitem_1)
+    return [clone, clone_1]
+---
+def forward(self, arg0_1):
+    exp = aten.exp.default(arg0_1)
+    topk = aten.topk.default(exp, 3, 1)
+    getitem = topk[0]
+    stored_1_default = accumcompile.stored_1.default(getitem)
+    getitem_1 = topk[1]
+    amax = aten.amax.default(stored_1_default, [1], True)
+    ge = aten.ge.Tensor(stored_1_default, amax)
+    clone = aten.clone.default(ge)
+    clone_1 = aten.clone.default(getitem_1)
+    return [clone, clone_1]""",
+    )
+
+
 def test_store_compared_of_what_is_returned():
     def fn(x):
         v = x.exp()
