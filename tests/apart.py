@@ -14,9 +14,11 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from accumcompile.ir.loop import LoopSpec, Split, run_reference
+from accumcompile.ir.operands import is_view
 from accumcompile.lowering import replace_bodies
 from accumcompile.lowering.eager import EagerLowering
 from accumcompile.lowering.node_by_node import Plain
+from accumcompile.rules.table import rule_of
 from accumcompile.session.lowerings import LOWERINGS
 from accumcompile.session.session import Session
 
@@ -45,7 +47,7 @@ class Apart:
 
 
 class OnGrid(torch.nn.Module):
-    """A body that runs with every value rounded down to one grid."""
+    """A body whose operators round down to one grid."""
 
     def __init__(self, body: GraphModule, grid: int):
         super().__init__()
@@ -59,7 +61,7 @@ class OnGrid(torch.nn.Module):
 
 
 class Rounded(Plain):
-    """Runs a graph with every value rounded down to a grid."""
+    """Runs a graph with every value that an operator rounds rounded down to a grid."""
 
     def __init__(self, graph: GraphModule, grid: int):
         super().__init__(graph)
@@ -67,7 +69,7 @@ class Rounded(Plain):
 
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
-        return value if n.op == "output" else pytree.tree_map_only(torch.Tensor, self._rounded, value)
+        return pytree.tree_map_only(torch.Tensor, self._rounded, value) if _rounds(n) else value
 
     def _rounded(self, x: torch.Tensor) -> torch.Tensor:
         if x.dtype is not torch.float64:
@@ -76,6 +78,12 @@ class Rounded(Plain):
         down = ((word - self.grid) & -GRIDS) + self.grid
         few_bits = word & FINE == 0  # 0, 1, a count: exact in any code
         return torch.where(few_bits | ~x.isfinite(), x, down.view(x.dtype))
+
+
+def _rounds(node: Node) -> bool:
+    """Whether an operator computes new numbers: what it moves or selects is as it was."""
+    rule = rule_of(node.target)
+    return node.op == "call_function" and not is_view(node) and not (rule is not None and (rule.moves or rule.picks))
 
 
 LOWERINGS[NAME] = Apart

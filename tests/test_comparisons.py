@@ -97,7 +97,7 @@ def quotient_by_the_distance_to_a_maximum(v):
 
 
 def power_of_the_distance_to_a_minimum(v):
-    return (v - v.detach().min() + 1e-7).pow(0.3).mean()
+    return (v - v.detach().min() + 1e-9).pow(-0.5).mean()
 
 
 def angle_to_the_maximum(v):
