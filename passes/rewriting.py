@@ -36,7 +36,7 @@ def rewrite(gm: GraphModule, table: Mapping[Any, Rewrite]) -> GraphModule:
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), new.__getitem__)
         replacement = row(_emitter(graph, node), node, args, kwargs) if row else None
         new[node] = graph.node_copy(node, new.__getitem__) if replacement is None else replacement
-    graph.eliminate_dead_code(is_impure_node=_must_stay)
+    graph.eliminate_dead_code(is_impure_node=must_stay)
     return GraphModule(gm, graph)
 
 
@@ -59,7 +59,7 @@ def _in_order(nodes: Iterable[Node]) -> Graph:
     return graph
 
 
-def _must_stay(node: Node) -> bool:
+def must_stay(node: Node) -> bool:
     """Whether an unused node must stay: dropping a random draw, say, would shift later random numbers."""
     return node.op in ("placeholder", "output") or is_impure(node)
 

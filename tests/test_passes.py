@@ -8,6 +8,7 @@ import torch
 from expecttest import assert_expected_inline
 from loops import body_of
 from torch._functorch._aot_autograd.descriptors import PlainAOTInput, PlainAOTOutput
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from accumcompile.capture.aot.joint_passes import Normalising, improve
 from accumcompile.ir.names import Names
@@ -16,6 +17,7 @@ from accumcompile.lowering.specialise import specialise
 from accumcompile.lowering.specs import Array, Literal
 from accumcompile.oracle.capture import capture
 from accumcompile.passes.arange_lookups import arange_lookups
+from accumcompile.passes.assembled_outputs import assembled_outputs
 from accumcompile.passes.batch_lookups import batch_lookups
 from accumcompile.passes.batch_statistics import batch_statistics
 from accumcompile.passes.canonical import canonical
@@ -315,6 +317,30 @@ def forward(self, acc0, out0, x, y):
     tanh_default = aten.tanh.default(x)
     copy__default = aten.copy_.default(out0, tanh_default)
     return ()""",
+    )
+
+
+def test_assembled_outputs():
+    def fn(x, w):
+        h = x @ w
+        return [h, h[:, 1:], h.sin()[0]]
+
+    gm = make_fx(fn, tracing_mode="fake")(torch.randn(6, 4), torch.randn(4, 3))
+    assert_expected_inline(
+        f"{code(gm)}\n---\n{code(assembled_outputs(gm, Context()))}",
+        """\
+def forward(self, x_1, w_1):
+    mm = aten.mm.default(x_1, w_1)
+    slice_1 = aten.slice.Tensor(mm, 1, 1, 9223372036854775807)
+    sin = aten.sin.default(mm)
+    select = aten.select.int(sin, 0, 0)
+    return [mm, slice_1, select]
+---
+def forward(self, x_1, w_1):
+    mm = aten.mm.default(x_1, w_1)
+    sin = aten.sin.default(mm)
+    select = aten.select.int(sin, 0, 0)
+    return [mm, None, select]""",
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch.fx import Node
 
@@ -29,13 +29,21 @@ class EarlierLoops:
     computing: dict[Node, set[int]] = field(default_factory=dict)
     source: dict[Node, int] = field(default_factory=dict)
 
+    def saving(self, nodes: Iterable[Node]) -> EarlierLoops:
+        """The same, with values saved by the last loop that computes them."""
+        return replace(self, source=self.source | {node: max(self.computing[node]) for node in nodes})
+
 
 @dataclass(frozen=True)
 class Conflict:
-    """A selected value, and the values it is compared with in a loop's body although they come from other code."""
+    """A selected value, and the values it is compared with in a loop's body although they come from other code.
+
+    between_loops: the selected value is computed between loops, for the full batch, and so can the others be.
+    """
 
     selected: Node
     values: frozenset[Node]
+    between_loops: bool
 
 
 class Comparisons:
@@ -58,7 +66,7 @@ class Comparisons:
         for selected in self.takers:
             values = {v for v in self._met(selected) if self._is_apart(v, selected)}
             if values:
-                yield Conflict(selected, frozenset(values))
+                yield Conflict(selected, frozenset(values), selected not in self.earlier.source)
 
     def _met(self, selected: Node) -> set[Node]:
         """The values that a selected value came from, where another way leads from them to a jump that it reaches."""

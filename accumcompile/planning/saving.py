@@ -56,9 +56,10 @@ class Saver:
     def choose(self, k: int, loop: Loop) -> Loop:
         """The loop with its nodes; what it loads is saved by earlier loops."""
         loaded = self._loaded(k, loop)
-        for node in self._in_order(loaded - self.whole):
-            self.earlier.source[node] = maker = max(self.earlier.computing[node])
-            self.saved[maker].append(node)
+        new = self._in_order(loaded - self.whole)
+        self.earlier = self.earlier.saving(new)
+        for node in new:
+            self.saved[self.earlier.source[node]].append(node)
         self.whole |= loaded
         roots = tuple(root for root in loop.roots if root not in self.whole)
         body = self.propagation.closure(roots, loaded)
@@ -71,16 +72,17 @@ class Saver:
 
     def _loaded(self, k: int, loop: Loop) -> set[Node]:
         """The S values that a loop loads, so that what its jumps compare comes from the same code."""
-        again = set[Node]()
+        again, pinned = set[Node](), set[Node]()
         forbidden = {node for node in self.earlier.computing if not self._may_compute(node, k)}
         while True:
             whole = self.whole - again
             needed = self.propagation.closure(loop.roots, whole)
             earlier = needed.intersection(self.earlier.computing)
-            loaded = whole | _smallest_cut(self.propagation, needed, loop.roots, earlier, forbidden, again)
-            body = self.propagation.closure(loop.roots, loaded)
-            conflicts = Comparisons(self.propagation, self.earlier, self._in_order(body), loaded).conflicts()
-            settled = [self._settle(conflict, again, forbidden) for conflict in conflicts]
+            cut = _smallest_cut(self.propagation, needed, loop.roots, earlier, forbidden - again | pinned, again)
+            loaded = whole | cut
+            body = self._in_order(self.propagation.closure(loop.roots, loaded))
+            conflicts = Comparisons(self.propagation, self.earlier.saving(cut), body, loaded).conflicts()
+            settled = [self._settle(conflict, again, pinned) for conflict in conflicts]
             if not any(settled):
                 return loaded
 
@@ -88,18 +90,21 @@ class Saver:
         """Whether loop ``k`` may compute what an earlier one did."""
         return node not in self.once and (_is_cheap(node) or self.again.get(node) == k)
 
-    def _settle(self, conflict: Conflict, again: set[Node], forbidden: set[Node]) -> bool:
-        """Have what is compared come from the same code; whether that changes anything."""
+    def _settle(self, conflict: Conflict, again: set[Node], pinned: set[Node]) -> bool:
+        """Have what is compared come from the same code; whether that changes anything.
+
+        The selected value is selected ``again``, or, where something else holds it, the values are ``pinned``: loaded.
+        """
         selected, values = conflict.selected, conflict.values
-        if selected not in self.earlier.source:  # made between loops, for the full batch
+        if conflict.between_loops:
             self.remade |= values
             self.whole |= values
-        elif selected in self.earlier.computing and selected not in forbidden | again:
+        elif selected in self.earlier.computing and selected not in self.once | pinned | again:
             again.add(selected)
         else:
             self.pins |= {value for value in values if len(self.earlier.computing[value]) > 1}
-            new = values - forbidden
-            forbidden |= new
+            new = values - pinned
+            pinned |= values
             return bool(new)
         return True
 

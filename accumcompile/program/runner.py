@@ -12,11 +12,12 @@ from torch.fx import GraphModule, Node
 
 from ..ir.binding import number, symbol_reads
 from ..ir.loop import Split
-from ..ir.operands import is_view
+from ..ir.operands import outputs
 from ..ir.sizes import expression
 from ..ir.torch_api import is_unbacked
 from ..planning.schedule import Schedule
 from ..rules.table import is_impure
+from .output_views import memory_of, output_views
 
 
 class Runner:
@@ -40,7 +41,8 @@ class Runner:
         self.reads = symbol_reads(gm.graph.find_nodes(op="placeholder"))
         self.draws = _Generators.of(gm)
         self.results = [_Result.of(o) for o in plan.outputs]
-        self.copied = shared(plan.outputs, owned_from) if owned_from is not None else []
+        self.views = list(output_views(gm))
+        self.copied = shared(outputs(gm), owned_from) if owned_from is not None else []
 
     def __call__(self, arguments: list) -> list:
         sizes = {symbol: read(arguments) for symbol, read in self.reads}
@@ -56,6 +58,8 @@ class Runner:
         for result, value in results:
             sizes |= result.sizes_of(value) if result is not None else {}
         finished = [result.finish(value, sizes) if result is not None else value for result, value in results]
+        for view in self.views:
+            finished[view.position] = view.of(finished, sizes)
         for position in self.copied:
             finished[position] = finished[position].clone(memory_format=torch.contiguous_format)
         return finished
@@ -66,20 +70,12 @@ def shared(outputs: Sequence[Any], first: int) -> list[int]:
     positions, seen = [], set()
     for position, output in enumerate(outputs):
         if isinstance(output, Node):
-            memory = _memory(output)
+            memory = memory_of(output)
             broadcast = any(n.target is torch.ops.aten.expand.default for n in memory)
             if position >= first and (broadcast or memory[-1].op != "call_function" or memory[-1] in seen):
                 positions.append(position)
             seen.add(memory[-1])
     return positions
-
-
-def _memory(node: Node) -> list[Node]:
-    """A value and the values that it may be a view of, down to the one that owns the memory."""
-    chain = [node]
-    while is_view(chain[-1]):
-        chain.append(chain[-1].all_input_nodes[0])
-    return chain
 
 
 class _Generators:

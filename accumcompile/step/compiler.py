@@ -14,6 +14,7 @@ from ..ir.names import Names
 from ..ir.operands import input_sizes, is_size, shape_of
 from ..ir.sizes import NO_BATCH, Batch, expression
 from ..passes import GRAPH_PASSES, PROGRAM_PASSES, spec
+from ..passes.assembled_outputs import assembled_outputs
 from ..passes.manager import Context, Planned, run
 from ..planning.decisions import schedule
 from ..program.runner import Runner
@@ -54,7 +55,9 @@ class Compiler:
         dump = dumper_of(session).graph(road)
         self.history.into(dump)
         dump.write(road, gm)
-        gm = run(GRAPH_PASSES, gm, Context(batch, names), [dump.observe, spec.check_graph])
+        context, observers = Context(batch, names), [dump.observe, spec.check_graph]
+        traced = run(GRAPH_PASSES, gm, context, observers)
+        gm = run([assembled_outputs], traced, context, observers)
         propagation = propagate(gm.graph, batch)
         spec.check_placed(propagation)
         dump.placed(gm, propagation)
@@ -68,7 +71,7 @@ class Compiler:
         warn_of_kept(first, session)
         warn_of_unsplit(first, session)
         ran = partial(session.journal.ran, report)
-        return Runner(session.lowering.lower(program), gm, plan, session.rows, ran, owned_from)
+        return Runner(session.lowering.lower(program), traced, plan, session.rows, ran, owned_from)
 
 
 def batch_of(gm: GraphModule, symbols: Iterable[sympy.Symbol]) -> Batch:
