@@ -2,6 +2,7 @@
 
 import logging
 
+import linking  # noqa: F401  (a setting of Inductor)
 import pytest
 import torch
 

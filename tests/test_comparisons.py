@@ -214,7 +214,7 @@ def maximum_of_a_residual(v):
 
 
 @pytest.mark.inductor
-@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("steps", [1, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("loss_of", [maximum_of_maxima, rows_and_maximum, maximum_of_a_residual])
 def test_kernels_of_one_loop(loss_of, steps):
     """Where 64 rows have a maximum of 5 values each, torch.compile alone finds no value equal to some of them."""
@@ -222,7 +222,7 @@ def test_kernels_of_one_loop(loss_of, steps):
 
 
 @pytest.mark.inductor
-@pytest.mark.parametrize("compiled", [0, 1], ids=["even", "odd"])
+@pytest.mark.parametrize("compiled", [0, pytest.param(1, marks=pytest.mark.slow)], ids=["even", "odd"])
 @pytest.mark.parametrize("loss_of", [maximum_of_maxima, pooled_before_statistics, top_two], ids=lambda f: f.__name__)
 def test_every_other_loop_compiled(loss_of, compiled, monkeypatch):
     monkeypatch.setitem(LOWERINGS, "mixed", lambda session: Mixed(session, compiled))

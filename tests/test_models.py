@@ -17,7 +17,10 @@ NINE = {
 }
 
 
-@pytest.mark.parametrize("names", NINE.values(), ids=NINE)
+@pytest.mark.parametrize(
+    "names",
+    [pytest.param(names, id=kind, marks=[pytest.mark.slow] * (kind == "images")) for kind, names in NINE.items()],
+)
 def test_models_train_as_on_the_full_batch(names, tmp_path):
     """In a process of their own: transformers is read with float64 in the place of float32."""
     pytest.importorskip("transformers")

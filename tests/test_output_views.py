@@ -90,7 +90,7 @@ def test_returned(view):
 
 @pytest.mark.inductor
 @pytest.mark.filterwarnings("ignore:.*AC030")
-@pytest.mark.parametrize("name", ["slice", "select in the last", "chunks"])
+@pytest.mark.parametrize("name", ["slice", *(pytest.param(n, marks=pytest.mark.slow) for n in ("select", "chunks"))])
 def test_compiled(name):
     assert_equal(behind_a_break(VIEWS[name]), "inductor")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import traceback
 import warnings
@@ -10,10 +9,10 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import apart
+import linking  # noqa: F401  (a setting of Inductor)
 import torch
 from catalogue.compare import TOLERANCE, UPDATES, History, _observe, beyond, differences
 from catalogue.row import Case
@@ -25,16 +24,10 @@ from .noise import NOISE, Rounding, Tied
 from .peak import measured
 from .program import Program, build
 
-# A kernel costs g++ a second whatever its code: a half to load headers, and a third to link with PyTorch's libraries.
-# These are in the process already, and what is tested does not depend on it; a kernel finds them there once they are
-# open to all.
-LIBRARY = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-if LIBRARY.exists():
-    ctypes.CDLL(str(LIBRARY), ctypes.RTLD_GLOBAL)
 LOWERINGS: dict[str, dict[str, Any]] = {
     "eager": {"lowering": "eager"},
     apart.NAME: {"lowering": apart.NAME},
-    "inductor": {"lowering": "inductor", "inductor": {"aot_inductor.link_libtorch": not LIBRARY.exists()}},
+    "inductor": {"lowering": "inductor"},
 }
 WELL_CONDITIONED = 1e-2 * TOLERANCE  # relative to which noise in rounding may show
 
