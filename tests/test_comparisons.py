@@ -44,6 +44,11 @@ def pooled_before_statistics(v):
     return normal(v.amax(1)).pow(3).mean()
 
 
+def smallest_below_the_maximum_of_the_batch(v):
+    """Two maxima, one behind the other, and the statistics of what is smallest."""
+    return normal((v - v.amax(0, keepdim=True)).amin(2)).tanh().pow(3).mean()
+
+
 def pooled_by_torch_before_statistics(v):
     return normal(F.max_pool1d(v, 3, 1, 1)).pow(3).mean()
 
@@ -132,6 +137,7 @@ HOLD_ANYHOW = (
 HOLD = (
     maximum_of_maxima,
     pooled_before_statistics,
+    smallest_below_the_maximum_of_the_batch,
     top_two,
     root_of_the_distance_to_a_maximum,
     logarithm_of_the_distance_to_a_maximum,
