@@ -18,15 +18,14 @@ So are values that are returned together with what was selected from them, to be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from torch.fx import Graph, GraphModule, Node
 
-from accumcompile.ir.operands import ancestors, is_tensor, is_view
+from accumcompile.ir.operands import ancestors, descendants, is_tensor
 from accumcompile.ir.stored import stored
-from accumcompile.rules.rule import Rule
-from accumcompile.rules.table import rule_of
+from accumcompile.rules.table import jumps_in, keeps_elements, rule_of
 
 from .rewriting import copied
 
@@ -34,7 +33,7 @@ from .rewriting import copied
 def store_compared(gm: GraphModule, context: Any = None) -> GraphModule:
     """A copy of ``gm`` in which such values are stored. The context is not used."""
     gm = copied(gm)
-    for value in dict.fromkeys(list(_compared(gm.graph))):
+    for value in list(dict.fromkeys(_compared(gm.graph))):
         with gm.graph.inserting_after(value):
             copy = gm.graph.call_function(stored, (value,))
         copy.meta |= value.meta
@@ -44,21 +43,21 @@ def store_compared(gm: GraphModule, context: Any = None) -> GraphModule:
 
 def _compared(graph: Graph) -> Iterator[Node]:
     """The values that reach a jump, or are returned, beside what was selected from them."""
-    jumps = {node: operands for node in graph.nodes if (operands := _rule(node).jumps_in(node))}
+    jumps = {node: operands for node in graph.nodes if (operands := jumps_in(node))}
     returned = set(graph.output_node().all_input_nodes)
     for choice in graph.nodes:
         values = [value for value in _selected_from(choice) if is_tensor(value) and len(value.users) > 1]
         if values:
             own, met = {choice} | ancestors(choice), _met(choice, jumps)
-            kept = bool(returned & _computed_from(choice, _is_exact))
+            kept = bool(returned & descendants([choice], keeps_elements))
             for value in values:
-                if met.intersection(value.users) - own or (kept and returned & _computed_from(value, _moves)):
+                if met.intersection(value.users) - own or (kept and returned & descendants([value], _moves)):
                     yield value
 
 
 def _met(choice: Node, jumps: dict[Node, set[Node]]) -> set[Node]:
     """The jumps that depend on a selected value, and all that their operands are computed from."""
-    depend = _computed_from(choice, lambda user: True)
+    depend = descendants([choice])
     reached = {node: operands for node, operands in jumps.items() if operands & depend}
     operands = set().union(*reached.values())
     return set(reached) | operands | ancestors(*operands)
@@ -66,34 +65,20 @@ def _met(choice: Node, jumps: dict[Node, set[Node]]) -> set[Node]:
 
 def _selected_from(choice: Node) -> Iterator[Node]:
     """The values whose elements an operator selects, or that hold the same elements elsewhere."""
-    stack, seen = [choice] if _rule(choice).picks else [], {choice}
+    stack, seen = [choice] if _picks(choice) else [], {choice}
     while stack:
         node = stack.pop()
         if node is not choice:
             yield node
-        if node is choice or _is_exact(node):
+        if node is choice or keeps_elements(node):
             stack += [n for n in node.all_input_nodes if n.op == "call_function" and n not in seen]
             seen.update(node.all_input_nodes)
 
 
-def _computed_from(choice: Node, counts: Callable[[Node], bool]) -> set[Node]:
-    """A value, and what is computed from it by operators that count."""
-    seen, stack = {choice}, [choice]
-    while stack:
-        users = [user for user in stack.pop().users if user not in seen and counts(user)]
-        seen.update(users)
-        stack += users
-    return seen
-
-
 def _moves(node: Node) -> bool:
-    return is_view(node) or _rule(node).moves
+    return keeps_elements(node) and not _picks(node)
 
 
-def _is_exact(node: Node) -> bool:
-    """Whether an operator's result holds elements of its operands."""
-    return _moves(node) or _rule(node).picks
-
-
-def _rule(node: Node) -> Rule:
-    return rule_of(node.target) or Rule()
+def _picks(node: Node) -> bool:
+    rule = rule_of(node.target)
+    return rule is not None and rule.picks

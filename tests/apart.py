@@ -14,12 +14,10 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from accumcompile.ir.loop import LoopSpec, Split, run_reference
-from accumcompile.ir.operands import is_view
 from accumcompile.lowering import replace_bodies
 from accumcompile.lowering.eager import EagerLowering
 from accumcompile.lowering.node_by_node import Plain
-from accumcompile.rules.table import rule_of
-from accumcompile.session.lowerings import LOWERINGS
+from accumcompile.rules.table import keeps_elements
 from accumcompile.session.session import Session
 
 NAME = "apart"
@@ -82,8 +80,4 @@ class Rounded(Plain):
 
 def _rounds(node: Node) -> bool:
     """Whether an operator computes new numbers: what it moves or selects is as it was."""
-    rule = rule_of(node.target)
-    return node.op == "call_function" and not is_view(node) and not (rule is not None and (rule.moves or rule.picks))
-
-
-LOWERINGS[NAME] = Apart
+    return node.op == "call_function" and not keeps_elements(node)

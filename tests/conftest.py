@@ -2,7 +2,6 @@
 
 import logging
 
-import linking  # noqa: F401  (a setting of Inductor)
 import pytest
 import torch
 
@@ -12,6 +11,12 @@ logging.getLogger("torch.__trace").propagate = True
 
 # The tests' tensors are tiny: a second thread costs more than it brings, and xdist runs one worker a core.
 torch.set_num_threads(1)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Kernels compile faster once this is imported; it loads Inductor, and so waits for a test that compiles."""
+    if item.get_closest_marker("inductor") is not None:
+        import linking  # noqa: F401
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,6 +166,16 @@ def ancestors(*nodes: Node) -> set[Node]:
         if current not in seen:
             seen.add(current)
             stack += current.all_input_nodes
+    return seen
+
+
+def descendants(nodes: Collection[Node], counts: Callable[[Node], bool] = lambda user: True) -> set[Node]:
+    """Nodes, and everything that is computed from them by nodes that count."""
+    seen, stack = set(nodes), list(nodes)
+    while stack:
+        users = [user for user in stack.pop().users if user not in seen and counts(user)]
+        seen.update(users)
+        stack += users
     return seen
 
 

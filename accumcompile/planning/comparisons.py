@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 
 from torch.fx import Node
 
-from ..ir.operands import is_view
+from ..ir.operands import descendants, is_view
 from ..ir.placement import Partial, Shard
 from ..propagation.placed import Propagation
-from ..rules.table import rule_of
+from ..rules.table import jumps_in, keeps_elements, rule_of
 
 _EXTREMES = Partial("max"), Partial("min")
 
@@ -58,7 +58,7 @@ class Comparisons:
         for node in body:
             for selected in self._selected(node, node.all_input_nodes):
                 self.takers.setdefault(selected, set()).add(node)
-        jumps = [(node, operands) for node in body if (operands := _jumps_in(node))] if self.takers else []
+        jumps = [(node, operands) for node in body if (operands := jumps_in(node))] if self.takers else []
         self.jumps = {node: (operands, self._selected(node, operands)) for node, operands in jumps}
 
     def conflicts(self) -> Iterator[Conflict]:
@@ -70,7 +70,7 @@ class Comparisons:
 
     def _met(self, selected: Node) -> set[Node]:
         """The values that a selected value came from, where another way leads from them to a jump that it reaches."""
-        below = self._used_by(self.takers[selected])
+        below = descendants(self.takers[selected], self.body.__contains__)
         jumps = {n: operands for n, (operands, taken) in self.jumps.items() if operands & below or selected in taken}
         compared = set(jumps) | self.propagation.closure(set().union(*jumps.values()), self.loaded)
         read = compared.union(*(self.propagation[node].local for node in compared))
@@ -86,13 +86,10 @@ class Comparisons:
     def _is_apart(self, value: Node, selected: Node) -> bool:
         """Whether other code computed a value than a selected one came from."""
         home = self.earlier.source.get(selected)
+        computing = self.earlier.computing.get(value, set())
         if value in self.body:
-            return home is None or value in self.earlier.computing
-        return (
-            home is not None
-            and self.earlier.source.get(value) != home
-            and home in self.earlier.computing.get(value, ())
-        )
+            return home is None or bool(computing)
+        return home in computing and self.earlier.source.get(value) != home
 
     def _selected(self, node: Node, operands: Iterable[Node]) -> list[Node]:
         """The selected values that a node takes, among these operands, from outside its loop."""
@@ -136,21 +133,6 @@ class Comparisons:
                 seen.update(self.propagation[node].local)
         return False
 
-    def _used_by(self, nodes: AbstractSet[Node]) -> set[Node]:
-        """The nodes, and those in the body that are computed from them."""
-        seen, stack = set(nodes), list(nodes)
-        while stack:
-            users = self.body.intersection(stack.pop().users) - seen
-            seen |= users
-            stack += users
-        return seen
-
-
-def _jumps_in(node: Node) -> set[Node]:
-    rule = rule_of(node.target)
-    return rule.jumps_in(node) if rule is not None else set()
-
 
 def _rounds(node: Node) -> bool:
-    rule = rule_of(node.target)
-    return node.op == "call_function" and not is_view(node) and not (rule is not None and (rule.moves or rule.picks))
+    return node.op == "call_function" and not keeps_elements(node)

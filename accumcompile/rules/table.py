@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..ir.operands import is_view
 from ..ir.ops import moments
 from ..ir.torch_api import OpOverload
 from . import indexing, local, reductions, slices, views
@@ -322,6 +323,18 @@ def is_constant(node: torch.fx.Node) -> bool:
     """Whether a node fills a tensor with one number, so that it can be recreated in any shape for free."""
     rule = rule_of(node.target)
     return rule is not None and rule.fill is not None
+
+
+def jumps_in(node: torch.fx.Node) -> set[torch.fx.Node]:
+    """The operands in which a node is discontinuous."""
+    rule = rule_of(node.target)
+    return rule.jumps_in(node) if rule is not None else set()
+
+
+def keeps_elements(node: torch.fx.Node) -> bool:
+    """Whether a node's result holds elements of its operands: a view, a move, a selection."""
+    rule = rule_of(node.target)
+    return is_view(node) or (rule is not None and (rule.moves or rule.picks))
 
 
 def is_impure(node: torch.fx.Node) -> bool:

@@ -12,13 +12,13 @@ from functools import partial
 from typing import Any
 
 import apart
-import linking  # noqa: F401  (a setting of Inductor)
 import torch
 from catalogue.compare import TOLERANCE, UPDATES, History, _observe, beyond, differences
 from catalogue.row import Case
 
 from accumcompile import accumulate
 from accumcompile.diagnostics.errors import AccumulateError, AccumulateWarning, BuildError
+from accumcompile.session import lowerings
 
 from .noise import NOISE, Rounding, Tied
 from .peak import measured
@@ -53,7 +53,11 @@ class Outcome:
 def check(program: Program, lowering: str = "eager") -> Outcome:
     """Everything about one step, in micro-batches lowered so."""
     torch._dynamo.reset()
+    if lowering == apart.NAME:
+        lowerings.LOWERINGS[apart.NAME] = apart.Apart
     if lowering == "inductor":
+        import linking  # noqa: F401  (kernels compile faster; imported late: it loads Inductor)
+
         program = replace(program, runs=_few(program.runs))
     program, expected = _settled(program)
     outcome = Outcome(program, lowering)
