@@ -10,17 +10,11 @@ import pytest
 MODELS = Path(__file__).with_name("models")
 
 # Those whose parts are held for the whole batch by BatchNorm are not here: they need more, and slow CI down.
-NINE = {
-    "decoders": ["llama", "gemma2", "mamba"],
-    "encoders": ["bert", "deberta_v2", "t5"],
-    "images": ["swin", "convnext", "clip"],
-}
+NINE = ["llama", "gemma2", "mamba", "bert", "deberta_v2", "t5", "swin", "convnext", "clip"]
+FOUR = ["llama", "mamba", "bert", "t5"]
 
 
-@pytest.mark.parametrize(
-    "names",
-    [pytest.param(names, id=kind, marks=[pytest.mark.slow] * (kind == "images")) for kind, names in NINE.items()],
-)
+@pytest.mark.parametrize("names", [pytest.param(FOUR, id="four"), pytest.param(NINE, id="nine", marks=pytest.mark.slow)])
 def test_models_train_as_on_the_full_batch(names, tmp_path):
     """In a process of their own: transformers is read with float64 in the place of float32."""
     pytest.importorskip("transformers")

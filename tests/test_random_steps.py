@@ -138,20 +138,20 @@ def test_without_a_compiler_draws_are_those_of_the_plain_step(dim):
 
 
 @cache
-def noise_of(name, lowering, size=4001, steps=4, features=64):
-    """One draw of a step, [batch, features], and its micro-batches."""
+def noises(lowering, size=4001, steps=4, features=64):
+    """The draws of a step by name, each [batch, features], and its micro-batches."""
 
     def step(w, x):
-        noise = DRAWS[name](x, 0)
-        loss = (x * w * noise).mean()
+        drawn = {name: DRAWS[name](x, 0) for name in MOMENTS}
+        loss = sum((x * w * noise).mean() for noise in drawn.values())
         loss.backward()
-        return noise.detach()
+        return {name: noise.detach() for name, noise in drawn.items()}
 
     w = torch.ones(features, requires_grad=True)
     step = accumulate(steps=steps, lowering=lowering, batch_dims={"x": 0, "w": None})(step)
     torch.manual_seed(0)
-    noise = step(w, torch.ones(size, features)).double()
-    return noise, noise.split(-(-size // steps))
+    drawn = step(w, torch.ones(size, features))
+    return {name: (noise.double(), noise.double().split(-(-size // steps))) for name, noise in drawn.items()}
 
 
 # (mean, variance) of what is drawn for ones
@@ -170,7 +170,7 @@ MOMENTS = {
 def test_mean_and_variance_are_those_of_the_distribution(name, lowering):
     """Of the batch and of each micro-batch, within five standard errors."""
     mean, variance = MOMENTS[name]
-    noise, pieces = noise_of(name, lowering)
+    noise, pieces = noises(lowering)[name]
     for part in (noise, *pieces):
         count = part.numel()
         kurtosis = ((part - mean) ** 4).mean() / variance**2
@@ -183,7 +183,7 @@ def test_mean_and_variance_are_those_of_the_distribution(name, lowering):
 def test_micro_batches_draw_different_numbers(name, lowering):
     """No two micro-batches, and no two samples, have the same; what they have is not correlated."""
     mean, variance = MOMENTS[name]
-    noise, pieces = noise_of(name, lowering)
+    noise, pieces = noises(lowering)[name]
     pieces = pieces[:-1]  # the tail has another shape
     for i, first in enumerate(pieces):
         for second in pieces[:i]:
@@ -194,7 +194,7 @@ def test_micro_batches_draw_different_numbers(name, lowering):
 
 @lowerings
 def test_dropout_drops_its_share_and_scales_the_rest(lowering):
-    noise, pieces = noise_of("dropout", lowering)
+    noise, pieces = noises(lowering)["dropout"]
     assert sorted(round(v, 6) for v in noise.unique().tolist()) == [0.0, round(1 / 0.7, 6)]
     for part in pieces:
         assert abs((part == 0).double().mean() - 0.3) < 5 * math.sqrt(0.21 / part.numel())
