@@ -234,7 +234,9 @@ def test_kernels_of_one_loop(loss_of, steps):
 
 @pytest.mark.inductor
 @pytest.mark.parametrize("compiled", [0, pytest.param(1, marks=pytest.mark.slow)], ids=["even", "odd"])
-@pytest.mark.parametrize("loss_of", [maximum_of_maxima, pooled_before_statistics, top_two], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "loss_of", [maximum_of_maxima, pooled_before_statistics, pytest.param(top_two, marks=pytest.mark.slow)]
+)
 def test_every_other_loop_compiled(loss_of, compiled, monkeypatch):
     monkeypatch.setitem(LOWERINGS, "mixed", lambda session: Mixed(session, compiled))
     assert apart_from_the_full_batch(loss_of, "mixed") < TOLERANCE

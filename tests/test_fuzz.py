@@ -10,7 +10,7 @@ from fuzz.check import Outcome, check
 from fuzz.report import LEAST_LOWER, MOST_REFUSED, Summary
 from fuzz.search import smallest, step_of
 
-STEPS, MOST_OPS = 30, 12  # longer steps are for `make fuzz`
+STEPS, MOST_OPS = 24, 12  # longer steps are for `make fuzz`
 COMPILED, MOST_COMPILED_OPS = 10, 5  # of each half; 5 s of a core each
 
 

@@ -92,7 +92,6 @@ def rows():
     for lowering in ("eager", "inductor"):
         yield from (on_cuda(name, lowering, "cuda", id=f"{name}-{lowering}-cuda") for name in ROWS)
     yield on_cpu("moco_queue", "eager", "cpu", id="moco_queue-eager-cpu")
-    yield on_cpu("masked_attention", "inductor", "cpu", lowering="inductor", id="masked_attention-inductor-cpu")
 
 
 @pytest.mark.parametrize(("name", "lowering", "device"), rows())

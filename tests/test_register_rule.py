@@ -78,7 +78,9 @@ def test_the_page_runs():
     assert str(caught.value).partition(", off by")[0] in shown
 
 
-@pytest.mark.parametrize("lowering", ["eager", pytest.param("inductor", marks=pytest.mark.inductor)])
+@pytest.mark.parametrize(
+    "lowering", ["eager", pytest.param("inductor", marks=[pytest.mark.inductor, pytest.mark.slow])]
+)
 def test_rules_take_the_gathers_away(ops, lowering):
     torch.manual_seed(0)
     step = accumulate(steps=4, lowering=lowering)(train)

@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn import functional as F
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
-lowerings = pytest.mark.parametrize("lowering", ["eager", pytest.param("inductor", marks=pytest.mark.inductor)])
 
 
 class Gated(nn.Module):
@@ -115,10 +114,19 @@ def function_of_both(model, x, y):
 
 
 UNDEFINED = [only_compared, beside_a_loss, rows_of_a_mask, views, nothing_but_compared]
+FORWARDS = [*UNDEFINED, two_of_one, function_of_both]
+COMPILED = [only_compared, views, function_of_both]  # the others, too, by `make test-full`
 
 
-@lowerings
-@pytest.mark.parametrize("forward", [*UNDEFINED, two_of_one, function_of_both], ids=lambda f: f.__name__)
+def through_inductor(forward):
+    marks = [pytest.mark.inductor, *[pytest.mark.slow] * (forward not in COMPILED)]
+    return pytest.param(forward, "inductor", marks=marks, id=f"{forward.__name__}-inductor")
+
+
+@pytest.mark.parametrize(
+    ("forward", "lowering"),
+    [*(pytest.param(f, "eager", id=f"{f.__name__}-eager") for f in FORWARDS), *map(through_inductor, FORWARDS)],
+)
 def test_as_in_eager(forward, lowering):
     model = gated()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)

@@ -2,7 +2,6 @@
 
 Dynamo records where an input comes from (``L['model']._modules['0']._parameters['weight']``); AOTAutograd describes
 the inputs and outputs of its graphs (``GradAOTOutput(grad_of=PlainAOTInput(idx=0))``).
-Checked in torch 2.11, 2.13 and 2.15.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import Any
 from torch.fx import Graph, GraphModule, Node
 
 from .operands import is_size
+from .torch_api import descriptors as aot
 
 USERS_NAME = "users_name"  # meta key of a node of Dynamo's graph: the user's name for it
 
@@ -68,14 +68,14 @@ class Names:
         """
         if isinstance(description, tuple):
             return " and ".join(dict.fromkeys(filter(None, map(self.of_described, description))))
-        words = _DESCRIPTIONS.get(type(description).__name__)
+        words = _DESCRIPTIONS.get(type(description))
         return words(self, description) if words else ""
 
 
 def is_seen_by_user(description: Any) -> bool:
     """Whether the user's code sees an output."""
     several = description if isinstance(description, tuple) else (description,)
-    return any(type(each).__name__ in ("PlainAOTOutput", "IntermediateBaseAOTOutput") for each in several)
+    return any(isinstance(each, (aot.PlainAOTOutput, aot.IntermediateBaseAOTOutput)) for each in several)
 
 
 def with_descriptions(graph: Graph) -> Iterable[tuple[Any, Any]]:
@@ -105,17 +105,17 @@ def _about(text: str, field: str) -> Callable[[Names, Any], str]:
     return words
 
 
-_DESCRIPTIONS: dict[str, Callable[[Names, Any], str]] = {
-    "PlainAOTInput": lambda names, d: _at(names.inputs, d.idx),
-    "ParamAOTInput": lambda names, d: d.target,
-    "BufferAOTInput": lambda names, d: d.target,
-    "SubclassGetAttrAOTInput": _about("{other}.{attr}", "base"),
-    "SubclassSizeAOTInput": _about("{other}.shape[{idx}]", "base"),
-    "ViewBaseAOTInput": _about("{other}", "base_of"),
-    "SyntheticBaseAOTInput": _about("{other}", "base_of"),
-    "TangentAOTInput": _about("gradient of {other}", "output"),
-    "PlainAOTOutput": lambda names, d: _at(names.outputs, d.idx),
-    "InputMutationAOTOutput": _about("new {other}", "mutated_input"),
-    "IntermediateBaseAOTOutput": _about("{other}", "base_of"),
-    "GradAOTOutput": _about("grad of {other}", "grad_of"),
+_DESCRIPTIONS: dict[type, Callable[[Names, Any], str]] = {
+    aot.PlainAOTInput: lambda names, d: _at(names.inputs, d.idx),
+    aot.ParamAOTInput: lambda names, d: d.target,
+    aot.BufferAOTInput: lambda names, d: d.target,
+    aot.SubclassGetAttrAOTInput: _about("{other}.{attr}", "base"),
+    aot.SubclassSizeAOTInput: _about("{other}.shape[{idx}]", "base"),
+    aot.ViewBaseAOTInput: _about("{other}", "base_of"),
+    aot.SyntheticBaseAOTInput: _about("{other}", "base_of"),
+    aot.TangentAOTInput: _about("gradient of {other}", "output"),
+    aot.PlainAOTOutput: lambda names, d: _at(names.outputs, d.idx),
+    aot.InputMutationAOTOutput: _about("new {other}", "mutated_input"),
+    aot.IntermediateBaseAOTOutput: _about("{other}", "base_of"),
+    aot.GradAOTOutput: _about("grad of {other}", "grad_of"),
 }

@@ -1,6 +1,7 @@
-"""PyTorch names without a public API that graphs are built from: operators, sizes, fake tensors, pytrees.
+"""PyTorch names without a public API that graphs are built from.
 
-The only module below capture and lowering that imports such names. Checked on torch 2.11, 2.13 and 2.15.
+Operators, sizes, fake tensors, pytrees, and AOTAutograd's descriptions of a graph's inputs and outputs. The only
+module below capture and lowering that imports such names. Checked on torch 2.11, 2.13 and 2.15.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import sympy
 import torch
 import torch._inductor.inductor_prims  # registers the prims that randomness is rewritten to
+from torch._functorch._aot_autograd import descriptors
 from torch._guards import detect_fake_mode
 from torch._ops import OpOverload, OpOverloadPacket
 from torch._subclasses import FakeTensor
@@ -31,6 +33,7 @@ __all__ = [
     "PythonMod",
     "TorchDispatchMode",
     "decompositions",
+    "descriptors",
     "graph_of",
     "in_fake_mode",
     "is_composite",
