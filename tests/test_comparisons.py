@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import apart
+import copy
+
 import pytest
 import torch
+from apart import NAME, Apart
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
@@ -32,7 +34,7 @@ class Net(nn.Module):
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    monkeypatch.setitem(LOWERINGS, apart.NAME, apart.Apart)
+    monkeypatch.setitem(LOWERINGS, NAME, Apart)
 
 
 def normal(x: Tensor) -> Tensor:
@@ -165,30 +167,34 @@ def step_of(loss_of):
     return step
 
 
-def apart_from_the_full_batch(loss_of, lowering, steps=4, rows=7) -> float:
-    """How far the loss and the gradients are from the full batch's, relative to their norms; infinite for NaN."""
-    torch.manual_seed(0)
-    model, x = Net(), torch.randn(8, rows, 6, dtype=torch.float64)
-    expected = [step_of(loss_of)(model, x), *(p.grad for p in model.parameters())]
+def outcome(step, model, x) -> list[Tensor]:
+    """The loss and the gradients."""
     model.zero_grad()
-    actual = [
-        accumulate(steps=steps, lowering=lowering)(step_of(loss_of))(model, x),
-        *(p.grad for p in model.parameters()),
-    ]
+    return [step(model, x), *(p.grad for p in model.parameters())]
+
+
+def apart(actual, expected) -> float:
+    """How far values are from others, relative to their norms; infinite for NaN."""
     differences = [(a - e).norm() / e.norm() for a, e in zip(actual, expected, strict=True)]
     return float(torch.stack(differences).nan_to_num(torch.inf).max())
 
 
+def apart_from_the_full_batch(loss_of, lowering, steps=4, rows=7) -> float:
+    torch.manual_seed(0)
+    model, x, step = Net(), torch.randn(8, rows, 6, dtype=torch.float64), step_of(loss_of)
+    return apart(outcome(accumulate(steps=steps, lowering=lowering)(step), model, x), outcome(step, model, x))
+
+
 @losses
 def test_loops_that_round_apart(loss_of):
-    assert apart_from_the_full_batch(loss_of, apart.NAME) < TOLERANCE
+    assert apart_from_the_full_batch(loss_of, NAME) < TOLERANCE
 
 
 @held
 def test_without_what_holds_them_together(loss_of, monkeypatch):
     """The control: the steps do hang on it."""
     monkeypatch.setattr(Comparisons, "conflicts", lambda self: ())
-    assert apart_from_the_full_batch(loss_of, apart.NAME) > TOLERANCE
+    assert apart_from_the_full_batch(loss_of, NAME) > TOLERANCE
 
 
 def test_a_maximum_is_taken_again_where_its_operand_is_computed_again():
@@ -230,6 +236,23 @@ def maximum_of_a_residual(v):
 def test_kernels_of_one_loop(loss_of, steps):
     """Where 64 rows have a maximum of 5 values each, torch.compile alone finds no value equal to some of them."""
     assert apart_from_the_full_batch(loss_of, "inductor", steps, rows=64) < TOLERANCE
+
+
+@pytest.mark.inductor
+@pytest.mark.parametrize("steps", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "loss_of",
+    [rows_and_maximum, *(pytest.param(f, marks=pytest.mark.slow) for f in (maximum_of_maxima, peaks, ranked_pairs))],
+)
+def test_kernels_in_half_precision(loss_of, steps):
+    """As near to float64 as eager is, up to a tie or two; torch.compile alone finds no value equal to its copy."""
+    torch.manual_seed(0)
+    model, x, step = Net().bfloat16(), torch.randn(8, 7, 6, dtype=torch.bfloat16), step_of(loss_of)
+    exact = outcome(step, copy.deepcopy(model).double(), x.double())
+    own, ours, compiled = (
+        apart(outcome(each, model, x), exact) for each in (step, accumulate(steps=steps)(step), torch.compile(step))
+    )
+    assert ours < 4 * own < compiled, "the control: a wrong gradient is far"
 
 
 @pytest.mark.inductor
