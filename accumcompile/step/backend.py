@@ -13,7 +13,7 @@ from ..capture import safety
 from ..capture.aot import symbolic_kernels
 from ..capture.batch import graph_outputs
 from ..capture.dynamo import api as dynamo
-from ..capture.dynamo import breaks, graph_batch, retrace, zero_dim_floats
+from ..capture.dynamo import breaks, graph_batch, retrace
 from ..capture.dynamo.call_history import Calls
 from ..capture.dynamo.thread_state import here
 from ..diagnostics import errors
@@ -73,7 +73,7 @@ def _compile_captured(gm: fx.GraphModule, example_inputs: list[torch.Tensor], se
     from ..capture.aot.split import split_graph  # late: these import the compiler
     from .compiler import Compiler
 
-    with retrace.numbers_of_tensors(), zero_dim_floats.tensors_stay_tensors(gm):
+    with retrace.numbers_of_tensors():
         run = split_graph(gm, example_inputs, batch, session, partial(Compiler, session, batch.symbols))
     if not graph_batch.is_still_symbolic(gm, session):
         return safety.without_batch(gm.forward)

@@ -15,9 +15,10 @@ from ...passes import NORMALISATION
 from ...passes.manager import run
 from ...session.session import Session
 from ..dynamo import api as dynamo
+from ..dynamo import zero_dim_floats
 from ..dynamo.graph_batch import BatchSymbols
 from . import api as aot_api
-from . import node_naming, untraceable
+from . import kept_numbers, node_naming, untraceable
 from .beside_loss import reattached
 from .data_assignment import assigning, made_outputs
 from .joint_passes import Normalising, improve
@@ -47,8 +48,11 @@ def split_graph(
     """Compile one graph of a step, whose batch is named by ``batch.symbols``."""
     node_naming.name_nodes(gm)
     respell(gm)
+    gm, kept = kept_numbers.beside(gm)
     gm, assigned = made_outputs(gm)
-    return assigning(_compiled(gm, example_inputs, batch, session, new_compiler), assigned)
+    with zero_dim_floats.tensors_stay_tensors(gm):
+        run = _compiled(gm, example_inputs, batch, session, new_compiler)
+    return kept_numbers.keeping(assigning(run, assigned), kept)
 
 
 def _compiled(
