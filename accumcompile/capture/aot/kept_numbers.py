@@ -21,6 +21,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 
+from ...ir.names import USERS_NAME, users_name_of
 from ...ir.operands import outputs
 
 NUMBER = (torch.SymFloat, torch.SymInt, torch.SymBool)
@@ -106,6 +107,6 @@ def _value_now(gm: GraphModule, read: Node, before: Node) -> Node:
     with gm.graph.inserting_before(before):
         detached = gm.graph.call_method("detach", (read,))
         now = gm.graph.call_method("clone", (detached,))
-    detached.meta |= {"example_value": example.detach()}
-    now.meta |= {"example_value": example.detach().clone()}
+    detached.meta |= {"example_value": example.detach(), USERS_NAME: users_name_of(read)}
+    now.meta |= {"example_value": example.detach().clone(), USERS_NAME: users_name_of(read)}
     return now
