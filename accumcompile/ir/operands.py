@@ -95,15 +95,19 @@ def comes_from_data(size: Any) -> bool:
     return bool(_traced_from_data(size))
 
 
+def _traced_from_data(size: Any) -> set[sympy.Symbol]:
+    symbols = size.node._expr.free_symbols if isinstance(size, SYMBOLIC) else ()
+    return set(filter(is_unbacked, symbols))
+
+
 def is_decided_by_data(node: Node) -> bool:
     """Whether a node introduces data-dependent numbers or sizes; each such node has its own symbols for them."""
-    given = {s for n in node.all_input_nodes for size in _numbers(n) for s in _traced_from_data(size)}
-    return any(s not in given for size in _numbers(node) for s in _traced_from_data(size))
+    own = _symbols_of_data(node)
+    return bool(own) and not own <= {s for n in node.all_input_nodes for s in _symbols_of_data(n)}
 
 
-def _traced_from_data(size: Any) -> list[sympy.Symbol]:
-    symbols = size.node._expr.free_symbols if isinstance(size, SYMBOLIC) else ()
-    return list(filter(is_unbacked, symbols))
+def _symbols_of_data(node: Node) -> set[sympy.Symbol]:
+    return {s for size in _numbers(node) for s in _traced_from_data(size)}
 
 
 def _numbers(node: Node) -> Iterator[Any]:

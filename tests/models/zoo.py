@@ -32,6 +32,7 @@ class Model:
         config = getattr(transformers, self.config)(**self.settings)
         for part in (config, *vars(config).values()):
             without_dropout(part)
+        config._experts_implementation = "eager"  # the default, grouped_mm, has no kernel for float64
         return getattr(transformers, self.head)(config).double().train()
 
 
