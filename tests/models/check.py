@@ -32,7 +32,7 @@ class Outcome:
     """
 
     name: str
-    verdict: str  # EXACT, "differs", "refused" or "error"
+    verdict: str  # EXACT, "differs", "refused", "error" or "fails in eager"
     why: str = ""
     difference: float = float("nan")
     loops: int = 0
@@ -65,14 +65,17 @@ def check(name: str) -> Outcome:
     split, optimizer = copy.deepcopy(full), sgd(full)
     norm = any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in full.modules())
     step = accumulate(steps=STEPS, lowering="eager")(train_step)
-    expected = _state(full, train_step(full, optimizer, batch))
+    try:
+        expected = _state(full, train_step(full, optimizer, batch))
+    except Exception as error:
+        return Outcome(name, "fails in eager", _first_line(error), batch_norm=norm)
     try:
         difference = _difference(expected, _state(split, step(split, sgd(split), batch)))
         report = step.explain(split, sgd(split), batch)
     except AccumulateError as error:
         return Outcome(name, "refused", str(error).splitlines()[0], batch_norm=norm)
     except Exception as error:  # what a user would see as a crash
-        return Outcome(name, "error", f"{type(error).__name__}: {str(error).splitlines()[:1]}", batch_norm=norm)
+        return Outcome(name, "error", _first_line(error), batch_norm=norm)
     kept = _kept(full, batch)
     gradients = sum(p.numel() * p.itemsize for p in split.parameters() if p.requires_grad)
     return Outcome(
@@ -89,6 +92,10 @@ def check(name: str) -> Outcome:
         batch_norm=norm,
         seconds=time.perf_counter() - start,
     )
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[:1]}"
 
 
 def _peak(step: Callable[..., torch.Tensor], model: torch.nn.Module, batch: Batch) -> int:
