@@ -152,8 +152,8 @@ def noises(lowering, size=4001, steps=4, features=64):
     w = torch.ones(features, requires_grad=True)
     step = accumulate(steps=steps, lowering=lowering, batch_dims={"x": 0, "w": None})(step)
     torch.manual_seed(0)
-    drawn = step(w, torch.ones(size, features))
-    return {name: (noise.double(), noise.double().split(-(-size // steps))) for name, noise in drawn.items()}
+    drawn = {name: noise.double() for name, noise in step(w, torch.ones(size, features)).items()}
+    return {name: (noise, noise.split(-(-size // steps))) for name, noise in drawn.items()}
 
 
 # (mean, variance) of what is drawn for ones

@@ -161,13 +161,13 @@ def rebuild(node: Node, at: Callable[[Path, Any], Any]) -> tuple[tuple, dict]:
     return args, {name: walk(("kwargs", name), value) for name, value in node.kwargs.items()}
 
 
-def ancestors(*nodes: Node) -> set[Node]:
-    """Everything that nodes are computed from."""
+def ancestors(*nodes: Node, counts: Callable[[Node], bool] = lambda source: True) -> set[Node]:
+    """Everything that nodes are computed from, by nodes that count."""
     seen: set[Node] = set()
     stack = [source for node in nodes for source in node.all_input_nodes]
     while stack:
         current = stack.pop()
-        if current not in seen:
+        if current not in seen and counts(current):
             seen.add(current)
             stack += current.all_input_nodes
     return seen

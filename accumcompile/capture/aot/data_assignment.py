@@ -12,13 +12,15 @@ Checked in torch 2.13.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
+
+from ...passes.rewriting import copied
+from .detaching import detach
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ def made_outputs(gm: GraphModule) -> tuple[GraphModule, list[Assignment]]:
     """Dynamo's graph without changes of an input's storage, and the assignments to make after it has run."""
     if not any(map(_assigns, gm.graph.nodes)):
         return gm, []
-    gm = GraphModule(gm, copy.deepcopy(gm.graph))
+    gm = copied(gm)
     given = {node: i for i, node in enumerate(gm.graph.find_nodes(op="placeholder"))}
     of = dict(given)  # from each value that stands for an input to the input's position
     last: dict[int, Node] = {}
@@ -49,7 +51,7 @@ def made_outputs(gm: GraphModule) -> tuple[GraphModule, list[Assignment]]:
     assigned = []
     for position, now in last.items():
         assigned.append(Assignment(position, len(results)))
-        results.append(_detached(gm, now, output))
+        results.append(detach(gm, now, output))
     output.args = (tuple(results),)
     gm.recompile()
     return gm, assigned
@@ -91,14 +93,6 @@ def _replace(gm: GraphModule, node: Node, tensor: Node, value: Node) -> Node:
     order = {n: i for i, n in enumerate(gm.graph.nodes)}
     tensor.replace_all_uses_with(now, delete_user_cb=lambda user: order[user] > order[now])
     return now
-
-
-def _detached(gm: GraphModule, now: Node, output: Node) -> Node:
-    with gm.graph.inserting_before(output):
-        node = gm.graph.call_method("detach", (now,))
-    example = now.meta.get("example_value")
-    node.meta |= {"example_value": example.detach() if isinstance(example, torch.Tensor) else example}
-    return node
 
 
 def _assigned(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -12,8 +12,7 @@ Checked in torch 2.11, 2.13 and 2.15.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,9 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from ...ir.names import USERS_NAME, users_name_of
-from ...ir.operands import outputs
+from ...ir.operands import ancestors, outputs
+from ...passes.rewriting import copied
+from .detaching import detach
 
 NUMBER = (torch.SymFloat, torch.SymInt, torch.SymBool)
 FLOATS = (SymT.FLOAT, SymT.UNBACKED_FLOAT)
@@ -42,9 +43,10 @@ def beside(gm: GraphModule) -> tuple[GraphModule, KeptNumbers | None]:
     positions = tuple(i for i, result in enumerate(outputs(gm)) if _is_of_floats(result, (SymT.FLOAT,)))
     if not positions:
         return gm, None
-    gm = GraphModule(gm, copy.deepcopy(gm.graph))
+    gm = copied(gm)
     results = outputs(gm)
-    moved = _numbers_behind(results[i] for i in positions)
+    kept = [results[i] for i in positions]
+    moved = {*kept, *ancestors(*kept, counts=lambda source: _is_of_floats(source, FLOATS))}
     numbers, reads = Graph(), []
     new: dict[Node, Node] = {}
     for node in [n for n in gm.graph.nodes if n in moved]:
@@ -52,7 +54,7 @@ def beside(gm: GraphModule) -> tuple[GraphModule, KeptNumbers | None]:
             reads.append(_value_now(gm, read, node))
             new[read] = numbers.placeholder(read.name)
         new[node] = numbers.node_copy(node, new.__getitem__)
-    numbers.output(tuple(new[results[i]] for i in positions))
+    numbers.output(tuple(new[result] for result in kept))
     gm.graph.output_node().args = (tuple(r for i, r in enumerate(results) if i not in positions) + tuple(reads),)
     for node in [n for n in reversed(gm.graph.nodes) if n in moved]:
         if not node.users:
@@ -77,21 +79,9 @@ def keeping(run: Callable[..., Any], kept: KeptNumbers | None) -> Callable[..., 
     return runs_keeping
 
 
-def _numbers_behind(results: Iterable[Node]) -> set[Node]:
-    """The nodes of which some results are computed, from where floats are read off tensors; with the results."""
-    found: set[Node] = set()
-    left = list(results)
-    while left:
-        node = left.pop()
-        if node not in found and node.op != "placeholder" and _is_of_floats(node, FLOATS):
-            found.add(node)
-            left += node.all_input_nodes
-    return found
-
-
 def _is_of_floats(value: Any, kinds: tuple[SymT, ...]) -> bool:
-    """Whether a value is a number that depends on floats, or Dynamo's tensor of one."""
-    if not isinstance(value, Node):
+    """Whether a value is computed, and a number that depends on floats, or Dynamo's tensor of one."""
+    if not isinstance(value, Node) or value.op == "placeholder":
         return False
     if value.target is torch.scalar_tensor:
         return _is_of_floats(value.args[0], kinds)
@@ -101,12 +91,10 @@ def _is_of_floats(value: Any, kinds: tuple[SymT, ...]) -> bool:
 
 def _value_now(gm: GraphModule, read: Node, before: Node) -> Node:
     """What a number is computed of: a copy of a tensor, which the graph may change later."""
-    example = read.meta.get("example_value")
-    if not isinstance(example, torch.Tensor):
+    if not isinstance(read.meta.get("example_value"), torch.Tensor):
         return read
+    value = detach(gm, read, before)
     with gm.graph.inserting_before(before):
-        detached = gm.graph.call_method("detach", (read,))
-        now = gm.graph.call_method("clone", (detached,))
-    detached.meta |= {"example_value": example.detach(), USERS_NAME: users_name_of(read)}
-    now.meta |= {"example_value": example.detach().clone(), USERS_NAME: users_name_of(read)}
+        now = gm.graph.call_method("clone", (value,))
+    now.meta |= {"example_value": value.meta["example_value"].clone(), USERS_NAME: users_name_of(read)}
     return now

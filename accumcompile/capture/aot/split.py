@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch.fx import GraphModule, Node
 
-from ...ir.names import USERS_NAME, Names, users_name_of
+from ...ir.names import Names
 from ...ir.operands import ancestors, outputs
 from ...passes import NORMALISATION
 from ...passes.manager import run
+from ...passes.rewriting import copied
 from ...session.session import Session
 from ..dynamo import api as dynamo
 from ..dynamo import zero_dim_floats
@@ -21,6 +21,7 @@ from . import api as aot_api
 from . import kept_numbers, node_naming, untraceable
 from .beside_loss import reattached
 from .data_assignment import assigning, made_outputs
+from .detaching import detach
 from .joint_passes import Normalising, improve
 from .roads import Roads
 from .row_conditions import ask_divided
@@ -130,15 +131,11 @@ def scalar_sink(gm: GraphModule) -> Node | None:
 def detached(gm: GraphModule, chosen: list[Node]) -> GraphModule:
     """A copy of the graph with the outputs ``chosen`` detached."""
     names = {o.name for o in chosen}
-    gm, output = _copy(gm)
+    gm = copied(gm)
+    output = gm.graph.output_node()
 
     def cut(node: Node) -> Node:
-        if node.name not in names:
-            return node
-        with gm.graph.inserting_before(output):
-            new = gm.graph.call_method("detach", (node,))
-        new.meta |= {"example_value": node.meta["example_value"].detach(), USERS_NAME: users_name_of(node)}
-        return new
+        return detach(gm, node, output) if node.name in names else node
 
     output.args = torch.fx.map_arg(output.args, cut)
     gm.recompile()
@@ -148,13 +145,9 @@ def detached(gm: GraphModule, chosen: list[Node]) -> GraphModule:
 def returning(gm: GraphModule, chosen: list[Node]) -> GraphModule:
     """A copy of the graph with only the outputs ``chosen``."""
     names = [o.name for o in chosen]
-    gm, output = _copy(gm)
+    gm = copied(gm)
+    output = gm.graph.output_node()
     by_name = {n.name: n for n in gm.graph.nodes}
     output.args = (tuple(by_name[name] for name in names),)
     gm.recompile()
     return gm
-
-
-def _copy(gm: GraphModule) -> tuple[GraphModule, Node]:
-    gm = GraphModule(gm, copy.deepcopy(gm.graph))
-    return gm, next(iter(gm.graph.find_nodes(op="output")))
