@@ -18,10 +18,10 @@ import torch
 
 from .divisibility import DIVISIONS, divisors
 from .placement import Shard, Size
-from .torch_api import CleanDiv, FloorDiv
+from .torch_api import CleanDiv, FloorDiv, is_unbacked
 
 ROWS = sympy.Symbol("rows", integer=True, positive=True)
-_UNIT = sympy.Symbol("batch_unit", integer=True, positive=True)
+UNIT = sympy.Symbol("batch_unit", integer=True, positive=True)
 SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
@@ -48,7 +48,7 @@ class Batch:
     unit: int = 1
     divides: Callable[[int], bool] = field(default=lambda by: by == 1, compare=False, repr=False)
     _cache: dict = field(default_factory=dict, compare=False, repr=False)
-    _rounded: dict = field(default_factory=dict, compare=False, repr=False)  # symbol -> the inexact division
+    rounded: dict = field(default_factory=dict, compare=False, repr=False)  # symbol -> the inexact division
 
     @classmethod
     def of(
@@ -60,21 +60,21 @@ class Batch:
 
     @cached_property
     def _renaming(self) -> dict:
-        return dict.fromkeys((self.symbol, *self.aliases), self.unit * _UNIT)
+        return dict.fromkeys((self.symbol, *self.aliases), self.unit * UNIT)
 
     def polynomial(self, size: Size) -> Size:
         """``size`` with the batch written as unit * u."""
         if not isinstance(size, sympy.Expr):
             return size
         if size not in self._cache:
-            self._cache[size] = sympy.cancel(self._divided(size).subs(self._renaming))
+            self._cache[size] = sympy.cancel(self.divided(size).subs(self._renaming))
         return self._cache[size]
 
-    def _divided(self, size: sympy.Expr) -> sympy.Expr:
+    def divided(self, size: sympy.Expr) -> sympy.Expr:
         """``size`` with exact divisions as fractions, and each inexact one as a new symbol: 2 * (s // 2) is not s."""
         if not self._is_named_in(size) or not size.args:
             return size
-        args = [self._divided(arg) for arg in size.args]
+        args = [self.divided(arg) for arg in size.args]
         if not isinstance(size, DIVISIONS):
             return size.func(*args)
         if isinstance(size, CleanDiv):
@@ -83,7 +83,7 @@ class Batch:
         if quotient is not None:
             return quotient[0] if isinstance(size, FloorDiv) else quotient[1]
         rounded = sympy.Symbol(f"({size})", integer=True)
-        self._rounded[rounded] = size
+        self.rounded[rounded] = size
         return rounded
 
     def _quotient_and_remainder(self, a: sympy.Expr, b: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr] | None:
@@ -98,7 +98,7 @@ class Batch:
         numerator, denominator = sympy.fraction(sympy.cancel(ratio))
         if not denominator.is_Integer or not self.divides(int(denominator)):
             return False
-        samples = dict.fromkeys((self.symbol, *self.aliases), denominator * _UNIT)
+        samples = dict.fromkeys((self.symbol, *self.aliases), denominator * UNIT)
         return _is_integral(sympy.expand(numerator.subs(samples) / denominator))
 
     def unified(self, size: Size) -> Size:
@@ -109,7 +109,7 @@ class Batch:
         """Whether ``size`` depends on the batch: ``s - s // 3 * 3`` does not where 3 divides every batch."""
         if not self._is_named_in(size):
             return False
-        return not sympy.sympify(self.polynomial(size)).free_symbols.isdisjoint({_UNIT, *self._rounded})
+        return not sympy.sympify(self.polynomial(size)).free_symbols.isdisjoint({UNIT, *self.rounded})
 
     def _is_named_in(self, size: Size) -> bool:
         return isinstance(size, sympy.Expr) and not size.free_symbols.isdisjoint({self.symbol, *self.aliases})
@@ -123,10 +123,10 @@ class Batch:
         if b == 0:
             return None
         ratio = sympy.cancel(sympy.sympify(self.polynomial(a)) / self.polynomial(b))
-        ratio = sympy.cancel(ratio.xreplace({_UNIT: self.symbol / sympy.Integer(self.unit)}))
+        ratio = sympy.cancel(ratio.xreplace({UNIT: self.symbol / sympy.Integer(self.unit)}))
         if not self._is_whole(ratio):
             return None
-        return int(ratio) if ratio.is_number else _without_fractions(ratio).xreplace(self._rounded)
+        return int(ratio) if ratio.is_number else _without_fractions(ratio).xreplace(self.rounded)
 
     def per_sample(self, size: Size, outer: Size = 1) -> sympy.Expr | None:
         """Rows of a dimension (outer rest) that one sample owns at each index of ``outer``; None if it owns none.
@@ -135,9 +135,9 @@ class Batch:
         """
         if not self.in_size(size):
             return None
-        ratio = sympy.cancel(sympy.sympify(self.polynomial(size)) / (self.polynomial(outer) * self.unit * _UNIT))
+        ratio = sympy.cancel(sympy.sympify(self.polynomial(size)) / (self.polynomial(outer) * self.unit * UNIT))
         shared = sympy.fraction(sympy.together(ratio))[1]
-        return ratio.xreplace(self._rounded) if shared.is_Integer and self.divides(int(shared)) else None
+        return ratio.xreplace(self.rounded) if shared.is_Integer and self.divides(int(shared)) else None
 
     def granule(self, size: Size, outer: Size = 1) -> int:
         """The least number of samples that must stay together for a dimension of ``size``."""
@@ -157,7 +157,7 @@ class Batch:
         ratio = self.per_sample(size, outer)
         if ratio is None:
             raise ValueError(f"no sample owns rows of {size}")
-        return ratio.subs(_UNIT, self.symbol / sympy.Integer(self.unit))
+        return ratio.subs(UNIT, self.symbol / sympy.Integer(self.unit))
 
     def local_shape(self, shape: Iterable[Size], placement: object) -> tuple[Size, ...]:
         """The shape that a value of full ``shape`` has within one micro-batch."""
@@ -169,6 +169,50 @@ class Batch:
 
 
 NO_BATCH = Batch(sympy.Symbol("no_batch", integer=True, positive=True))  # for a graph without a batch
+
+
+@dataclass(frozen=True)
+class Derived(Batch):
+    """A number of rows other than the batch's, over which a loop may run: one that data decides, or ``s // 4``.
+
+    ``symbol`` stands for ``count``, in sizes that are written in the symbols of the batch ``within``.
+    """
+
+    count: Size = 0
+    within: Batch = NO_BATCH
+
+    @classmethod
+    def all_in(cls, size: Size, within: Batch) -> list[Derived]:
+        """Those that occur in a size of a graph whose batch is ``within``."""
+        if not isinstance(size, sympy.Expr):
+            return []
+        within.in_size(size)  # names what it rounds
+        rounded, named = within.rounded, sympy.sympify(within.divided(size)).free_symbols
+        return [
+            cls(s, count=rounded.get(s, s), within=within, rounded=rounded)
+            for s in sorted(named, key=str)
+            if s in rounded or is_unbacked(s)
+        ]
+
+    def polynomial(self, size: Size) -> Size:
+        """``size`` with the number of rows as u."""
+        if not isinstance(size, sympy.Expr):
+            return size
+        return sympy.cancel(self.divided(size).subs({self.symbol: UNIT}))
+
+    def divided(self, size: sympy.Expr) -> sympy.Expr:
+        """As in the batch."""
+        return self.within.divided(self.unified(size))
+
+    def unified(self, size: Size) -> Size:
+        """``size`` with the batch symbol in place of its aliases."""
+        return self.within.unified(size)
+
+    def _is_named_in(self, size: Size) -> bool:
+        return isinstance(size, sympy.Expr) and self.symbol in self.divided(size).free_symbols
+
+    def _rows_of_one(self, size: Size, outer: Size) -> sympy.Expr:
+        return super()._rows_of_one(size, outer).xreplace(self.rounded)
 
 
 def _counted(ratio: sympy.Expr) -> tuple[sympy.Expr, int]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 import sympy
 from torch.fx import Graph, Node
 
 from ..ir.divisibility import DIVISIONS
-from ..ir.operands import shape_of
+from ..ir.operands import makers, shape_of
 from ..ir.placement import Layout, Placement, R, Replicate, Shard, Size
-from ..ir.sizes import Batch
+from ..ir.sizes import Batch, Derived
 from .placed import Placed, Propagation
 from .placer import Placer
 
 
-def propagate(graph: Graph, batch: Batch, inputs: Mapping[Node, Placement] | None = None) -> Propagation:
+def propagate(
+    graph: Graph, batch: Batch, inputs: Mapping[Node, Placement] | None = None, seeds: AbstractSet[Node] = frozenset()
+) -> Propagation:
     """Place every value of ``graph``.
 
     Args:
@@ -23,8 +26,11 @@ def propagate(graph: Graph, batch: Batch, inputs: Mapping[Node, Placement] | Non
         batch: the batch's symbol.
         inputs: placements of placeholders; by default, a tensor is sharded along its first dimension that is a
             multiple of the batch, and everything else is replicated.
+        seeds: values that loops may slice by their rows where they are computed whole.
     """
-    result = Propagation(batch)
+    sizes = (size for node in seeds for size in shape_of(node) or ())
+    derived = {rows.symbol: rows for size in sizes for rows in Derived.all_in(size, batch)}
+    result = Propagation(batch, derived, makers(graph), seeds)
     for node in graph.nodes:
         if node.op == "output":
             continue

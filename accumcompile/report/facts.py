@@ -33,7 +33,7 @@ def plan_facts(road: str, graph: Graph, plan: Schedule, program: GraphModule, na
     return Plan(
         road,
         propagation.batch.symbol,
-        propagation.granule,
+        propagation.granule(),
         tuple(facts.loop(loop, spec) for loop, (_, spec) in zip(plan.loops, loops_in(program), strict=True)),
         tuple(causes.fact(plan, b, facts.node_names, facts.value(b.node)) for b in causes.barriers(plan)),
         tuple(facts.value(node) for node in facts.kept()),
