@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import sympy
 import torch
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 
 from .placement import Size
 from .sizes import SYMBOLIC, expression
@@ -83,10 +83,10 @@ def reads_sizes(node: Node) -> bool:
     return getattr(node.target, "overloadpacket", None) in SIZE_READS
 
 
-def makers(graph: Graph) -> dict[sympy.Basic, tuple[Node, int | None]]:
+def makers(nodes: Iterable[Node]) -> dict[sympy.Basic, tuple[Node, int | None]]:
     """For each data-dependent size, the first node that yields it, and along which dimension; None: as a number."""
     found: dict[sympy.Basic, tuple[Node, int | None]] = {}
-    for node in (n for n in graph.nodes if n.op == "call_function"):
+    for node in (n for n in nodes if n.op == "call_function"):
         sizes = [(expression(node.meta["val"]), None)] if is_size(node) else []
         for size, dim in (*sizes, *((size, dim) for dim, size in enumerate(shape_of(node) or ()))):
             if is_unbacked(size):

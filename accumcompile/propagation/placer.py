@@ -60,10 +60,14 @@ class Placer:
     def _size(self) -> Placed:
         """A number computed from sizes: the full batch's, wherever it is used."""
         sources = [n for n in self.node.all_input_nodes if is_size(n)]
-        if reads_sizes(self.node):  # the tensor itself is not needed
-            self.operands, sources = [], self.propagation.makers_of(self.node.meta["val"])
+        if reads_sizes(self.node):  # not the tensor itself is needed, but the first of that size
+            makers = self.propagation.makers_of(self.node.meta["val"])
+            self.operands, sources = [], makers if self._are_placed(makers) else self.node.all_input_nodes
         stages = [self.propagation[n].stage for n in sources]
         return self._placed((R,), self._all_whole(), max(stages, default=0), reason="a size")
+
+    def _are_placed(self, nodes: list[Node]) -> bool:
+        return all(node in self.propagation for node in nodes)
 
     def _in_turn(self) -> Placed:
         """A run-once node: it runs whole, and after all earlier run-once nodes."""

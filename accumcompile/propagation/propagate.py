@@ -17,7 +17,11 @@ from .placer import Placer
 
 
 def propagate(
-    graph: Graph, batch: Batch, inputs: Mapping[Node, Placement] | None = None, seeds: AbstractSet[Node] = frozenset()
+    graph: Graph,
+    batch: Batch,
+    inputs: Mapping[Node, Placement] | None = None,
+    seeds: AbstractSet[Node] = frozenset(),
+    plain: Propagation | None = None,
 ) -> Propagation:
     """Place every value of ``graph``.
 
@@ -27,10 +31,11 @@ def propagate(
         inputs: placements of placeholders; by default, a tensor is sharded along its first dimension that is a
             multiple of the batch, and everything else is replicated.
         seeds: values that loops may slice by their rows where they are computed whole.
+        plain: the result without seeds, by which it is known where data-dependent sizes are first there.
     """
     sizes = (size for node in seeds for size in shape_of(node) or ())
     derived = {rows.symbol: rows for size in sizes for rows in Derived.all_in(size, batch)}
-    result = Propagation(batch, derived, makers(graph), seeds)
+    result = Propagation(batch, derived, makers(graph.nodes) if plain is None else plain.makers, seeds)
     for node in graph.nodes:
         if node.op == "output":
             continue
@@ -39,6 +44,8 @@ def propagate(
             result.place(_input(node, placement))
         else:
             result.place(Placer(result, node).place())
+    if result.makers:  # several nodes may make a size: the one of the earliest stage, and what follows it, come later
+        result.makers = makers(sorted(graph.nodes, key=lambda n: result[n].stage if n in result else 0))
     return result
 
 

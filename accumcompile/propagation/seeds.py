@@ -28,7 +28,7 @@ def propagate_seeded(graph: Graph, batch: Batch) -> Propagation:
     found = {node for node in whole if _is_worth_it(node, whole)}
     if not found:
         return plain
-    seeded = propagate(graph, batch, seeds=found)
+    seeded = propagate(graph, batch, seeds=found, plain=plain)
     return seeded if held(seeded) <= SHARE * held(plain) else plain
 
 
