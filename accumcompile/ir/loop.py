@@ -101,6 +101,7 @@ class LoopSpec:
     carry: tuple[Carry, ...]
     ys: tuple[Y, ...]
     granule: int = 1  # the number of rows that stay together
+    varies: bool = False  # whether data decides the number of rows, so that it differs from call to call
 
     @cached_property
     def alone(self) -> LoopSpec:

@@ -185,7 +185,9 @@ class LoopRun:
             return owner.form(self.spec, role, specs, sizes, rest, f"{role} micro-batch of {size}")
 
     def _is_symbolic(self, rows: int) -> bool:
-        """Whether so many numbers of rows are compiled already that this one shares a symbolic form."""
+        """Whether a number of rows shares a symbolic form: if data decides it, or so many are compiled already."""
+        if self.spec.varies:
+            return rows > 1
         kind, most = ("rows", STATIC_ROWS) if rows == self.split.rows else ("tail", STATIC_TAILS)
         seen = self.owner.rows_seen[kind]
         if rows not in seen and len(seen) >= most and rows > 1:
