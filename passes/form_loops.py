@@ -25,7 +25,7 @@ from torch.fx import GraphModule, Node
 
 from accumcompile.ir.carry import Carry
 from accumcompile.ir.loop import LoopSpec, X, Y, accumulate_loop
-from accumcompile.ir.operands import data_symbols, shape_of
+from accumcompile.ir.operands import shape_of
 from accumcompile.ir.placement import Partial, Shard
 from accumcompile.planning.schedule import Loop
 from accumcompile.program.body import Body
@@ -80,7 +80,7 @@ def _form(bridges: Bridges, loop: Loop, name: str, wide: torch.dtype | None) -> 
         tuple(carried.values()),
         tuple(Y(dim, node.name) for node, (_, dim) in zip(concatenated, pieces, strict=True)),
         propagation.granule(loop.over),
-        bool(data_symbols(loop.over)),
+        bool(propagation.rows_of(loop.over).from_data),
     )
     split = bridges.split_of(loop)
     xs = [x.whole for x in body.xs.values()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -57,6 +58,11 @@ class Batch:
         """The batch named by ``symbols``, in a graph whose dimensions have the given ``sizes``."""
         first, *rest = sorted(symbols, key=str)
         return cls(first, frozenset(rest), math.lcm(1, *(d for size in sizes for d in divisors(size))), divides)
+
+    @property
+    def from_data(self) -> AbstractSet[sympy.Symbol]:
+        """The data-dependent symbols in the number of rows."""
+        return frozenset()
 
     @cached_property
     def _renaming(self) -> dict:
@@ -110,6 +116,10 @@ class Batch:
         if not self._is_named_in(size):
             return False
         return not sympy.sympify(self.polynomial(size)).free_symbols.isdisjoint({UNIT, *self.rounded})
+
+    def is_of_rows(self, size: Size) -> bool:
+        """Whether loops may run over a dimension of ``size``: it depends on the batch, or on data."""
+        return self.in_size(size) or (isinstance(size, sympy.Expr) and any(map(is_unbacked, size.free_symbols)))
 
     def _is_named_in(self, size: Size) -> bool:
         return isinstance(size, sympy.Expr) and not size.free_symbols.isdisjoint({self.symbol, *self.aliases})
@@ -169,72 +179,6 @@ class Batch:
 
 
 NO_BATCH = Batch(sympy.Symbol("no_batch", integer=True, positive=True))  # for a graph without a batch
-
-
-@dataclass(frozen=True)
-class Derived(Batch):
-    """A number of rows other than the batch's, over which a loop may run: one that data decides, ``s // 4``, ``s + t``.
-
-    ``symbol`` names it, ``count`` is its size in the symbols of the graph, and ``base`` the same as the batch
-    ``within`` divides it.
-    """
-
-    count: Size = 0
-    base: sympy.Expr = sympy.S.One
-    within: Batch = NO_BATCH
-
-    @classmethod
-    def all_in(cls, size: Size, within: Batch) -> list[Derived]:
-        """Those that occur in a size of a graph whose batch is ``within``."""
-        if not isinstance(size, sympy.Expr):
-            return []
-        factors = sympy.Mul.make_args(sympy.factor(within.divided(within.unified(size))))
-        return [cls._of(factor, within) for factor in factors if cls._counts_rows(factor, within)]
-
-    @classmethod
-    def _counts_rows(cls, factor: sympy.Expr, within: Batch) -> bool:
-        """Whether a factor of a size is a number of rows, other than the batch's."""
-        rows = {s for s in factor.free_symbols if s in within.rounded or s == within.symbol or is_unbacked(s)}
-        return bool(rows) and factor != within.symbol and (factor.is_Symbol or factor.is_Add)
-
-    @classmethod
-    def _of(cls, base: sympy.Expr, within: Batch) -> Derived:
-        symbol = base if base.is_Symbol else sympy.Symbol(f"({base})", integer=True)
-        count = base.xreplace(within.rounded)
-        return cls(symbol, count=count, base=base, within=within, rounded=within.rounded)
-
-    def polynomial(self, size: Size) -> Size:
-        """``size`` with the number of rows as u, if it is a multiple of that."""
-        if not isinstance(size, sympy.Expr):
-            return size
-        divided = self.divided(size)
-        if self.base.is_Symbol:
-            return sympy.cancel(divided.subs({self.base: UNIT}))
-        ratio = sympy.cancel(divided / self.base)
-        return ratio * UNIT if ratio.free_symbols.isdisjoint(self.base.free_symbols) else divided
-
-    def divided(self, size: sympy.Expr) -> sympy.Expr:
-        """As in the batch."""
-        return self.within.divided(self.unified(size))
-
-    def unified(self, size: Size) -> Size:
-        """``size`` with the batch symbol in place of its aliases."""
-        return self.within.unified(size)
-
-    def in_size(self, size: Size) -> bool:
-        """Whether ``size`` is a multiple of the number of rows."""
-        return isinstance(size, sympy.Expr) and UNIT in sympy.sympify(self.polynomial(size)).free_symbols
-
-    def quotient(self, a: Size, b: Size) -> Size | None:
-        """a / b where b divides a for every number of rows, else None."""
-        return self._written(super().quotient(a, b))
-
-    def _rows_of_one(self, size: Size, outer: Size) -> sympy.Expr:
-        return self._written(super()._rows_of_one(size, outer))
-
-    def _written(self, size: Any) -> Any:
-        """A size in the symbols of the graph."""
-        return size.xreplace({self.symbol: self.count}) if isinstance(size, sympy.Basic) else size
 
 
 def _counted(ratio: sympy.Expr) -> tuple[sympy.Expr, int]:

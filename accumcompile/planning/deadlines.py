@@ -61,7 +61,7 @@ class _Deadlines:
             for k in range(self.last, -1, -1):
                 for node in self.body(self.roots(k)):
                     placed = self.propagation[node]
-                    counted = self.propagation.makers_of(over_of(placed.placement))
+                    counted = self.propagation.makers_of(self.propagation.count_of(over_of(placed.placement)))
                     for source in (*placed.whole, *placed.sizes_from, *counted):
                         self._want(source, k)
 

@@ -119,7 +119,7 @@ class Bridges(Writer):
             return self.call(Split.at_once, (self.split_of(replace(loop, at_once=False)),))
         if loop.over is None:
             return self.split
-        count = self.size(self.propagation.derived[loop.over].count)
+        count = self.size(self.propagation.count_of(loop.over))
         return self.call(Split.along, (self.split, count, self.propagation.granule(loop.over)))
 
     def draw(self, before: int) -> None:

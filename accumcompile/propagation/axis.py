@@ -57,7 +57,7 @@ class Axis:
 
     def is_decided_by_other_data(self, sizes: Sequence[Size]) -> bool:
         """Whether data decides one of ``sizes`` that has nothing to do with this axis."""
-        return any(symbol != self.over for size in sizes for symbol in data_symbols(size))
+        return any(symbol not in self.rows.from_data for size in sizes for symbol in data_symbols(size))
 
     def _split(self, dims: tuple[Dim, ...], placement: Shard) -> Along | None:
         """The factor of a sharded dimension that holds the rows, and the size outside them within it."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 import sympy
 from torch.fx import Node
 
+from ..ir.derived import Derived
 from ..ir.operands import Operand, data_symbols, shape_of, shapes_of
 from ..ir.placement import Layout, Placement, Replicate, Shard, Size
-from ..ir.sizes import Batch, Derived
+from ..ir.sizes import Batch
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,10 @@ class Propagation:
     def makers_of(self, size: object) -> list[Node]:
         """The nodes that introduce the data-dependent symbols in a size."""
         return [self.makers[symbol][0] for symbol in data_symbols(size) if symbol in self.makers]
+
+    def count_of(self, over: sympy.Symbol | None) -> Size:
+        """How many rows there are of the batch, or of derived rows."""
+        return self.batch.symbol if over is None else self.derived[over].count
 
     def __getitem__(self, node: Node) -> Placed:
         return self.placed[node]

@@ -161,8 +161,10 @@ class Placer:
         if self.node not in self.propagation.seeds or placed.is_local:
             return placed
         shard = self.propagation.shard_of(self.results[0])
-        return placed if shard is None else replace(
-            placed, results=(Layout(shard),), whole_stage=placed.stage, remade=True, seed=True
+        return (
+            placed
+            if shard is None
+            else replace(placed, results=(Layout(shard),), whole_stage=placed.stage, remade=True, seed=True)
         )
 
     # --- stages

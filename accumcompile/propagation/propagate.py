@@ -8,10 +8,11 @@ from collections.abc import Set as AbstractSet
 import sympy
 from torch.fx import Graph, Node
 
+from ..ir.derived import Derived
 from ..ir.divisibility import DIVISIONS
 from ..ir.operands import makers, shape_of
 from ..ir.placement import Layout, Placement, R, Replicate, Shard, Size
-from ..ir.sizes import Batch, Derived
+from ..ir.sizes import Batch
 from .placed import Placed, Propagation
 from .placer import Placer
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch.fx import Graph, Node
 
-from ..ir.operands import data_symbols, descendants, is_tensor, is_view, shape_of
+from ..ir.operands import descendants, is_tensor, is_view, shape_of
 from ..ir.placement import Replicate
 from ..ir.sizes import Batch
 from ..rules.table import is_constant
@@ -18,7 +18,7 @@ from .placed import Propagation
 from .propagate import propagate
 
 GROWTH = 8  # a seed is worth it if what follows it, computed whole, takes so many times its memory
-SHARE = 3 / 4  # loops over derived rows are worth it if they leave no more than this share of what is held whole
+LEAST = 1 / 16  # loops over derived rows are worth it if they save this share of what the graph computes
 
 
 def propagate_seeded(graph: Graph, batch: Batch) -> Propagation:
@@ -29,7 +29,8 @@ def propagate_seeded(graph: Graph, batch: Batch) -> Propagation:
     if not found:
         return plain
     seeded = propagate(graph, batch, seeds=found, plain=plain)
-    return seeded if held(seeded) <= SHARE * held(plain) else plain
+    made = sum(bytes_of(node) for node in graph.nodes if node.op == "call_function" and not is_view(node))
+    return seeded if held(plain) - held(seeded) >= LEAST * made else plain
 
 
 def held(propagation: Propagation) -> int:
@@ -51,7 +52,7 @@ def _is_held_whole(propagation: Propagation, node: Node) -> bool:
         return False
     sizes = shape_of(node) or ()
     whole = isinstance(propagation.placement(node), Replicate)
-    return whole and any(propagation.batch.in_size(size) or data_symbols(size) for size in sizes)
+    return whole and any(map(propagation.batch.is_of_rows, sizes))
 
 
 def _is_worth_it(node: Node, whole: dict[Node, int]) -> bool:
