@@ -49,7 +49,7 @@ def is_known(shape: Iterable[Size], sizes: Binding) -> bool:
 
 
 def traced(size: Any) -> int:
-    """The value of a size in the traced call; if it is data-dependent, a plausible number: that of the largest known."""
+    """The value of a size in the traced call; if it is data-dependent, that of the largest known."""
     expr = expression(size)
     if not isinstance(expr, sympy.Expr):
         return int(expr)

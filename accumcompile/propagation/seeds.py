@@ -18,7 +18,7 @@ from .placed import Propagation
 from .propagate import propagate
 
 GROWTH = 8  # a seed is worth it if what follows it, computed whole, takes so many times its memory
-LEAST = 1 / 16  # loops over derived rows are worth it if they save this share of what the graph computes
+LEAST = 1 / 64  # loops over derived rows are worth it if they save this share of what the graph computes
 
 
 def propagate_seeded(graph: Graph, batch: Batch) -> Propagation:
