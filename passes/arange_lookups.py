@@ -66,7 +66,7 @@ def _counted(x: Node, indices: dict[int, Node], batch: Batch) -> dict[int, int]:
         if (place := _place(index)) is not None and expression(index.meta["val"].shape[place]) == sizes[d]
     }
     distinct = len(set(counted.values())) == len(counted) < len(indices)
-    return counted if distinct and any(batch.in_size(sizes[d]) for d in counted) else {}
+    return counted if distinct and any(batch.is_of_rows(sizes[d]) for d in counted) else {}
 
 
 def _rank(indices: dict[int, Node]) -> int:

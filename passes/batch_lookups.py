@@ -45,7 +45,7 @@ def _along_batch(row: Callable, batch: Batch) -> Rewrite:
             return None
         at = next(i for i, a in enumerate(args) if isinstance(a, int))
         dim = args[at] % len(shape)
-        return row(emit, *args[:at], dim, *args[at + 1 :]) if batch.in_size(expression(shape[dim])) else None
+        return row(emit, *args[:at], dim, *args[at + 1 :]) if batch.is_of_rows(expression(shape[dim])) else None
 
     return guarded
 

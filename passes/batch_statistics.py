@@ -41,7 +41,7 @@ def _over_batch(row, batch: Batch):
     def guarded(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Any:
         shape = node.args[0].meta["val"].shape
         dims = _dims(args, kwargs, len(shape))
-        if not any(batch.in_size(expression(shape[d])) for d in dims):
+        if not any(batch.is_of_rows(expression(shape[d])) for d in dims):
             return None
         return row(emit, node, args[0], dims, kwargs | ({"keepdim": args[2]} if len(args) > 2 else {}))
 

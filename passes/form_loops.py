@@ -59,14 +59,12 @@ def form_loops(gm: GraphModule, context: Planned) -> GraphModule:
         if not hasattr(root, node.target):
             setattr(root, node.target, getattr(gm, node.target))
     bridges.graph.eliminate_dead_code(is_impure_node=lambda n: n.op in ("placeholder", "output") or is_impure(n))
-    program = GraphModule(root, bridges.graph, "Program")
-    program.meta["granule"] = plan.propagation.granule
-    return program
+    return GraphModule(root, bridges.graph, "Program")
 
 
 def _form(bridges: Bridges, loop: Loop, name: str, wide: torch.dtype | None) -> GraphModule:
     """Form one loop: add its call and its results to the program, and return its body as a module."""
-    body = Body(bridges, loop.nodes)
+    body = Body(bridges, loop.nodes, loop.over)
     propagation = bridges.propagation
     sums = {r: p.op for r in loop.roots if isinstance(p := propagation.placement(r), Partial)}
     carried = {r: Carry.of(op, r.meta["val"].dtype, wide, r.name) for r, op in sums.items()}
@@ -81,8 +79,10 @@ def _form(bridges: Bridges, loop: Loop, name: str, wide: torch.dtype | None) -> 
         tuple(X(x.dim, source.name, str(placement)) for (source, placement), x in body.xs.items()),
         tuple(carried.values()),
         tuple(Y(dim, node.name) for node, (_, dim) in zip(concatenated, pieces, strict=True)),
+        propagation.granule(loop.over),
+        bool(propagation.rows_of(loop.over).from_data),
     )
-    split = bridges.at_once() if loop.at_once else bridges.split
+    split = bridges.split_of(loop)
     xs = [x.whole for x in body.xs.values()]
     call = bridges.call(accumulate_loop, (bridges.graph.get_attr(name), split, list(body.consts), xs, spec))
     for i, node in enumerate([*carried, *concatenated]):

@@ -99,7 +99,7 @@ def _has_a_placement_for_each(placed: Placed, propagation: Propagation) -> bool:
 def _fits_the_shape(placed: Placed, propagation: Propagation) -> bool:
     return all(
         not isinstance(p, Shard)
-        or (s is not None and p.dim < len(s) and propagation.batch.per_sample(s[p.dim], p.outer) is not None)
+        or (s is not None and p.dim < len(s) and propagation.rows_of(p.over).per_sample(s[p.dim], p.outer) is not None)
         for p, s in zip(placed.placements, shapes_of(placed.node), strict=True)
     )
 
@@ -155,7 +155,7 @@ def _can_be_made_before(loop: Loop, plan: Schedule) -> bool:
 
 
 def _comes_in_turn(loop: Loop, plan: Schedule) -> bool:
-    return all(earlier.stage < loop.stage for earlier in _before(loop, plan))
+    return all((e.stage, e.over) != (loop.stage, loop.over) and e.stage <= loop.stage for e in _before(loop, plan))
 
 
 def _before(loop: Loop, plan: Schedule) -> Iterable[Loop]:

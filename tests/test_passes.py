@@ -41,7 +41,7 @@ def code(gm):
     lines = [
         re.sub(r", (layout|pin_memory|requires_grad) = [\w.]+|, device = device\(.*?\)", "", line) for line in lines
     ]
-    lines = [re.sub(r" (LoopSpec\(|carry=)", r"\n        \1", line) for line in lines]
+    lines = [re.sub(r" (LoopSpec\(|carry=|granule=)", r"\n        \1", line) for line in lines]
     return "\n".join(line.rstrip() for line in lines if line.strip()).strip()
 
 
@@ -257,7 +257,8 @@ def forward(self, split, arg0_1, arg1_1):
     loop_0 = self.loop_0
     accumulate_loop = accumulate_loop(loop_0, split, [arg1_1], [arg0_1],
         LoopSpec(consts=('arg1_1',), xs=(X(dim=0, source='arg0_1', placement='S(0)'),),
-        carry=(Carry(op='sum', dtype=torch.float32, result=torch.float32, source='sum_1'),), ys=()))
+        carry=(Carry(op='sum', dtype=torch.float32, result=torch.float32, source='sum_1'),), ys=(),
+        granule=1, varies=False))
     sum_1 = accumulate_loop[0]
     clone = aten.clone.default(sum_1)
     return [clone]

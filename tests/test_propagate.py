@@ -119,7 +119,7 @@ def every_other_row_anew(x):
 def test_granules(fn, granule):
     """Samples that a view groups stay together: a micro-batch holds a multiple of them."""
     _, known = known_of(fn, x)
-    assert known.granule == granule
+    assert known.granule() == granule
 
 
 # Values that are whole for free

@@ -49,20 +49,23 @@ def is_known(shape: Iterable[Size], sizes: Binding) -> bool:
 
 
 def traced(size: Any) -> int:
-    """The value of a size in the traced call; if it is data-dependent, a plausible number."""
+    """The value of a size in the traced call; if it is data-dependent, that of the largest known."""
     expr = expression(size)
+    if not isinstance(expr, sympy.Expr):
+        return int(expr)
     # Not its hint: a data-dependent size that a check has equated with a known size has none.
-    return weigh(expr.xreplace(size.node.shape_env.backed_var_to_val) if isinstance(expr, sympy.Expr) else expr)
+    known = size.node.shape_env.backed_var_to_val
+    return weigh(expr.xreplace(known), (max(map(int, known.values()), default=_TRIED[0]), *_TRIED))
 
 
 _TRIED = (64, 96, 97, 1009, 2)  # values tried for a symbol until the expression becomes a valid size
 
 
-def weigh(size: Size) -> int:
-    """A rough estimate of a size: every symbol set to one value for which ``size`` is finite and not negative."""
+def weigh(size: Size, values: Iterable[int] = _TRIED) -> int:
+    """A rough estimate of a size: every symbol set to one of ``values`` that makes it finite and not negative."""
     if not isinstance(size, sympy.Expr):
         return int(size)
-    for tried in _TRIED:
+    for tried in values:
         try:
             weight = size.xreplace(dict.fromkeys(size.free_symbols, sympy.Integer(tried)))
         except ZeroDivisionError:  # from torch's divisions; sympy's own gives infinity

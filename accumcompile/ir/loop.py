@@ -34,16 +34,27 @@ class Split:
     rows: int
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Yield (start, rows) of each micro-batch, in order."""
-        for start in range(0, self.batch, self.rows):
+        """Yield (start, rows) of each micro-batch, in order; of an empty batch, one of no rows."""
+        for start in range(0, self.batch or 1, self.rows):
             yield start, min(self.rows, self.batch - start)
 
     def __len__(self) -> int:
-        return -(-self.batch // self.rows)
+        return max(1, -(-self.batch // self.rows))
+
+    def along(self, size: int, granule: int) -> Split:
+        """As many micro-batches of ``size`` derived rows, of which ``granule`` stay together."""
+        rows = -(-size // len(self))
+        return Split(size, max(1, -(-rows // granule) * granule))
 
     def at_once(self) -> Split:
         """The whole batch as one micro-batch."""
-        return Split(self.batch, self.batch)
+        return Split(self.batch, max(1, self.batch))
+
+    def row_counts(self, granule: int) -> list[int]:
+        """The numbers of rows that a micro-batch may have: the usual one, the last one's, and one granule."""
+        if not self.batch:
+            return [0]
+        return list(dict.fromkeys([self.rows, granule, self.tail or self.rows]))
 
     @property
     def tail(self) -> int:
@@ -59,7 +70,7 @@ def slice_rows(x: torch.Tensor, dim: int, start: int, rows: int, batch: int) -> 
 
 def rows_of(samples: int, size: int, batch: int) -> int:
     """How many of a batch's ``size`` rows belong to ``samples`` of it; ``BuildError`` if not a whole number."""
-    rows, rest = divmod(samples * size, batch)
+    rows, rest = divmod(samples * size, batch) if batch else (0, size)
     errors.check(rest == 0, f"{samples} of {batch} samples own no whole number of {size} rows")
     return rows
 
@@ -89,6 +100,8 @@ class LoopSpec:
     xs: tuple[X, ...]
     carry: tuple[Carry, ...]
     ys: tuple[Y, ...]
+    granule: int = 1  # the number of rows that stay together
+    varies: bool = False  # whether data decides the number of rows, so that it differs from call to call
 
     @cached_property
     def alone(self) -> LoopSpec:

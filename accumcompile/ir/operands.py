@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,8 +79,19 @@ def shapes_of(node: Node) -> tuple[tuple[Size, ...] | None, ...]:
 
 
 def reads_sizes(node: Node) -> bool:
-    """Whether a node reads a tensor's size that does not depend on data: it is known before the tensor is computed."""
-    return getattr(node.target, "overloadpacket", None) in SIZE_READS and not data_symbols(node.meta["val"])
+    """Whether a node reads a size of a tensor. It is known before the tensor, or with the first of that size."""
+    return getattr(node.target, "overloadpacket", None) in SIZE_READS
+
+
+def makers(nodes: Iterable[Node]) -> dict[sympy.Basic, tuple[Node, int | None]]:
+    """For each data-dependent size, the first node that yields it, and along which dimension; None: as a number."""
+    found: dict[sympy.Basic, tuple[Node, int | None]] = {}
+    for node in (n for n in nodes if n.op == "call_function"):
+        sizes = [(expression(node.meta["val"]), None)] if is_size(node) else []
+        for size, dim in (*sizes, *((size, dim) for dim, size in enumerate(shape_of(node) or ()))):
+            if is_unbacked(size):
+                found.setdefault(size, (node, dim))
+    return found
 
 
 def data_symbols(size: Any) -> list[sympy.Symbol]:

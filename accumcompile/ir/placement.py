@@ -2,6 +2,9 @@
 
 The three placements are DTensor's, with a mesh axis replaced by time. A value's placement says how the full
 batch's value is assembled from the values of the micro-batches.
+
+A loop may also run over the rows of a derived dimension: a number of rows that data decides (``x[mask]``), or a part
+of the batch (``x[: len(x) // 4 * 4]``). ``over`` names it by its symbol; None is the batch itself.
 """
 
 from __future__ import annotations
@@ -33,9 +36,11 @@ class Shard:
 
     dim: int
     outer: Size = 1
+    over: sympy.Symbol | None = None
 
     def __str__(self) -> str:
-        return f"S({self.dim})" if self.outer == 1 else f"S({self.dim}, outer={self.outer})"
+        outer = "" if self.outer == 1 else f", outer={self.outer}"
+        return f"S({self.dim}{outer}{_over(self.over)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +48,23 @@ class Partial:
     """The full value is the micro-batches' values reduced by ``op``: a key of ``accumcompile.ir.carry.REDUCTIONS``."""
 
     op: str = "sum"
+    over: sympy.Symbol | None = None
 
     def __str__(self) -> str:
-        return f"P({self.op})"
+        return f"P({self.op}{_over(self.over)})"
+
+
+def _over(symbol: sympy.Symbol | None) -> str:
+    return "" if symbol is None else f", over {symbol}"
 
 
 Placement = Replicate | Shard | Partial
+
+
+def over_of(placement: Placement) -> sympy.Symbol | None:
+    """The derived rows that a placement is about; None for the batch, and for R."""
+    return None if isinstance(placement, Replicate) else placement.over
+
 
 R = Replicate()
 S = Shard

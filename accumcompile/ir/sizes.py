@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,10 +19,10 @@ import torch
 
 from .divisibility import DIVISIONS, divisors
 from .placement import Shard, Size
-from .torch_api import CleanDiv, FloorDiv
+from .torch_api import CleanDiv, FloorDiv, is_unbacked
 
 ROWS = sympy.Symbol("rows", integer=True, positive=True)
-_UNIT = sympy.Symbol("batch_unit", integer=True, positive=True)
+UNIT = sympy.Symbol("batch_unit", integer=True, positive=True)
 SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
@@ -48,7 +49,7 @@ class Batch:
     unit: int = 1
     divides: Callable[[int], bool] = field(default=lambda by: by == 1, compare=False, repr=False)
     _cache: dict = field(default_factory=dict, compare=False, repr=False)
-    _rounded: dict = field(default_factory=dict, compare=False, repr=False)  # symbol -> the inexact division
+    rounded: dict = field(default_factory=dict, compare=False, repr=False)  # symbol -> the inexact division
 
     @classmethod
     def of(
@@ -58,23 +59,28 @@ class Batch:
         first, *rest = sorted(symbols, key=str)
         return cls(first, frozenset(rest), math.lcm(1, *(d for size in sizes for d in divisors(size))), divides)
 
+    @property
+    def from_data(self) -> AbstractSet[sympy.Symbol]:
+        """The data-dependent symbols in the number of rows."""
+        return frozenset()
+
     @cached_property
     def _renaming(self) -> dict:
-        return dict.fromkeys((self.symbol, *self.aliases), self.unit * _UNIT)
+        return dict.fromkeys((self.symbol, *self.aliases), self.unit * UNIT)
 
     def polynomial(self, size: Size) -> Size:
         """``size`` with the batch written as unit * u."""
         if not isinstance(size, sympy.Expr):
             return size
         if size not in self._cache:
-            self._cache[size] = sympy.cancel(self._divided(size).subs(self._renaming))
+            self._cache[size] = sympy.cancel(self.divided(size).subs(self._renaming))
         return self._cache[size]
 
-    def _divided(self, size: sympy.Expr) -> sympy.Expr:
+    def divided(self, size: sympy.Expr) -> sympy.Expr:
         """``size`` with exact divisions as fractions, and each inexact one as a new symbol: 2 * (s // 2) is not s."""
         if not self._is_named_in(size) or not size.args:
             return size
-        args = [self._divided(arg) for arg in size.args]
+        args = [self.divided(arg) for arg in size.args]
         if not isinstance(size, DIVISIONS):
             return size.func(*args)
         if isinstance(size, CleanDiv):
@@ -83,7 +89,7 @@ class Batch:
         if quotient is not None:
             return quotient[0] if isinstance(size, FloorDiv) else quotient[1]
         rounded = sympy.Symbol(f"({size})", integer=True)
-        self._rounded[rounded] = size
+        self.rounded[rounded] = size
         return rounded
 
     def _quotient_and_remainder(self, a: sympy.Expr, b: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr] | None:
@@ -98,7 +104,7 @@ class Batch:
         numerator, denominator = sympy.fraction(sympy.cancel(ratio))
         if not denominator.is_Integer or not self.divides(int(denominator)):
             return False
-        samples = dict.fromkeys((self.symbol, *self.aliases), denominator * _UNIT)
+        samples = dict.fromkeys((self.symbol, *self.aliases), denominator * UNIT)
         return _is_integral(sympy.expand(numerator.subs(samples) / denominator))
 
     def unified(self, size: Size) -> Size:
@@ -109,7 +115,11 @@ class Batch:
         """Whether ``size`` depends on the batch: ``s - s // 3 * 3`` does not where 3 divides every batch."""
         if not self._is_named_in(size):
             return False
-        return not sympy.sympify(self.polynomial(size)).free_symbols.isdisjoint({_UNIT, *self._rounded})
+        return not sympy.sympify(self.polynomial(size)).free_symbols.isdisjoint({UNIT, *self.rounded})
+
+    def is_of_rows(self, size: Size) -> bool:
+        """Whether loops may run over a dimension of ``size``: it depends on the batch, or on data."""
+        return self.in_size(size) or (isinstance(size, sympy.Expr) and any(map(is_unbacked, size.free_symbols)))
 
     def _is_named_in(self, size: Size) -> bool:
         return isinstance(size, sympy.Expr) and not size.free_symbols.isdisjoint({self.symbol, *self.aliases})
@@ -123,10 +133,10 @@ class Batch:
         if b == 0:
             return None
         ratio = sympy.cancel(sympy.sympify(self.polynomial(a)) / self.polynomial(b))
-        ratio = sympy.cancel(ratio.xreplace({_UNIT: self.symbol / sympy.Integer(self.unit)}))
+        ratio = sympy.cancel(ratio.xreplace({UNIT: self.symbol / sympy.Integer(self.unit)}))
         if not self._is_whole(ratio):
             return None
-        return int(ratio) if ratio.is_number else _without_fractions(ratio).xreplace(self._rounded)
+        return int(ratio) if ratio.is_number else _without_fractions(ratio).xreplace(self.rounded)
 
     def per_sample(self, size: Size, outer: Size = 1) -> sympy.Expr | None:
         """Rows of a dimension (outer rest) that one sample owns at each index of ``outer``; None if it owns none.
@@ -135,9 +145,9 @@ class Batch:
         """
         if not self.in_size(size):
             return None
-        ratio = sympy.cancel(sympy.sympify(self.polynomial(size)) / (self.polynomial(outer) * self.unit * _UNIT))
+        ratio = sympy.cancel(sympy.sympify(self.polynomial(size)) / (self.polynomial(outer) * self.unit * UNIT))
         shared = sympy.fraction(sympy.together(ratio))[1]
-        return ratio.xreplace(self._rounded) if shared.is_Integer and self.divides(int(shared)) else None
+        return ratio.xreplace(self.rounded) if shared.is_Integer and self.divides(int(shared)) else None
 
     def granule(self, size: Size, outer: Size = 1) -> int:
         """The least number of samples that must stay together for a dimension of ``size``."""
@@ -157,7 +167,7 @@ class Batch:
         ratio = self.per_sample(size, outer)
         if ratio is None:
             raise ValueError(f"no sample owns rows of {size}")
-        return ratio.subs(_UNIT, self.symbol / sympy.Integer(self.unit))
+        return ratio.subs(UNIT, self.symbol / sympy.Integer(self.unit))
 
     def local_shape(self, shape: Iterable[Size], placement: object) -> tuple[Size, ...]:
         """The shape that a value of full ``shape`` has within one micro-batch."""

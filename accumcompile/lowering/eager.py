@@ -30,24 +30,22 @@ class EagerLowering:
 
     def lower(self, program: GraphModule) -> GraphModule:
         """``program`` with its bodies replaced by checked ones."""
-        granule = int(program.meta.get("granule", 1))
-        return replace_bodies(program, lambda _, body: CheckedBody(body, granule))
+        return replace_bodies(program, lambda _, body: CheckedBody(body))
 
 
 class CheckedBody(torch.nn.Module):
     """An uncompiled body, traced with fake tensors for every new split."""
 
-    def __init__(self, body: GraphModule, granule: int = 1):
+    def __init__(self, body: GraphModule):
         super().__init__()
-        self.body, self.granule = body, granule
+        self.body = body
         self.seen: set[Any] = set()
 
     def run(self, split: Split, consts: Sequence[Any], xs: Sequence[Any], spec: LoopSpec) -> list[torch.Tensor]:
         """Run the loop: see ``accumcompile.ir.loop``."""
         if split not in self.seen:
             holders = self.body.graph.find_nodes(op="placeholder")[2:]
-            rows = dict.fromkeys([split.rows, self.granule, split.tail or split.rows])
             sizes = bind(holders, [*consts, *xs])
-            check_body(self.body, list(rows), split.batch, consts, xs, spec.xs, sizes)
+            check_body(self.body, split.row_counts(spec.granule), split.batch, consts, xs, spec.xs, sizes)
             self.seen.add(split)
         return run_reference(self.body, split, consts, xs, spec)

@@ -69,7 +69,7 @@ def run_split(captured: Captured, normalise: bool = True) -> Outcome:
     plan = schedule(gm.graph, propagation)
     program = run(PROGRAM_PASSES, gm, Planned(plan))
     expected = seeded(captured.gm, captured.tensors)
-    actual = seeded(lambda *xs: program(Uneven(captured.size, propagation.granule), *xs), captured.tensors)
+    actual = seeded(lambda *xs: program(Uneven(captured.size, propagation.granule()), *xs), captured.tensors)
     differences = [rel_diff(a, b, scale_of(a)) for a, b in zip(expected, actual, strict=True)]
     placements = [propagation.placement(o) for o in plan.outputs if isinstance(o, Node)]
     return Outcome(propagation, plan.outputs, differences, placements, count_gathers(propagation), len(plan.loops))

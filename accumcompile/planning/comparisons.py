@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from torch.fx import Node
 
 from ..ir.operands import descendants, is_view
-from ..ir.placement import Partial, Shard
+from ..ir.placement import Shard
 from ..propagation.placed import Propagation
 from ..rules.table import jumps_in, keeps_elements, rule_of
 
-_EXTREMES = Partial("max"), Partial("min")
+_EXTREMES = "max", "min"
 
 
 @dataclass
@@ -114,7 +114,7 @@ class Comparisons:
                     remade |= {node} if isinstance(placed.placement, Shard) else set()
                     stack += [operand for operand in node.all_input_nodes if operand not in seen]
                     seen.update(node.all_input_nodes)
-                elif isinstance(placed.placement, Shard) or placed.placement in _EXTREMES:
+                elif isinstance(placed.placement, Shard) or getattr(placed.placement, "op", "") in _EXTREMES:
                     ends.append(node)
         return self._known[value]
 

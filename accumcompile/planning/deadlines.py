@@ -7,10 +7,12 @@ as late as possible: a forward pass whose results only matter in stage 1 runs in
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+import sympy
 from torch.fx import Graph, Node
 
+from ..ir.placement import over_of
 from ..propagation.placed import Propagation
 from .schedule import Loop, Schedule
 
@@ -23,8 +25,19 @@ def assign_roots(graph: Graph, propagation: Propagation) -> Schedule:
     deadlines = _Deadlines(graph, propagation, [o for o in outputs if isinstance(o, Node)])
     deadlines.settle()
     deadlines.advance()
-    loops = (Loop(k, tuple(roots)) for k, roots in enumerate(deadlines.roots_by_loop()) if roots)
+    loops = (
+        Loop(k, tuple(same), over=over)
+        for k, roots in enumerate(deadlines.roots_by_loop())
+        for over, same in _by_rows(propagation, roots)
+    )
     return Schedule(graph, propagation, tuple(loops), outputs)
+
+
+def _by_rows(propagation: Propagation, roots: list[Node]) -> Iterator[tuple[sympy.Symbol | None, list[Node]]]:
+    """The roots of each loop of one stage: loops over the batch and over derived rows read nothing of one another."""
+    overs = {root: over_of(propagation.placement(root)) for root in roots}
+    for over in dict.fromkeys(overs.values()):
+        yield over, [root for root in roots if overs[root] == over]
 
 
 class _Deadlines:
@@ -47,7 +60,9 @@ class _Deadlines:
                 self._want(output, self.last + 1)
             for k in range(self.last, -1, -1):
                 for node in self.body(self.roots(k)):
-                    for source in (*self.propagation[node].whole, *self.propagation[node].sizes_from):
+                    placed = self.propagation[node]
+                    counted = self.propagation.makers_of(self.propagation.count_of(over_of(placed.placement)))
+                    for source in (*placed.whole, *placed.sizes_from, *counted):
                         self._want(source, k)
 
     def _want(self, node: Node, before: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import sympy
 from torch.fx import Graph, Node
 
 from ..propagation.placed import Propagation
@@ -19,6 +20,7 @@ class Loop:
     nodes: tuple[Node, ...] = ()
     saved: tuple[Node, ...] = ()  # S values kept for later loops
     remade: tuple[Node, ...] = ()  # S values that it takes slices of, and that are computed whole before it
+    over: sympy.Symbol | None = None  # the derived rows that it runs over; None: the batch
     at_once: bool = False  # so small that it runs as one micro-batch
     regions: tuple[frozenset[Node], ...] = ()  # parts of the body whose inner values are recomputed, not held
 

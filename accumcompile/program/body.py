@@ -38,8 +38,8 @@ class Slice(NamedTuple):
 class Body(Writer):
     """The graph of one loop's body, written node by node."""
 
-    def __init__(self, bridges: Bridges, nodes: Iterable[Node]):
-        super().__init__(bridges.propagation)
+    def __init__(self, bridges: Bridges, nodes: Iterable[Node], over: sympy.Symbol | None = None):
+        super().__init__(bridges.propagation, over)
         self.bridges = bridges
         self.rows = self.graph.placeholder("rows")
         self.start = self.graph.placeholder("start")

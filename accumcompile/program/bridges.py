@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 import sympy
@@ -11,10 +11,10 @@ from torch.fx import Graph, Node
 
 from ..diagnostics import errors
 from ..ir.loop import ProgramCode, Split
-from ..ir.operands import Path, data_symbols, is_size, shape_of
+from ..ir.operands import Path, is_size, reads_sizes, shape_of
 from ..ir.origin import PLACE
 from ..ir.sizes import SYMBOLIC, expression
-from ..ir.torch_api import is_unbacked
+from ..planning.schedule import Loop
 from ..propagation.placed import Propagation
 from ..rules.table import is_impure
 from .writer import Writer
@@ -29,7 +29,7 @@ class Bridges(Writer):
         super().__init__(propagation)
         self.graph.set_codegen(ProgramCode())
         self.split = self.graph.placeholder("split")
-        self._whole_split: Node | None = None
+        self._splits: dict[tuple[sympy.Symbol | None, bool], Node] = {}
         self.whole_of: dict[Node, Any] = {}
         self._source = graph
         for node in graph.find_nodes(op="placeholder"):
@@ -60,22 +60,12 @@ class Bridges(Writer):
 
     def _from_data(self, symbol: sympy.Symbol) -> Node:
         """A data-dependent size: the number that introduced it, or a size of the tensor that did."""
-        errors.check(symbol in self._makers, f"nothing in the graph has the size {symbol}")
-        node, dim = self._makers[symbol]
+        makers = self.propagation.makers
+        errors.check(symbol in makers, f"nothing in the graph has the size {symbol}")
+        node, dim = makers[symbol]
         value = self.whole(node)
         self._symbols[symbol] = size = value if dim is None else self.call(aten.sym_size.int, (value, dim))
         return size
-
-    @cached_property
-    def _makers(self) -> dict[sympy.Basic, tuple[Node, int | None]]:
-        """For each data-dependent size, the first node that yields it, and along which dimension; None: as a number."""
-        makers: dict[sympy.Basic, tuple[Node, int | None]] = {}
-        for node in (n for n in self._source.nodes if n.op == "call_function"):
-            sizes = [(expression(node.meta["val"]), None)] if is_size(node) else []
-            for size, dim in (*sizes, *((size, dim) for dim, size in enumerate(shape_of(node) or ()))):
-                if is_unbacked(size):
-                    makers.setdefault(size, (node, dim))
-        return makers
 
     def whole(self, node: Node) -> Any:
         """The full value of a node of the source graph: assembled by a loop, or computed here."""
@@ -94,12 +84,16 @@ class Bridges(Writer):
         """The values that a node needs first: its operands, and those that introduce its data-dependent sizes."""
         tensors = [n for n in node.all_input_nodes if not is_size(n)]
         sizes = [n.meta["val"] for n in node.all_input_nodes if is_size(n)]
-        decided = [s for size in (*sizes, *(shape_of(node) or ())) for s in data_symbols(size) if s in self._makers]
-        return tensors + [maker for maker, _ in map(self._makers.__getitem__, decided) if maker is not node]
+        if reads_sizes(node):
+            tensors, sizes = [], [node.meta["val"]]
+        decided = [maker for size in (*sizes, *(shape_of(node) or ())) for maker in self.propagation.makers_of(size)]
+        return tensors + [maker for maker in decided if maker is not node]
 
-    def _make(self, node: Node) -> Node:
+    def _make(self, node: Node) -> Any:
         if node.op == "get_attr":
             return self.graph.get_attr(node.target)
+        if reads_sizes(node):
+            return self.size(expression(node.meta["val"]))
         copy = self.emit(node, self._leaf)
         copy.meta |= {"val": node.meta.get("val"), PLACE: f"R @{self.propagation[node].stage}"}
         return copy
@@ -113,11 +107,20 @@ class Bridges(Writer):
             return self.whole_of[leaf]
         return self.size(expression(value)) if isinstance(value, SYMBOLIC) else value
 
-    def at_once(self) -> Node:
-        """The split of a loop that runs as one micro-batch."""
-        if self._whole_split is None:
-            self._whole_split = self.call(Split.at_once, (self.split,))
-        return self._whole_split
+    def split_of(self, loop: Loop) -> Node:
+        """How a loop's rows are split: as the batch is, or into as many parts, or not at all."""
+        key = loop.over, loop.at_once
+        if key not in self._splits:
+            self._splits[key] = self._split(loop)
+        return self._splits[key]
+
+    def _split(self, loop: Loop) -> Node:
+        if loop.at_once:
+            return self.call(Split.at_once, (self.split_of(replace(loop, at_once=False)),))
+        if loop.over is None:
+            return self.split
+        count = self.size(self.propagation.count_of(loop.over))
+        return self.call(Split.along, (self.split, count, self.propagation.granule(loop.over)))
 
     def draw(self, before: int) -> None:
         """Run the run-once nodes up to stage ``before``, in their original order."""

@@ -37,7 +37,7 @@ class Runner:
         self.rows = rows  # (batch, granule) -> samples of a micro-batch
         self.ran = ran  # called with the sizes and the split of each call
         propagation = plan.propagation
-        self.symbol, self.granule = propagation.batch.symbol, propagation.granule
+        self.symbol, self.granule = propagation.batch.symbol, propagation.granule()
         self.reads = symbol_reads(gm.graph.find_nodes(op="placeholder"))
         self.draws = _Generators.of(gm)
         self.results = [_Result.of(o) for o in plan.outputs]

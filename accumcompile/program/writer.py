@@ -24,8 +24,8 @@ _SPELLING = {aten.view.default: aten.reshape.default}  # slices and assembled va
 class Writer:
     """Adds nodes to a graph and computes sizes in it."""
 
-    def __init__(self, propagation: Propagation):
-        self.propagation, self.batch = propagation, propagation.batch
+    def __init__(self, propagation: Propagation, over: sympy.Symbol | None = None):
+        self.propagation, self.batch = propagation, propagation.rows_of(over)
         self.graph = Graph()
         self._sizes: dict[Size, Node | int] = {}
 

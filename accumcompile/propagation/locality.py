@@ -28,9 +28,9 @@ def local_and_whole(propagation: Propagation, node: Node, takes: Takes) -> tuple
 
 
 def _is_local(propagation: Propagation, operand: Node, need: Need) -> bool:
-    if isinstance(need.placement, Replicate):
-        return False
     placed = propagation[operand]
+    if isinstance(need.placement, Replicate) or placed.seed:
+        return False
     return placed.has_many or placed.placement == need.placement
 
 
@@ -42,14 +42,15 @@ def moves_behind(node: Node, local: tuple[Node, ...]) -> bool:
     return elements_of(local[0]) <= elements_of(node)
 
 
-def sources_of_sizes(node: Node) -> Iterator[Node]:
-    """Tensors whose data (not shape) determines sizes in a node's arguments."""
+def sources_of_sizes(propagation: Propagation, node: Node) -> Iterator[Node]:
+    """Tensors that must be there before the data-dependent sizes in a node's arguments are known."""
     seen: set[Node] = set()
     stack = [n for n in node.all_input_nodes if is_size(n)]
     while stack:
         size = stack.pop()
-        if size in seen or size.op == "placeholder" or reads_sizes(size):
+        if size in seen or size.op == "placeholder":
             continue
         seen.add(size)
-        stack += [n for n in size.all_input_nodes if is_size(n)]
-        yield from (n for n in size.all_input_nodes if not is_size(n))
+        read = propagation.makers_of(size.meta["val"]) if reads_sizes(size) else size.all_input_nodes
+        stack += [n for n in read if is_size(n)]
+        yield from (n for n in read if not is_size(n))

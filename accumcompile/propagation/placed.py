@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
+import sympy
 from torch.fx import Node
 
-from ..ir.operands import Operand, shape_of, shapes_of
+from ..ir.derived import Derived
+from ..ir.operands import Operand, data_symbols, shape_of, shapes_of
 from ..ir.placement import Layout, Placement, Replicate, Shard, Size
 from ..ir.sizes import Batch
 
@@ -37,7 +40,8 @@ class Placed:
     ``whole_stage`` is the stage at which the full value is available without a barrier, by recomputing it from whole
     operands; None if that takes a gather. ``remade`` says that the full value, if it is read, is computed from whole
     operands, and not assembled by a loop. ``zero`` marks a constant zero, which is both R and P(sum). ``unsplit``
-    says that the value does not depend on any split input: a mask of indices, a constant.
+    says that the value does not depend on any split input: a mask of indices, a constant. A ``seed`` is computed whole,
+    by an operator that needs the whole batch, and loops over its rows slice it.
     """
 
     node: Node
@@ -48,6 +52,7 @@ class Placed:
     whole_stage: int | None = None
     zero: bool = False
     unsplit: bool = False
+    seed: bool = False
     remade: bool = False
     local: tuple[Node, ...] = ()
     whole: tuple[Node, ...] = ()
@@ -94,18 +99,50 @@ class Placed:
 
 @dataclass
 class Propagation:
-    """Every node of one graph with its placement and stage."""
+    """Every node of one graph with its placement and stage.
+
+    ``derived`` are the numbers of rows, by symbol, that loops run over besides the batch; ``makers`` the first node of
+    each data-dependent size; ``seeds`` values that are split although they are computed whole.
+    """
 
     batch: Batch
+    derived: Mapping[sympy.Symbol, Derived] = field(default_factory=dict)
+    makers: Mapping[sympy.Basic, tuple[Node, int | None]] = field(default_factory=dict)
+    seeds: AbstractSet[Node] = frozenset()
     placed: dict[Node, Placed] = field(default_factory=dict)
-    granule: int = 1  # the number of samples that every micro-batch must hold a multiple of
+    granules: dict[sympy.Symbol | None, int] = field(default_factory=dict)
     drawn: int = 0  # the stage of the last run-once node placed so far
 
     def place(self, placed: Placed) -> None:
         """Record a node's placement and stage."""
         self.placed[placed.node] = placed
         for shape, shard in placed.shards():
-            self.granule = math.lcm(self.granule, self.batch.granule(shape[shard.dim], shard.outer))
+            granule = self.rows_of(shard.over).granule(shape[shard.dim], shard.outer)
+            self.granules[shard.over] = math.lcm(self.granule(shard.over), granule)
+
+    def rows_of(self, over: sympy.Symbol | None) -> Batch:
+        """The batch, or the derived rows with this symbol."""
+        return self.batch if over is None else self.derived[over]
+
+    def shard_of(self, shape: Iterable[Size] | None) -> Shard | None:
+        """The placement of a whole value along its first dimension of rows, the batch's before derived ones."""
+        for over, rows in {None: self.batch, **self.derived}.items():
+            for dim, size in enumerate(shape or ()):
+                if rows.per_sample(size) is not None and rows.granule(size) == 1:
+                    return Shard(dim, over=over)
+        return None
+
+    def granule(self, over: sympy.Symbol | None = None) -> int:
+        """The number of samples, or of derived rows, that every micro-batch must hold a multiple of."""
+        return self.granules.get(over, 1)
+
+    def makers_of(self, size: object) -> list[Node]:
+        """The nodes that introduce the data-dependent symbols in a size."""
+        return [self.makers[symbol][0] for symbol in data_symbols(size) if symbol in self.makers]
+
+    def count_of(self, over: sympy.Symbol | None) -> Size:
+        """How many rows there are of the batch, or of derived rows."""
+        return self.batch.symbol if over is None else self.derived[over].count
 
     def __getitem__(self, node: Node) -> Placed:
         return self.placed[node]

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 import sympy
 from torch.fx import Graph, Node
 
+from ..ir.derived import Derived
 from ..ir.divisibility import DIVISIONS
-from ..ir.operands import shape_of
+from ..ir.operands import makers, shape_of
 from ..ir.placement import Layout, Placement, R, Replicate, Shard, Size
 from ..ir.sizes import Batch
 from .placed import Placed, Propagation
 from .placer import Placer
 
 
-def propagate(graph: Graph, batch: Batch, inputs: Mapping[Node, Placement] | None = None) -> Propagation:
+def propagate(
+    graph: Graph,
+    batch: Batch,
+    inputs: Mapping[Node, Placement] | None = None,
+    seeds: AbstractSet[Node] = frozenset(),
+    plain: Propagation | None = None,
+) -> Propagation:
     """Place every value of ``graph``.
 
     Args:
@@ -23,8 +31,12 @@ def propagate(graph: Graph, batch: Batch, inputs: Mapping[Node, Placement] | Non
         batch: the batch's symbol.
         inputs: placements of placeholders; by default, a tensor is sharded along its first dimension that is a
             multiple of the batch, and everything else is replicated.
+        seeds: values that loops may slice by their rows where they are computed whole.
+        plain: the result without seeds, by which it is known where data-dependent sizes are first there.
     """
-    result = Propagation(batch)
+    sizes = (size for node in seeds for size in shape_of(node) or ())
+    derived = {rows.symbol: rows for size in sizes for rows in Derived.all_in(size, batch)}
+    result = Propagation(batch, derived, makers(graph.nodes) if plain is None else plain.makers, seeds)
     for node in graph.nodes:
         if node.op == "output":
             continue
@@ -33,6 +45,8 @@ def propagate(graph: Graph, batch: Batch, inputs: Mapping[Node, Placement] | Non
             result.place(_input(node, placement))
         else:
             result.place(Placer(result, node).place())
+    if result.makers:  # several nodes may make a size: the one of the earliest stage, and what follows it, come later
+        result.makers = makers(sorted(graph.nodes, key=lambda n: result[n].stage if n in result else 0))
     return result
 
 

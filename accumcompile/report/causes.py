@@ -10,7 +10,7 @@ from torch.fx import Graph, Node
 
 from ..ir.operands import is_size, shape_of
 from ..ir.placement import Partial, Replicate
-from ..planning.schedule import Schedule
+from ..planning.schedule import Loop, Schedule
 from ..propagation.cost import elements_of
 from ..propagation.placed import Need, Propagation
 from .node_names import NodeNames, is_rearrangement, short
@@ -24,7 +24,7 @@ class Barrier:
     """A value that is assembled because a later loop reads it, and the path to the operator that does."""
 
     node: Node
-    stage: int
+    loop: Loop
     way: tuple[Node, ...]
 
 
@@ -36,7 +36,7 @@ def barriers(plan: Schedule) -> Iterator[Barrier]:
     for loop in plan.loops:
         for root in loop.roots:
             if root in read and propagation[root].is_local:
-                yield Barrier(root, loop.stage, _way(propagation, root, inside, read))
+                yield Barrier(root, loop, _way(propagation, root, inside, read))
 
 
 def read_between_loops(plan: Schedule, readers: Iterator[Node], outputs: bool = False) -> dict[Node, None]:
@@ -89,7 +89,8 @@ def _way(propagation: Propagation, root: Node, inside: set[Node], read: dict[Nod
             if user in seen or not counts or not _takes_whole(propagation, user, way[-1], inside):
                 continue
             seen.add(user)
-            if user in inside or not (propagation[user].is_local or _looks_through(user)):
+            whole = propagation[user].seed or not (propagation[user].is_local or _looks_through(user))
+            if user in inside or whole:
                 return (*way, user)
             through = through or (*way, user)
             open_.append((*way, user))
@@ -119,7 +120,8 @@ def fact(plan: Schedule, barrier: Barrier, node_names: NodeNames, value) -> Barr
     kind = "reduce" if isinstance(propagation.placement(barrier.node), Partial) else "gather"
     path = [f"{value.name} {value.placement}", f"{kind} R"]
     path += [f"{short(n)} {_placement(propagation, n)}" for n in barrier.way[1:]]
-    return BarrierFact(kind, value, barrier.stage, words(propagation, barrier, node_names), tuple(path))
+    cause, over = words(propagation, barrier, node_names), barrier.loop.over
+    return BarrierFact(kind, value, barrier.loop.stage, cause, tuple(path), str(over) if over is not None else "")
 
 
 def _placement(propagation: Propagation, node: Node) -> str:

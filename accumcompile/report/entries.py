@@ -58,7 +58,7 @@ class LoopEntry:
 
     stage: int
     micro_batches: int  # as run: 1 for a loop so small that it takes the batch at once
-    micro_batch_size: int  # of all but perhaps the last
+    micro_batch_size: int  # of all but perhaps the last; -1 if data decides it
     nodes: int
     estimated_bytes: int  # the peak of one micro-batch's values
     full_batch_bytes: int  # the same if the loop took the batch at once
@@ -66,6 +66,8 @@ class LoopEntry:
     xs: tuple[ValueEntry, ...]
     carry: tuple[ValueEntry, ...]
     ys: tuple[ValueEntry, ...]
+    over: str = ""  # the derived rows that it runs over, if not the batch
+    rows: int = 0  # how many it runs over: the batch's samples, or derived rows; -1 if data decides
 
     @classmethod
     def of(cls, fact: LoopFact, run: Run) -> LoopEntry:
@@ -74,12 +76,14 @@ class LoopEntry:
             kind: tuple(ValueEntry.of(value, run.sizes) for value in getattr(fact, kind))
             for kind in ("consts", "xs", "carry", "ys")
         }
-        split = run.split.at_once() if fact.at_once else run.split
+        known = fact.split_of(run.split, run.sizes)
+        split = known or (run.split.at_once() if fact.at_once else run.split)
         if len(split) == 1:
             held["carry"] = tuple(ValueEntry.of(value.alone(), run.sizes) for value in fact.carry)
         share = (split.rows, split.batch)
         need, full = peak(fact.body, run.sizes, share), peak(fact.body, run.sizes)
-        return cls(fact.stage, len(split), split.rows, fact.nodes, need, full, **held)
+        size, rows = (split.rows, split.batch) if known else (-1, -1)
+        return cls(fact.stage, len(split), size, fact.nodes, need, full, **held, over=fact.over, rows=rows)
 
 
 @dataclass(frozen=True)
@@ -95,13 +99,15 @@ class BarrierEntry:
     cause: str
     path: tuple[str, ...]
     known: bool = True  # False if its size is data-dependent; `bytes` is then 0
+    over: str = ""  # the derived rows of the loop
 
     @classmethod
     def of(cls, fact: BarrierFact, sizes: Binding) -> BarrierEntry:
         """A barrier of the plan, with the sizes of one call."""
         value = fact.value
         size, has_size = value.bytes(sizes), is_known(value.shape, sizes)
-        return cls(fact.kind, value.where, value.code, size, value.name, fact.stage, fact.cause, fact.path, has_size)
+        said = fact.stage, fact.cause, fact.path, has_size, fact.over
+        return cls(fact.kind, value.where, value.code, size, value.name, *said)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ..ir.carry import Carry
 from ..ir.loop import LoopSpec, accumulate_loop, loops_in
 from ..ir.names import Names, is_seen_by_user, with_descriptions
 from ..ir.operands import is_size, is_tensor, is_view, shape_of
-from ..ir.placement import Partial, R, Shard
+from ..ir.placement import Partial, R, Shard, Size
 from ..ir.sizes import expression
 from ..planning.memory import Step, owner, steps_of
 from ..planning.schedule import Loop, Schedule
@@ -33,7 +33,7 @@ def plan_facts(road: str, graph: Graph, plan: Schedule, program: GraphModule, na
     return Plan(
         road,
         propagation.batch.symbol,
-        propagation.granule,
+        propagation.granule(),
         tuple(facts.loop(loop, spec) for loop, (_, spec) in zip(plan.loops, loops_in(program), strict=True)),
         tuple(causes.fact(plan, b, facts.node_names, facts.value(b.node)) for b in causes.barriers(plan)),
         tuple(facts.value(node) for node in facts.kept()),
@@ -93,8 +93,15 @@ class _Facts:
             tuple(self.value(self.nodes[y.source]) for y in spec.ys),
             len(loop.nodes),
             loop.at_once,
+            *self._rows(loop),
             steps_of(loop.nodes, _yielded(spec, self.nodes), lambda n: self.propagation[n].placements),
         )
+
+    def _rows(self, loop: Loop) -> tuple[str, Size, int]:
+        """The derived rows that a loop runs over: their name, their number, and how many stay together."""
+        if loop.over is None:
+            return "", 0, 1
+        return str(loop.over), self.propagation.derived[loop.over].count, self.propagation.granule(loop.over)
 
     def _consts(self, spec: LoopSpec) -> Iterable[Node]:
         """The tensors that every micro-batch takes whole, with views replaced by their bases."""

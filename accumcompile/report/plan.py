@@ -8,7 +8,9 @@ import sympy
 import torch
 
 from ..diagnostics.where import Frame
-from ..ir.binding import Binding
+from ..ir.binding import Binding, value
+from ..ir.loop import Split
+from ..ir.placement import Size
 from ..planning.memory import Step, volume
 
 
@@ -51,6 +53,7 @@ class BarrierFact:
     stage: int  # the loop after which it happens
     cause: str  # why, in words: the operator that needs the whole value
     path: tuple[str, ...] = ()  # "z S(0)", "gather R", "cdist R"
+    over: str = ""  # the derived rows of that loop
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,18 @@ class LoopFact:
     ys: tuple[ValueFact, ...]
     nodes: int  # operators in the body
     at_once: bool = False  # so small that it runs as one micro-batch
+    over: str = ""  # the derived rows that it runs over, if not the batch
+    count: Size = 0  # how many of them there are, and how many stay together
+    granule: int = 1
     body: tuple[Step, ...] = field(default=(), repr=False)
+
+    def split_of(self, batch: Split, sizes: Binding) -> Split | None:
+        """How one call splits the loop's rows; None if data decides how many there are."""
+        rows = value(self.count, sizes) if self.over else None
+        if self.over and rows is None:
+            return None
+        split = batch if rows is None else batch.along(rows, self.granule)
+        return split.at_once() if self.at_once else split
 
 
 @dataclass(frozen=True)

@@ -99,13 +99,17 @@ def _render_graph(title: str, graph: GraphEntry, asked: int) -> Iterator[Rendera
     last = max((loop.stage for loop in graph.loops), default=0)
     for loop in graph.loops:
         yield indented(_render_loop(loop))
-        yield from (indented(_render_barrier(b)) for b in graph.barriers if b.stage == loop.stage)
+        own = (b for b in graph.barriers if (b.stage, b.over) == (loop.stage, loop.over))
+        yield from (indented(_render_barrier(b)) for b in own)
     stages = {loop.stage for loop in graph.loops}
     yield from (indented(_render_barrier(b)) for b in graph.barriers if b.stage not in stages or b.stage > last)
 
 
 def _render_loop(loop: LoopEntry) -> RenderableType:
-    ran = f"{counted(loop.micro_batches, 'micro-batch', 'micro-batches')} of {loop.micro_batch_size}"
+    ran = counted(loop.micro_batches, "micro-batch", "micro-batches")
+    ran += f" of {loop.micro_batch_size}" if loop.rows >= 0 else ""
+    if loop.over:
+        ran += f" of {loop.rows} rows" if loop.rows >= 0 else " of as many rows as data decides"
     need = f"{human(loop.estimated_bytes)} at a time"
     size = counted(loop.nodes, "operator")
     title = Text.assemble((f"loop {loop.stage}", "bold cyan"), f"  {ran}, {size}, {need}")

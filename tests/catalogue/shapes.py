@@ -122,9 +122,12 @@ def mixed_with_the_flipped_batch():
     return fit(model, loss, lambda n: call(torch.randn(n, FEATURES), torch.randn(n, 2)))
 
 
-@row(Cost(loops=2, gather=["lambda x, y: loss_fn(model(x).squeeze(1), y),"], gathered=96))
+@row(Cost(loops=3, gather=["lambda x, y: loss_fn(model(x).squeeze(1), y),"], gathered=96))
 def neighbouring_samples():
-    """The difference of each sample to the one before it crosses every boundary: the scores are gathered."""
+    """The difference of each sample to the one before it crosses every boundary: the scores are gathered.
+
+    The differences are one fewer than the samples, and have a loop of their own.
+    """
     return scored(lambda score, y: F.mse_loss(score, y) + 0.1 * (score[1:] - score[:-1]).square().mean())
 
 
@@ -183,9 +186,16 @@ def softmax_across_the_batch():
     return scored(lambda score, y: (score.softmax(dim=0) * y).sum())
 
 
-@row(Cost(loops=2, gather=["logits = model(x)"], gathered=480))
+@row(
+    Cost(
+        loops=4,
+        reduce=["return F.cross_entropy(logits[mask], labels[mask])"],
+        gather=["logits = model(x)", "return F.cross_entropy(logits[mask], labels[mask])"],
+        gathered=480,
+    )
+)
 def boolean_indexing():
-    """`logits[mask]` has as many rows as the mask has ones: it runs whole. Two loops."""
+    """`logits[mask]` has as many rows as the mask has ones, and two loops over these: the count, and the losses."""
     classes = 5
     model = mlp(FEATURES, 8, classes)
 

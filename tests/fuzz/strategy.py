@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hypothesis import assume, reject
 from hypothesis import strategies as st
 
-from . import moves, routing, state  # noqa: F401  (their generators enter the table)
+from . import moves, routing, selected, state  # noqa: F401  (their generators enter the table)
 from .losses import LOSSES
 from .maker import Maker, Unfit, Value
 from .ops import OPS

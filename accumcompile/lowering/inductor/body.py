@@ -30,15 +30,9 @@ SIGNATURES_REMEMBERED = 256
 class CompiledBody(torch.nn.Module):
     """The forms of one body, and how they run for arguments of each signature."""
 
-    def __init__(self, body: GraphModule, name: str, session: Session, progress: Progress, granule: int = 1):
+    def __init__(self, body: GraphModule, name: str, session: Session, progress: Progress):
         super().__init__()
-        self.body, self.name, self.session, self.progress, self.granule = (
-            body,
-            name,
-            session,
-            progress,
-            granule,
-        )
+        self.body, self.name, self.session, self.progress = body, name, session, progress
         self.holders: list[Node] = list(body.graph.find_nodes(op="placeholder"))
         self.forms: dict[Any, list[Form]] = {}
         self.rows_seen: dict[str, set[int]] = {"rows": set(), "tail": set()}
@@ -113,8 +107,7 @@ class LoopRun:
         self.numbers = [c for c in consts if not isinstance(c, torch.Tensor)]
         self.same = inductor_api.tensor_check([*(consts[i] for i in self.tensors), *xs])
         self.chosen: dict[tuple[str, int], tuple[Form, list[int]]] = {}
-        rows = dict.fromkeys([split.rows, owner.granule, split.tail or split.rows])
-        check_body(owner.body, list(rows), split.batch, consts, xs, spec.xs, self.sizes)
+        check_body(owner.body, split.row_counts(spec.granule), split.batch, consts, xs, spec.xs, self.sizes)
         owner.progress.expect(1 + (len(split) > 1) + bool(split.tail and len(split) > 2))
 
     def serves(self, split: Split, consts: Sequence[Any], xs: Sequence[Any]) -> bool:
@@ -192,7 +185,9 @@ class LoopRun:
             return owner.form(self.spec, role, specs, sizes, rest, f"{role} micro-batch of {size}")
 
     def _is_symbolic(self, rows: int) -> bool:
-        """Whether so many numbers of rows are compiled already that this one shares a symbolic form."""
+        """Whether a number of rows shares a symbolic form: if data decides it, or so many are compiled already."""
+        if self.spec.varies:
+            return rows > 1
         kind, most = ("rows", STATIC_ROWS) if rows == self.split.rows else ("tail", STATIC_TAILS)
         seen = self.owner.rows_seen[kind]
         if rows not in seen and len(seen) >= most and rows > 1:

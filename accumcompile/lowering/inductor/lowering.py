@@ -31,6 +31,5 @@ class InductorLowering:
         from .bridges import compile_bridges
 
         session, progress = self.session, Progress(self.session.name)
-        granule = int(program.meta.get("granule", 1))
-        replace_bodies(program, lambda name, body: CompiledBody(body, name, session, progress, granule))
+        replace_bodies(program, lambda name, body: CompiledBody(body, name, session, progress))
         return compile_bridges(program, session, progress)

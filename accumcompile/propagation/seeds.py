@@ -1,0 +1,60 @@
+"""What runs whole is split again: loops over the rows of a value that had to be computed on the whole batch.
+
+``x[mask]``, a sorted or permuted batch, a part of it: the operator needs all rows, and costs its own result. What
+follows is computed row by row, and a loop over the result's rows saves its memory, as a loop over the batch would.
+Such a value is a seed: it is there before the loop, which slices it for free.
+"""
+
+from __future__ import annotations
+
+from torch.fx import Graph, Node
+
+from ..ir.operands import descendants, is_tensor, is_view, shape_of
+from ..ir.placement import Replicate
+from ..ir.sizes import Batch
+from ..rules.table import is_constant
+from .cost import bytes_of
+from .placed import Propagation
+from .propagate import propagate
+
+GROWTH = 8  # a seed is worth it if what follows it, computed whole, takes so many times its memory
+LEAST = 1 / 64  # loops over derived rows are worth it if they save this share of what the graph computes
+
+
+def propagate_seeded(graph: Graph, batch: Batch) -> Propagation:
+    """Place every value of ``graph``, with loops over derived rows where these save memory."""
+    plain = propagate(graph, batch)
+    whole = {p.node: bytes_of(p.node) for p in plain if _is_held_whole(plain, p.node)}
+    found = {node for node in whole if _is_worth_it(node, whole)}
+    if not found:
+        return plain
+    seeded = propagate(graph, batch, seeds=found, plain=plain)
+    made = sum(bytes_of(node) for node in graph.nodes if node.op == "call_function" and not is_view(node))
+    return seeded if held(plain) - held(seeded) >= LEAST * made else plain
+
+
+def held(propagation: Propagation) -> int:
+    """The bytes of rows that are held whole: those computed whole, and those gathered."""
+    made = {p.node for p in propagation if p.seed or _is_held_whole(propagation, p.node)}
+    gathered = {
+        operand.node
+        for placed in propagation
+        for operand, need in placed.takes()
+        if operand.node is not None and isinstance(need.placement, Replicate)
+        if not propagation[operand.node].remade and not propagation[operand.node].has_many
+    }
+    return sum(map(bytes_of, made | gathered))
+
+
+def _is_held_whole(propagation: Propagation, node: Node) -> bool:
+    """Whether a node computes a value with rows of the batch, or as many as data decides, on the whole batch."""
+    if node.op != "call_function" or not is_tensor(node) or is_view(node) or is_constant(node):
+        return False
+    sizes = shape_of(node) or ()
+    whole = isinstance(propagation.placement(node), Replicate)
+    return whole and any(map(propagation.batch.is_of_rows, sizes))
+
+
+def _is_worth_it(node: Node, whole: dict[Node, int]) -> bool:
+    behind = descendants([node]) - {node}
+    return sum(whole.get(each, 0) for each in behind) >= GROWTH * whole[node]
