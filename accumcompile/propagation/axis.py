@@ -39,9 +39,10 @@ class Axis:
         """The factors that the node may be split along, and the bytes that each saves from being gathered."""
         saved: dict[Along, int] = {}
         for operand, value, dims in zip(self.operands, self.values, self.alignment.operands, strict=True):
-            if value is None or not self._is_split(value):
+            shard = self._shard(value)
+            if value is None or shard is None:
                 continue
-            split = self._split(dims, value.placement)
+            split = self._split(dims, shard)
             if split is not None and self._allowed(split):
                 cost = 0 if value.whole_stage is not None else bytes_of(operand.node)
                 saved[split] = saved.get(split, 0) + cost + 1
@@ -50,10 +51,12 @@ class Axis:
     @property
     def is_split(self) -> bool:
         """Whether an operand is split along this axis."""
-        return any(value is not None and self._is_split(value) for value in self.values)
+        return any(self._shard(value) is not None for value in self.values)
 
-    def _is_split(self, value: Placed) -> bool:
-        return isinstance(value.placement, Shard) and value.placement.over == self.over
+    def _shard(self, value: Placed | None) -> Shard | None:
+        """How a value is split along this axis."""
+        placement = value.placement if value is not None else R
+        return placement if isinstance(placement, Shard) and placement.over == self.over else None
 
     def is_decided_by_other_data(self, sizes: Sequence[Size]) -> bool:
         """Whether data decides one of ``sizes`` that has nothing to do with this axis."""
