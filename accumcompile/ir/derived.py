@@ -36,7 +36,7 @@ class Derived(Batch):
     @classmethod
     def _counts_rows(cls, factor: sympy.Expr, within: Batch) -> bool:
         """Whether a factor of a size is a number of rows, other than the batch's."""
-        rows = {s for s in factor.free_symbols if s in within.rounded or s == within.symbol or is_unbacked(s)}
+        rows = {s for s in factor.free_symbols if s in within.rounded or s == within.symbol or within.names_rows(s)}
         return bool(rows) and factor != within.symbol and (factor.is_Symbol or factor.is_Add)
 
     @classmethod

@@ -41,23 +41,30 @@ def expression(size: Any) -> Size:
 class Batch:
     """The batch of a graph: its symbol, the symbols declared equal to it, and the unit that makes it divisible.
 
-    ``divides`` says whether an integer divides every batch size; ``unit`` may come from inexact divisions.
+    ``divides`` says whether an integer divides every batch size; ``unit`` may come from inexact divisions. ``others``
+    are numbers of rows that further inputs have: a second batch of another size.
     """
 
     symbol: sympy.Symbol
     aliases: frozenset[sympy.Symbol] = frozenset()
     unit: int = 1
     divides: Callable[[int], bool] = field(default=lambda by: by == 1, compare=False, repr=False)
+    others: AbstractSet[sympy.Symbol] = frozenset()
     _cache: dict = field(default_factory=dict, compare=False, repr=False)
     rounded: dict = field(default_factory=dict, compare=False, repr=False)  # symbol -> the inexact division
 
     @classmethod
     def of(
-        cls, symbols: Iterable[sympy.Symbol], sizes: Iterable[Size], divides: Callable[[int], bool] = lambda by: by == 1
+        cls,
+        symbols: Iterable[sympy.Symbol],
+        sizes: Iterable[Size],
+        divides: Callable[[int], bool] = lambda by: by == 1,
+        others: AbstractSet[sympy.Symbol] = frozenset(),
     ) -> Batch:
         """The batch named by ``symbols``, in a graph whose dimensions have the given ``sizes``."""
         first, *rest = sorted(symbols, key=str)
-        return cls(first, frozenset(rest), math.lcm(1, *(d for size in sizes for d in divisors(size))), divides)
+        unit = math.lcm(1, *(d for size in sizes for d in divisors(size)))
+        return cls(first, frozenset(rest), unit, divides, others)
 
     @property
     def from_data(self) -> AbstractSet[sympy.Symbol]:
@@ -118,8 +125,12 @@ class Batch:
         return not sympy.sympify(self.polynomial(size)).free_symbols.isdisjoint({UNIT, *self.rounded})
 
     def is_of_rows(self, size: Size) -> bool:
-        """Whether loops may run over a dimension of ``size``: it depends on the batch, or on data."""
-        return self.in_size(size) or (isinstance(size, sympy.Expr) and any(map(is_unbacked, size.free_symbols)))
+        """Whether loops may run over a dimension of ``size``: it depends on a batch, or on data."""
+        return self.in_size(size) or (isinstance(size, sympy.Expr) and any(map(self.names_rows, size.free_symbols)))
+
+    def names_rows(self, symbol: sympy.Symbol) -> bool:
+        """Whether a symbol is a number of rows that has nothing to do with the batch."""
+        return symbol in self.others or is_unbacked(symbol)
 
     def _is_named_in(self, size: Size) -> bool:
         return isinstance(size, sympy.Expr) and not size.free_symbols.isdisjoint({self.symbol, *self.aliases})

@@ -30,7 +30,7 @@ def propagate(
         graph: a functional ATen graph with fake tensors in ``meta["val"]``.
         batch: the batch's symbol.
         inputs: placements of placeholders; by default, a tensor is sharded along its first dimension that is a
-            multiple of the batch, and everything else is replicated.
+            multiple of the batch, and everything else is replicated, but for seeds.
         seeds: values that loops may slice by their rows where they are computed whole.
         plain: the result without seeds, by which it is known where data-dependent sizes are first there.
     """
@@ -42,7 +42,8 @@ def propagate(
             continue
         if node.op in ("placeholder", "get_attr"):
             placement = inputs.get(node, R) if inputs is not None else input_placement(node, batch)
-            result.place(_input(node, placement))
+            other = result.shard_of(shape_of(node)) if node in seeds else None
+            result.place(_input(node, other or placement))
         else:
             result.place(Placer(result, node).place())
     if result.makers:  # several nodes may make a size: the one of the earliest stage, and what follows it, come later

@@ -2,7 +2,8 @@
 
 ``x[mask]``, a sorted or permuted batch, a part of it: the operator needs all rows, and costs its own result. What
 follows is computed row by row, and a loop over the result's rows saves its memory, as a loop over the batch would.
-Such a value is a seed: it is there before the loop, which slices it for free.
+Such a value is a seed: it is there before the loop, which slices it for free. So is an input that is a batch of
+another size.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ def propagate_seeded(graph: Graph, batch: Batch) -> Propagation:
 
 def held(propagation: Propagation) -> int:
     """The bytes of rows that are held whole: those computed whole, and those gathered."""
-    made = {p.node for p in propagation if p.seed or _is_held_whole(propagation, p.node)}
+    calls = [p for p in propagation if p.node.op == "call_function"]
+    made = {p.node for p in calls if p.seed or _is_held_whole(propagation, p.node)}
     gathered = {
         operand.node
-        for placed in propagation
+        for placed in calls
         for operand, need in placed.takes()
         if operand.node is not None and isinstance(need.placement, Replicate)
         if not propagation[operand.node].remade and not propagation[operand.node].has_many
@@ -47,8 +49,8 @@ def held(propagation: Propagation) -> int:
 
 
 def _is_held_whole(propagation: Propagation, node: Node) -> bool:
-    """Whether a node computes a value with rows of the batch, or as many as data decides, on the whole batch."""
-    if node.op != "call_function" or not is_tensor(node) or is_view(node) or is_constant(node):
+    """Whether a value with rows, of a batch or as many as data decides, is there as a whole: computed, or an input."""
+    if not is_tensor(node) or is_view(node) or is_constant(node):
         return False
     sizes = shape_of(node) or ()
     whole = isinstance(propagation.placement(node), Replicate)

@@ -80,7 +80,13 @@ def batch_of(gm: GraphModule, symbols: Iterable[sympy.Symbol]) -> Batch:
     bound = {s for n in gm.graph.find_nodes(op="placeholder") for size in _sizes(n) for s in _symbols(size)}
     present = bound & set(symbols)
     traced = (s for s in input_sizes(gm) if s.node.expr in present)
-    return Batch.of(present, sizes, divisible(traced)) if present else NO_BATCH
+    return Batch.of(present, sizes, divisible(traced), _leading(gm) - set(symbols)) if present else NO_BATCH
+
+
+def _leading(gm: GraphModule) -> set[sympy.Symbol]:
+    """The symbols that are the leading size of an input."""
+    shapes = (shape_of(node) for node in gm.graph.find_nodes(op="placeholder"))
+    return {shape[0] for shape in shapes if shape and isinstance(shape[0], sympy.Symbol)}
 
 
 def _sizes(node: Node) -> list:
