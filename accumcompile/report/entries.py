@@ -152,6 +152,7 @@ class Entries:
     asked_size: int | None
     graphs: tuple[GraphEntry, ...]
     step_notes: tuple[str, ...] = ()
+    chosen: tuple[str, ...] = ()  # which inputs were split, and why
 
     @property
     def loops(self) -> tuple[LoopEntry, ...]:

@@ -34,6 +34,7 @@ def render_report(report: Entries) -> RenderableType:
         parts.append(Text("No graph with a batch ran: nothing was split."))
     if report.full_batch_bytes:
         parts.append(Text(_peaks(report)))
+    parts += [Text(line) for line in report.chosen]
     for number, graph in enumerate(report.graphs, start=1):
         title = f"graph {number} of {len(report.graphs)}"
         parts += [Text(), *_render_graph(title, graph, _asked_rows(report, graph.batch))]

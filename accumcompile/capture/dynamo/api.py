@@ -149,6 +149,13 @@ def mark(tensor: torch.Tensor, dim: int) -> Callable[[], None]:
     return unmark
 
 
+def unmark(tensor: torch.Tensor) -> None:
+    """Remove the marks of ``mark`` on a tensor; whoever set them puts back what was there before."""
+    for t in _inner_tensors(tensor):
+        for name in _marks(t):
+            delattr(t, name)
+
+
 @contextmanager
 def marked(dims: Iterable[tuple[torch.Tensor, int]]) -> Iterator[None]:
     """Within the block, the user's tensors are marked along ``dims``."""

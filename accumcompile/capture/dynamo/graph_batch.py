@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import sympy
 import torch
@@ -19,11 +20,11 @@ from ..batch import arguments as batches
 from ..batch import graph_outputs
 from ..batch.arguments import Candidates, Leaf
 from . import api as dynamo
-from . import retrace
+from . import choice, retrace
 from .api import Input
 from .break_reasons import recompilation
 from .recompile_limit import last_capture
-from .thread_state import here
+from .thread_state import Refusal, here
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ class Carrier:
         return self.input.value.shape[self.dim]
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """What messages say of it."""
+        return {"name": self.name, "dim": self.dim, "size": self.hint}
+
+    @property
     def symbolic(self) -> bool:
         """Whether the size may vary."""
         return isinstance(self.size, torch.SymInt) and not self.size.node.expr.is_number
@@ -90,11 +96,47 @@ def find_batch(gm: fx.GraphModule, session: Session) -> BatchSymbols | None:
         if _is_small(constant, session):
             return None
         _break_at_transforms(gm)
+        if not symbolic and _is_one_sample(constant, gm, session):
+            return None
     for carrier in constant:
-        _became_constant(carrier, gm, session, alone=not symbolic)
+        _became_constant(carrier, gm, session, symbolic)
     if symbolic:
-        return _unified(symbolic)
+        batch = _unified(symbolic)
+        if here.call is not None and not batch.declared:
+            choice.compare(gm, batch.symbols, here.call, session)
+        return batch
     return BatchSymbols(frozenset()) if any(c.kind != INFERRED for c in constant) else None
+
+
+def _is_one_sample(constant: list[Carrier], gm: fx.GraphModule, session: Session) -> bool:
+    """Whether the batch, whose size became a constant, is one sample after all.
+
+    Has Dynamo trace the frame again along the next candidate for the batch, while one is left.
+    """
+    call, first = here.call, next((c for c in constant if c.kind == LEADING), None)
+    if call is None or first is None or not _trains(gm):
+        return False
+    call.refusals.append(refusal := _refusal(first, gm))
+    following = choice.rejected(gm, call, {c.name for c in constant}, session)
+    if following is None:
+        return False
+    if following.size > 1:
+        if refusal.bytes > following.bytes:
+            errors.warn("AC016", session, refusal.line, **refusal.facts)
+        session.note(_no_batch(refusal.line, **refusal.facts))
+        choice.switch(following, call, session)
+    choice.run_one_sample(following, call, session)
+    return True
+
+
+def _refusal(carrier: Carrier, gm: fx.GraphModule) -> Refusal:
+    line = dynamo.line_that_fixed(gm, carrier.input, carrier.dim)
+    return Refusal(carrier.input.value.nbytes, line, carrier.facts)
+
+
+def _no_batch(line: where.Frame | None, name: str, dim: int, size: int) -> str:
+    at = f" at {line.where}" if line else ""
+    return f"{name}: dim {dim} is no batch, its size {size} became a constant{at}"
 
 
 def _break_at_transforms(gm: fx.GraphModule) -> None:
@@ -114,8 +156,10 @@ def is_still_symbolic(gm: fx.GraphModule, session: Session) -> bool:
         return False
     if constant:
         _break_at_transforms(gm)
+        if len(constant) == len(carriers) and _is_one_sample(constant, gm, session):
+            return False
     for carrier in constant:
-        _became_constant(carrier, gm, session, alone=len(constant) == len(carriers))
+        _became_constant(carrier, gm, session, [c for c in carriers if c.symbolic])
     return True
 
 
@@ -185,27 +229,35 @@ def _batch_of(size: sympy.Expr, own: set[sympy.Symbol]) -> set[sympy.Symbol]:
     return size.free_symbols if len(size.free_symbols) == 1 else size.free_symbols & own
 
 
-def _became_constant(carrier: Carrier, gm: fx.GraphModule, session: Session, alone: bool) -> None:
+def _became_constant(carrier: Carrier, gm: fx.GraphModule, session: Session, others: list[Carrier]) -> None:
     """Report an input whose batch size user code made a constant: an error if declared, or if no other is left.
 
     A frame whose inputs are outputs of our graphs then runs whole, such as a loss on Python lists of one object per
     sample: the safety net reports what that costs.
     """
-    line = dynamo.line_that_fixed(gm, carrier.input, carrier.dim)
-    facts = {"name": carrier.name, "dim": carrier.dim, "size": carrier.hint}
+    line, facts = dynamo.line_that_fixed(gm, carrier.input, carrier.dim), carrier.facts
     if carrier.kind == DECLARED:
         raise errors.error("AC014", line, **facts)
     if carrier.kind == GUESSED or not _trains(gm):
         return
     if carrier.kind in PRIMARY:
-        if alone and carrier.kind != CARRIED:
+        if not others and carrier.kind != CARRIED:
             if lists := _lists_of_the_batch():
                 raise errors.error("AC040", line, lists=lists, **facts)
-            raise errors.error("AC015", line, **facts)
-        errors.warn("AC016", session, line, **facts)
-    at = f" at {line.where}" if line else ""
-    session.note(f"{carrier.name}: dim {carrier.dim} is no batch, its size {carrier.hint} became a constant{at}")
+            worst = max([_refusal(carrier, gm), *(here.call.refusals if here.call else ())], key=lambda r: r.bytes)
+            raise errors.error("AC015", worst.line, **worst.facts)
+        if not _followed(carrier, others, session):
+            errors.warn("AC016", session, line, **facts)
+    session.note(_no_batch(line, **facts))
     session.part(Candidates).refused.add(carrier.name)
+
+
+def _followed(leader: Carrier, others: list[Carrier], session: Session) -> bool:
+    """Whether a larger argument of the batch's size leads from now on, such as samples beside as many class weights."""
+    larger = [c for c in others if c.kind == INFERRED and c.input.value.nbytes > leader.input.value.nbytes]
+    if larger and leader.kind == LEADING:
+        session.part(Candidates).leader = larger[0].name, larger[0].dim
+    return bool(larger) and leader.kind == LEADING
 
 
 def _lists_of_the_batch() -> str:
