@@ -153,6 +153,7 @@ class Entries:
     graphs: tuple[GraphEntry, ...]
     step_notes: tuple[str, ...] = ()
     chosen: tuple[str, ...] = ()  # which inputs were split, and why
+    ran_whole: tuple[ValueEntry, ...] = ()  # in graphs that are not split, or in no graph
 
     @property
     def loops(self) -> tuple[LoopEntry, ...]:
@@ -172,7 +173,7 @@ class Entries:
     @property
     def whole(self) -> tuple[ValueEntry, ...]:
         """What is computed on the full batch, because it cannot be split."""
-        return tuple(value for graph in self.graphs for value in graph.whole)
+        return tuple(value for graph in self.graphs for value in graph.whole) + self.ran_whole
 
     @property
     def estimated_bytes(self) -> int:

@@ -20,22 +20,23 @@ from ..batch import arguments as batches
 from ..batch import graph_outputs
 from ..batch.arguments import Candidates, Leaf
 from . import api as dynamo
-from . import choice, retrace
+from . import batch_data, choice, retrace
 from .api import Input
 from .break_reasons import recompilation
 from .recompile_limit import last_capture
-from .thread_state import Refusal, here
+from .thread_state import Call, Refusal, here
 
 
 @dataclass(frozen=True)
 class BatchSymbols:
     """The batch of one graph. Its symbols are equal, as long as Dynamo's guards hold.
 
-    No symbols: the graph holds the batch, but only as a constant, and runs whole.
+    No symbols: the graph holds the batch, but only as a constant, and runs whole. ``said``: that needs no word more.
     """
 
-    symbols: frozenset[sympy.Symbol]
+    symbols: frozenset[sympy.Symbol] = frozenset()
     declared: bool = False
+    said: bool = False
 
 
 def warn_of_last_capture(session: Session) -> None:
@@ -83,21 +84,21 @@ class Carrier:
 
 
 def find_batch(gm: fx.GraphModule, session: Session) -> BatchSymbols | None:
-    """The batch's symbols in a graph, or None for a graph that has no batch, or one so small that it may run whole.
+    """The batch's symbols in a graph, or None for a graph that has no batch.
 
     May have Dynamo trace the frame again.
     """
     inputs = dynamo.inputs(gm)
-    carriers = list(_carriers(inputs))
+    carriers = _carriers(inputs)
     symbolic = [c for c in carriers if c.symbolic]
     constant = [c for c in carriers if not c.symbolic]
     if constant and (not symbolic or any(c.kind in PRIMARY for c in constant)):
         retrace.retrace([(c.input.value, c.dim) for c in constant])
         if _is_small(constant, session):
-            return None
+            return BatchSymbols(said=True)
         _break_at_transforms(gm)
         if not symbolic and _is_one_sample(constant, gm, session):
-            return None
+            return BatchSymbols(said=True)
     for carrier in constant:
         _became_constant(carrier, gm, session, symbolic)
     if symbolic:
@@ -105,7 +106,17 @@ def find_batch(gm: fx.GraphModule, session: Session) -> BatchSymbols | None:
         if here.call is not None and not batch.declared:
             choice.compare(gm, batch.symbols, here.call, session)
         return batch
-    return BatchSymbols(frozenset()) if any(c.kind != INFERRED for c in constant) else None
+    if not carriers and here.call is not None:
+        return _of_number(gm, here.call)
+    return BatchSymbols() if any(c.kind != INFERRED for c in constant) else None
+
+
+def _of_number(gm: fx.GraphModule, call: Call) -> BatchSymbols | None:
+    """The batch of a graph that receives its size alone, as a number: what it makes of that size carries it."""
+    symbols = batch_data.sizes_given(gm, call)
+    if not symbols and batch_data.makes_batch(gm, call):
+        retrace.retrace(())  # as a frame receives it as a plain int
+    return BatchSymbols(frozenset(symbols)) if symbols else None
 
 
 def _is_one_sample(constant: list[Carrier], gm: fx.GraphModule, session: Session) -> bool:
@@ -176,7 +187,17 @@ def _is_small(constant: list[Carrier], session: Session) -> bool:
     return True
 
 
-def _carriers(inputs: list[Input]) -> Iterator[Carrier]:
+def _carriers(inputs: list[Input]) -> list[Carrier]:
+    call, known = here.call, list(_known(inputs))
+    if known or call is None or not batch_data.trains(inputs):
+        return known
+    derived = [g for g in batch_data.derived(inputs, call) if g.value.shape[0] > 1]
+    largest = max(derived, key=lambda given: given.value.nbytes, default=None)
+    return [Carrier(g, 0, GUESSED, g.name) for g in derived if largest and g.value.shape[0] == largest.value.shape[0]]
+
+
+def _known(inputs: list[Input]) -> Iterator[Carrier]:
+    """The inputs that carry the batch, or have its size."""
     call = here.call
     batch = call.batch if call else None
     for given in inputs:

@@ -1,0 +1,200 @@
+"""Nothing runs whole unsaid: graphs that hold the batch's data without its size, or its size alone."""
+
+import itertools
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import small
+import torch
+from capturing import same
+from torch import nn
+from torch.nn import functional as F
+
+from accumcompile import AccumulateWarning
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+from live import live_peak
+
+pytestmark = pytest.mark.usefixtures("fresh_dynamo")
+
+ROWS = 256
+
+
+def mlp(*widths):
+    torch.manual_seed(0)
+    layers = []
+    for a, b in itertools.pairwise(widths):
+        layers += [nn.Linear(a, b, dtype=torch.float64), nn.Tanh()]
+    return nn.Sequential(*layers[:-1])
+
+
+def sequences(rows, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, 8, 16, dtype=torch.float64, generator=generator)
+    return x, torch.rand(rows, 8, generator=generator) > 0.3
+
+
+@torch.compiler.disable
+def unpad(x, mask):
+    return x[mask]
+
+
+def unpadded(model, x, mask):
+    loss = model(unpad(x, mask)).square().mean()
+    loss.backward()
+    return loss.detach()
+
+
+def picked_behind_a_break(model, x, mask):
+    torch._dynamo.graph_break()
+    flat = x[mask]
+    torch._dynamo.graph_break()
+    loss = model(flat).square().mean()
+    loss.backward()
+    return loss.detach()
+
+
+@pytest.mark.parametrize("step", [unpadded, picked_behind_a_break])
+def test_rows_that_were_picked_outside_of_the_graph_are_split(step):
+    ran = same(step, mlp(16, 256, 10), data=sequences, sizes=(64, 40, 64), steps=8)
+    model, data = ran.given[0], sequences(64, seed=2)
+    rows = int(data[1].sum())
+    report = ran.step.explain(model, *data)
+    assert (rows, 8) in {(g.batch, len(g.micro_batches)) for g in report.graphs if g.road == "fused"}
+    model.zero_grad()
+    ours = live_peak(lambda: ran.step(model, *data))
+    model.zero_grad()
+    assert ours < 0.25 * live_peak(lambda: step(model, *data))
+
+
+def test_a_model_that_runs_whole_beside_a_split_one_is_listed():
+    """The second model's rows have another number, which its code fixes."""
+
+    @torch.compiler.disable
+    def prepared(x):
+        return x[:100] * 2
+
+    def step(a, b, x):
+        loss = a(x).square().mean()
+        loss.backward()
+        other = b(prepared(x).view(100, 16)).square().mean()
+        other.backward()
+        return loss.detach() + other.detach()
+
+    step, models = small.eager(step), (mlp(16, 32, 10), mlp(16, 64, 10))
+    x = torch.randn(ROWS, 16, dtype=torch.float64)
+    with pytest.warns(AccumulateWarning, match="AC021: a part of the step ran on the full batch: b.0.bias"):
+        step(*models, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AccumulateWarning)
+        report = step.explain(*models, x)
+    (line,) = {value.code for value in report.whole if value.known}
+    assert line == "other = b(prepared(x).view(100, 16)).square().mean()"
+    assert max(value.bytes for value in report.whole) == 100 * 64 * 8
+    assert "computed on the full batch" in str(report)
+
+
+def test_what_no_graph_holds_is_listed():
+    """A model that Dynamo never sees."""
+
+    @torch.compiler.disable
+    def regularised(model, x):
+        return model(x).square().mean()
+
+    def step(a, b, x):
+        loss = a(x).square().mean() + regularised(b, x)
+        loss.backward()
+        return loss.detach()
+
+    step, models = small.eager(step), (mlp(16, 32, 10), mlp(16, 64, 10))
+    x = torch.randn(ROWS, 16, dtype=torch.float64)
+    with pytest.warns(AccumulateWarning, match="AC021"):
+        step(*models, x)
+    report = step.explain(*models, x)
+    (value,) = report.whole
+    assert value.name.startswith("b.0.bias, b.0.weight")
+    assert not value.known
+
+
+def test_a_graph_without_data_of_the_batch_is_free():
+    """A penalty on the parameters, behind a break: nothing of the batch, and nothing to say."""
+
+    def step(model, x, y):
+        loss = F.cross_entropy(model(x), y)
+        torch._dynamo.graph_break()
+        penalty = sum(p.square().sum() for p in model.parameters())
+        torch._dynamo.graph_break()
+        (loss + 0.1 * penalty).backward()
+        return loss.detach()
+
+    step, model = small.eager(step), small.net()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AccumulateWarning)
+        small.assert_equal(step, model, *small.data(12))
+        assert step.explain(model, *small.data(12)).whole == ()
+
+
+# The batch as a number
+
+
+def of_indices(model, real):
+    """A generator whose noise is no noise: every lowering computes the same."""
+    noise = torch.arange(len(real), dtype=torch.float64)[:, None] * torch.linspace(0, 1, 64, dtype=torch.float64)
+    loss = model(noise).square().mean()
+    loss.backward()
+    return loss.detach()
+
+
+def of_indices_behind_a_break(model, real):
+    rows = len(real)
+    torch._dynamo.graph_break()
+    noise = torch.arange(rows, dtype=torch.float64)[:, None] * torch.linspace(0, 1, 64, dtype=torch.float64)
+    loss = model(noise).square().mean()
+    loss.backward()
+    return loss.detach()
+
+
+def real(rows, seed=0):
+    return (torch.randn(rows, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)),)
+
+
+@pytest.mark.parametrize("step", [of_indices, of_indices_behind_a_break])
+def test_a_graph_that_receives_the_batch_as_a_number_is_split(step):
+    ran = same(step, mlp(64, 256, 16), data=real, sizes=(ROWS, 100, ROWS), steps=8)
+    model = ran.given[0]
+    report = ran.step.explain(model, *real(ROWS))
+    assert [(loop.micro_batches, loop.micro_batch_size) for loop in report.loops] == [(8, 32)]
+    assert (report.whole, report.gathered_bytes) == ((), 0)
+    model.zero_grad()
+    ours = live_peak(lambda: ran.step(model, *real(ROWS)))
+    model.zero_grad()
+    assert ours < 0.3 * live_peak(lambda: step(model, *real(ROWS)))
+
+
+@pytest.mark.inductor
+def test_noise_drawn_by_seed_is_split():
+    """Inductor draws a micro-batch's part of it; compared with the full batch through the same code."""
+
+    def step(generator, critic, real):
+        loss = -critic(generator(torch.randn(len(real), 64))).mean()
+        loss.backward()
+        return loss.detach()
+
+    def losses(steps):
+        torch._dynamo.reset()
+        models = [mlp(64, 256, 16).float(), mlp(16, 256, 1).float()]
+        ours = small.eager(step, steps=steps, lowering="inductor")
+        torch.manual_seed(3)
+        value = ours(*models, *(x.float() for x in real(64)))
+        return ours, models, value
+
+    (ours, models, value), (_, whole, expected) = losses(8), losses(1)
+    torch.testing.assert_close(value, expected)
+    for a, b in zip(models, whole, strict=True):
+        for p, q in zip(a.parameters(), b.parameters(), strict=True):
+            torch.testing.assert_close(p.grad, q.grad)
+    report = ours.explain(*models, *(x.float() for x in real(64)))
+    assert {(loop.micro_batches, loop.micro_batch_size) for loop in report.loops} == {(8, 8)}
