@@ -198,3 +198,98 @@ def test_noise_drawn_by_seed_is_split():
             torch.testing.assert_close(p.grad, q.grad)
     report = ours.explain(*models, *(x.float() for x in real(64)))
     assert {(loop.micro_batches, loop.micro_batch_size) for loop in report.loops} == {(8, 8)}
+
+
+# Where little can be split
+
+
+def by_hand(model, x, y):
+    loss = 0.0
+    for a, b in zip(x.chunk(2), y.chunk(2), strict=True):
+        loss = loss + F.mse_loss(model(a), b) / 2
+    loss.backward()
+    return loss.detach()
+
+
+def plainly(model, x, y):
+    loss = F.mse_loss(model(x), y)
+    loss.backward()
+    return loss.detach()
+
+
+def model_apart(model, x, y):
+    out = model(x)
+    torch._dynamo.graph_break()
+    loss = F.mse_loss(out, y)
+    loss.backward()
+    return loss.detach()
+
+
+def pairs(features):
+    def data(rows, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(rows, features, dtype=torch.float64, generator=generator)
+        return x, torch.randn(rows, 10, dtype=torch.float64, generator=generator)
+
+    return data
+
+
+HARMFUL = {
+    "cut by hand": (by_hand, 16, 256, 1.0),  # 1.51 in micro-batches
+    "large gradients": (plainly, 256, 32, 1.0),  # 2.35
+    "large gradients of a model alone": (model_apart, 256, 32, 1.0),  # 2.33
+}
+
+
+@pytest.mark.parametrize("name", HARMFUL)
+def test_where_splitting_costs_memory_the_graph_runs_as_it_is(name):
+    step, features, rows, most = HARMFUL[name]
+    data = pairs(features)
+    ran = same(step, mlp(features, 256, 10), data=data, sizes=(rows, rows - 2, rows), steps=8)
+    model = ran.given[0]
+    model.zero_grad()
+    ours = live_peak(lambda: ran.step(model, *data(rows)))
+    model.zero_grad()
+    assert ours <= most * live_peak(lambda: step(model, *data(rows))) + 1024
+    report = ran.step.explain(model, *data(rows))
+    assert "plain" in [graph.road for graph in report.graphs]
+    assert not [graph for graph in report.graphs if graph.road == "backward"]
+    (said,) = [note for note in report.notes if "in micro-batches it would take" in note]
+    assert said.startswith(f"a batch of {rows} ran as it is: ")
+    assert report.whole
+
+
+def test_the_same_graph_is_split_for_a_batch_that_is_worth_it():
+    step, model, data = small.eager(plainly, steps=8), mlp(256, 256, 10), pairs(256)
+    for rows, split in ((8, 1), (2048, 8), (8, 1)):
+        model.zero_grad()
+        small.assert_equal(step, model, *data(rows))
+        assert small.runs(step, model, *data(rows)) == [(rows, split)]
+
+
+def test_large_gradients_are_told():
+    step, model = small.eager(plainly, steps=8), nn.Linear(1024, 2048).double()
+    model = nn.Sequential(model, nn.Linear(2048, 10).double())
+    with pytest.warns(AccumulateWarning, match="AC039: a graph is not split"):
+        step(model, *pairs(1024)(16))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AccumulateWarning)
+        step(model, *pairs(1024)(16))
+
+
+@pytest.mark.inductor
+def test_numbers_drawn_by_seed_stay_the_compiled_ones():
+    """As it is, the graph would draw others than the full batch does, compiled in the same way."""
+
+    def step(model, x, y):
+        loss = F.mse_loss(F.dropout(model(x)), y)
+        loss.backward()
+        return loss.detach()
+
+    def loss(steps):
+        torch._dynamo.reset()
+        ours = small.eager(step, steps=steps, lowering="inductor")
+        torch.manual_seed(3)
+        return ours(mlp(256, 256, 10), *pairs(256)(32))
+
+    torch.testing.assert_close(loss(8), loss(1))

@@ -156,6 +156,12 @@ MESSAGES: dict[str, Message] = {
         "a tensor made of tensors, and of ranks perhaps, is split along time only when ranks are: not yet",
         "give the step plain tensors and parameters (of a DTensor: to_local() or full_tensor())",
     ),
+    "AC039": Message(
+        "a graph is not split: that would take more memory than the full batch at once",
+        "it makes little beside its gradients, of which micro-batches hold two: their sum, and their own",
+        "give the step a larger batch, or leave it undecorated",
+        "an estimated peak of {peak}, where the full batch at once has {full}",
+    ),
     # Python values in place of tensors; compiled code that fails its check
     "AC040": Message(
         "the batch size became a constant",

@@ -18,6 +18,7 @@ ROADS = {
     "fused": "forward and backward of a micro-batch together",
     "forward": "keeps only its outputs; its backward computes each micro-batch again",
     "backward": "computes each micro-batch again and accumulates its gradients",
+    "plain": "as it is, on the full batch: micro-batches would take more memory",
     "inference": "a graph without a backward of its own",
 }
 KEPT_FIX = (

@@ -17,7 +17,7 @@ from ..capture.dynamo import batch_data, breaks, graph_batch, retrace
 from ..capture.dynamo.call_history import Calls
 from ..capture.dynamo.thread_state import here
 from ..diagnostics import errors
-from ..report.whole_graph import values_of
+from ..report.whole_graph import captured, values_of
 from ..session.options import Options
 from ..session.session import Session
 
@@ -72,13 +72,18 @@ def _compile_captured(gm: fx.GraphModule, example_inputs: list[torch.Tensor], se
         return _whole(gm, session, is_free=batch.said)
     graph_batch.warn_of_last_capture(session)
     from ..capture.aot.split import split_graph  # late: these import the compiler
+    from ..passes.rewriting import copied
     from .compiler import Compiler
+    from .no_harm import Pieces, unharmed
 
+    plain, pieces = copied(gm).forward, Pieces()
     with retrace.numbers_of_tensors():
-        run = split_graph(gm, example_inputs, batch, session, partial(Compiler, session, batch.symbols))
+        run = split_graph(gm, example_inputs, batch, session, partial(Compiler, session, batch.symbols, pieces))
     if not graph_batch.is_still_symbolic(gm, session):
         return _whole(gm, session, is_free=True)
-    return safety.split(graph_outputs.remembering(dynamo.taking_plain(run, gm), gm, batch.symbols))
+    run = safety.split(dynamo.taking_plain(run, gm))
+    run = unharmed(gm, run, safety.without_batch(plain), pieces, session)
+    return graph_outputs.remembering(run, gm, batch.symbols)
 
 
 def _whole(gm: fx.GraphModule, session: Session, is_free: bool | None = None) -> Callable[..., Any]:
@@ -88,7 +93,7 @@ def _whole(gm: fx.GraphModule, session: Session, is_free: bool | None = None) ->
     run = safety.without_batch(gm.forward, is_free=is_free or (is_free is None and not computed))
     if not computed:
         return run
-    values = values_of(computed)
+    values = values_of(computed, captured)
 
     def runs_whole(*args: Any) -> Any:
         session.journal.ran_whole(values)
