@@ -57,7 +57,21 @@ def picked_behind_a_break(model, x, mask):
     return loss.detach()
 
 
-@pytest.mark.parametrize("step", [unpadded, picked_behind_a_break])
+def unpadded_beside_the_mask(model, x, mask):
+    loss = model(unpad(x, mask)).square().sum() / mask.sum()
+    loss.backward()
+    return loss.detach()
+
+
+def picked_of_a_model(model, x, mask):
+    """Most is made before the rows are picked: there the batch is split, and behind it the rows."""
+    picked = unpad(model[:2](x), mask)
+    loss = model[2](picked).square().mean()
+    loss.backward()
+    return loss.detach()
+
+
+@pytest.mark.parametrize("step", [unpadded, picked_behind_a_break, unpadded_beside_the_mask])
 def test_rows_that_were_picked_outside_of_the_graph_are_split(step):
     ran = same(step, mlp(16, 256, 10), data=sequences, sizes=(64, 40, 64), steps=8)
     model, data = ran.given[0], sequences(64, seed=2)
@@ -86,7 +100,7 @@ def test_a_model_that_runs_whole_beside_a_split_one_is_listed():
 
     step, models = small.eager(step), (mlp(16, 32, 10), mlp(16, 64, 10))
     x = torch.randn(ROWS, 16, dtype=torch.float64)
-    with pytest.warns(AccumulateWarning, match="AC021: a part of the step ran on the full batch: b.0.bias"):
+    with pytest.warns(AccumulateWarning, match="AC041: a part .* ran on the full batch: b.0.bias"):
         step(*models, x)
     with warnings.catch_warnings():
         warnings.simplefilter("error", AccumulateWarning)
@@ -198,6 +212,112 @@ def test_noise_drawn_by_seed_is_split():
             torch.testing.assert_close(p.grad, q.grad)
     report = ours.explain(*models, *(x.float() for x in real(64)))
     assert {(loop.micro_batches, loop.micro_batch_size) for loop in report.loops} == {(8, 8)}
+
+
+# A Python list of one tensor for each sample
+
+
+def stacked(model, xs, ys):
+    loss = F.cross_entropy(model(torch.stack(xs)), torch.stack(ys))
+    loss.backward()
+    return loss.detach()
+
+
+def padded(model, xs, y):
+    x = nn.utils.rnn.pad_sequence(xs, batch_first=True)
+    loss = F.cross_entropy(model(x).mean(1), y)
+    loss.backward()
+    return loss.detach()
+
+
+def joined(model, xs, y):
+    lengths = torch.tensor([len(x) for x in xs])
+    loss = (model(torch.cat(xs)).square().sum(1) / lengths.sum()).sum() + y.double().mean() * model[0].bias.sum()
+    loss.backward()
+    return loss.detach()
+
+
+def cut_to_the_first(model, xs, y):
+    """The first sample decides the length of all."""
+    length = xs[0].shape[0]
+    x = torch.stack([each[:length] for each in xs])
+    loss = F.cross_entropy(model(x).mean(1), y)
+    loss.backward()
+    return loss.detach()
+
+
+def samples(rows, seed=0, shortest=5, spread=3):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = [shortest + i % spread for i in range(rows)]
+    xs = [torch.randn(n, 16, dtype=torch.float64, generator=generator) for n in lengths]
+    return xs, torch.randint(0, 10, (rows,), generator=generator)
+
+
+def of_one_shape(rows, seed=0):
+    xs, y = samples(rows, seed)
+    return [x[0] for x in xs], list(y)
+
+
+SAMPLED = {
+    "stacked": (stacked, of_one_shape, 0.55),
+    "padded": (padded, samples, 0.25),
+    "joined": (joined, samples, 0.25),
+    "cut to the first": (cut_to_the_first, samples, 0.25),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_a_list_of_samples_is_the_batch(name):
+    step, data, most = SAMPLED[name]
+    ran = same(step, mlp(16, 256, 10), data=data, sizes=(64, 40, 64), steps=8)
+    model = ran.given[0]
+    assert ran.step.session.choice.size == 64
+    report = ran.step.explain(model, *data(64, 2))
+    assert {len(graph.micro_batches) for graph in report.graphs if graph.road == "fused"} == {8}
+    model.zero_grad()
+    ours = live_peak(lambda: ran.step(model, *data(64, 2)))
+    model.zero_grad()
+    assert ours < most * live_peak(lambda: step(model, *data(64, 2)))
+
+
+def test_a_list_of_samples_is_remembered_as_one():
+    """A last batch of two samples that are equally long says nothing by itself."""
+    step, model = small.eager(padded), mlp(16, 64, 10)
+    for rows, spread in ((12, 3), (2, 1), (12, 3)):
+        model.zero_grad()
+        small.assert_equal(step, model, *samples(rows, spread=spread))
+        assert step.session.choice.size == rows
+
+
+def test_samples_that_stay_apart_are_told():
+    def step(model, xs):
+        loss = sum(model(x).square().mean() for x in xs) / len(xs)
+        loss.backward()
+        return loss.detach()
+
+    step, model, (xs, _) = small.eager(step), mlp(16, 64, 10), samples(6)
+    (said,) = small.warned(step, model, xs)
+    assert "AC041: a part of the step was captured, and ran on the full batch: model.0.bias" in said
+    report = step.explain(model, xs)
+    assert {v.code for v in report.whole if v.known} >= {"loss = sum(model(x).square().mean() for x in xs) / len(xs)"}
+
+
+def test_inputs_and_targets_in_a_list_are_no_samples():
+    def step(model, batch):
+        x, y = batch
+        return small.plain(model, x, y)
+
+    model = small.net()
+    x, y = small.data(12)
+    assert small.runs(small.eager(step), model, [x, y]) == [(12, 4)]
+    crops = [torch.randn(12, 4, dtype=torch.float64) for _ in range(5)]
+
+    def of_crops(model, crops):
+        loss = sum(model(crop).square().mean() for crop in crops)
+        loss.backward()
+        return loss.detach()
+
+    assert small.runs(small.eager(of_crops), model, crops) == [(12, 4)]
 
 
 # Where little can be split

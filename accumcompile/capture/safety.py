@@ -163,8 +163,9 @@ class Net:
         if not full:
             errors.warn("AC030", session, line, **facts)
         elif below.ours or below.captured:
-            session.journal.ran_whole([_unknown(self.names(full), line)])
-            errors.warn("AC021", session, line, parameters=self.names(full), **facts)
+            names = self.names(full)
+            session.journal.ran_whole([_unknown(names, line)])
+            errors.warn("AC041" if below.captured else "AC021", session, line, parameters=names, **facts)
         else:
             raise errors.error("AC020", line, **facts)
 

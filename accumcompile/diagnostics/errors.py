@@ -169,6 +169,13 @@ MESSAGES: dict[str, Message] = {
         "so does the size of {name}",
         "make it a tensor before the step",
     ),
+    "AC041": Message(
+        "a part of the step was captured, and ran on the full batch: {parameters}",
+        "its graph computes on data of the batch, but none of its sizes may vary",
+        "where a number is written for the batch's size, write the tensor's (x.shape[0]); make one tensor of samples "
+        "in a Python list (torch.stack, pad_sequence)",
+        "that part kept the activations of all {batch} samples",
+    ),
     "AC050": Message(
         "compiled code gave another result than its graph",
         "{what}, differs by {differs} of its norm, and rounding explains {explained}: a bug of the compiler below",

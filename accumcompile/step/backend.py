@@ -13,7 +13,7 @@ from ..capture import safety
 from ..capture.aot import symbolic_kernels
 from ..capture.batch import graph_outputs
 from ..capture.dynamo import api as dynamo
-from ..capture.dynamo import batch_data, breaks, graph_batch, retrace
+from ..capture.dynamo import batch_data, breaks, graph_batch, recompile_limit, retrace
 from ..capture.dynamo.call_history import Calls
 from ..capture.dynamo.thread_state import here
 from ..diagnostics import errors
@@ -70,7 +70,7 @@ def _compile_captured(gm: fx.GraphModule, example_inputs: list[torch.Tensor], se
     _check_plain(gm)
     if not batch.symbols:
         return _whole(gm, session, is_free=batch.said)
-    graph_batch.warn_of_last_capture(session)
+    recompile_limit.warn_of_last_capture(session)
     from ..capture.aot.split import split_graph  # late: these import the compiler
     from ..passes.rewriting import copied
     from .compiler import Compiler

@@ -16,7 +16,7 @@ from ..capture.batch import arguments as batches
 from ..capture.batch.candidates import ONE_SAMPLE, Candidates
 from ..capture.dynamo import api as dynamo
 from ..capture.dynamo import hooks as dynamo_hooks
-from ..capture.dynamo import retrace
+from ..capture.dynamo import marks, retrace
 from ..capture.dynamo.thread_state import Call, during
 from ..diagnostics import errors, where
 from ..report import dump
@@ -78,7 +78,7 @@ class AccumulatedStep:
             stack.callback(retrace.end_left_retrace)
             stack.enter_context(dynamo.capture_settings())
             stack.enter_context(dump.reported(self.session))
-            stack.enter_context(dynamo.marked(call.batch_of_call.split))
+            stack.enter_context(marks.marked(call.batch_of_call.split))
             stack.enter_context(call.marks)
             stack.enter_context(dynamo_hooks.in_place())
             net = safety.Net.of(call, lambda: batches.modules(self.fn, call.arguments))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,16 +15,8 @@ from ...diagnostics import errors, where
 from ...session.choice import Choice
 from ...session.session import Session
 from .candidates import Candidate, Candidates, Leaf, choice, ranked
-
-# Types of arguments that never hold a part of the batch.
-NOT_DATA = (
-    torch.nn.Module,
-    torch.nn.Parameter,
-    torch.optim.Optimizer,
-    torch.optim.lr_scheduler.LRScheduler,
-    str,
-    bytes,
-)
+from .containers import NOT_DATA, members
+from .sample_lists import lists_of_samples, stand_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +42,11 @@ class CallBatch:
         """The tensor whose size the batch is, unless dims are declared."""
         return next((leaf for leaf in self.leaves if leaf.leading), None)
 
+    @property
+    def sampled(self) -> bool:
+        """Whether the batch is, or is also, a Python list of one tensor for each sample."""
+        return any(leaf.sampled for leaf in self.leaves)
+
     @cached_property
     def by_id(self) -> dict[int, Leaf]:
         """The leaves by the id of their tensors."""
@@ -71,22 +66,6 @@ class CallBatch:
 
 
 _INFER = object()  # the batch_dims of an undeclared argument
-
-
-def members(value: Any) -> Iterator[tuple[str, Any, Any]]:
-    """(suffix of the name, key, value) of each item of a container; nothing for other values."""
-    if isinstance(value, Mapping):  # dicts, and UserDicts such as BatchEncoding
-        yield from ((f"[{key!r}]", key, value[key]) for key in value)
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        yield from ((f".{name}", i, item) for i, (name, item) in enumerate(zip(value._fields, value, strict=True)))
-    elif isinstance(value, (list, tuple)):
-        yield from ((f"[{i}]", i, item) for i, item in enumerate(value))
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield from ((f".{f.name}", f.name, getattr(value, f.name, None)) for f in dataclasses.fields(value))
-    elif hasattr(type(value), "__attrs_attrs__"):
-        yield from ((f".{a.name}", a.name, getattr(value, a.name, None)) for a in type(value).__attrs_attrs__)
-    elif isinstance(value, SimpleNamespace):
-        yield from ((f".{name}", name, item) for name, item in vars(value).items())
 
 
 def tensors(name: str, value: Any, dims: Any = _INFER) -> Iterator[tuple[str, torch.Tensor, Any]]:
@@ -169,9 +148,12 @@ def find(named: Mapping[str, Any], batch_dims: Any, session: Session) -> CallBat
     """The batch: as declared, else the first candidate's; and dim 0 of undeclared tensors of that size."""
     dims = declared(batch_dims, named)
     in_arguments = [leaf for name, value in named.items() for leaf in tensors(name, value, dims[name])]
+    lists = _samples(named, session)
+    inside = {id(tensor) for values in lists.values() for tensor in values}
     sure = [Leaf(n, t, d % t.dim(), declared=True) for n, t, d in in_arguments if isinstance(d, int)]
     open_ = [(n, t) for n, t, d in in_arguments if d is _INFER and t.dim() > 0 and t.layout is torch.strided]
-    rest = [Leaf(n, t) for n, t, _ in in_arguments]
+    open_ = [(n, t) for n, t in open_ if id(t) not in inside] + [(n, stand_in(v)) for n, v in lists.items()]
+    rest = [Leaf(n, t, sampled=id(t) in inside) for n, t, _ in in_arguments]
     if sure:
         size = _size(sure)
         inferred = [Leaf(n, t, _inferred(n, t, size, session)) for n, t in open_]
@@ -179,6 +161,14 @@ def find(named: Mapping[str, Any], batch_dims: Any, session: Session) -> CallBat
     if not open_:
         raise errors.error("AC011", where.users_line(), step=session.name)
     return _chosen(ranked(open_, session.part(Candidates)), open_, rest, session)
+
+
+def _samples(named: Mapping[str, Any], session: Session) -> dict[str, Sequence[torch.Tensor]]:
+    """The lists of one tensor for each sample: those that were one in an earlier call still are."""
+    known = session.part(Candidates).lists
+    lists = lists_of_samples(named, known)
+    known |= lists.keys()
+    return lists
 
 
 def _chosen(

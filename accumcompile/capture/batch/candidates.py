@@ -28,6 +28,7 @@ class Leaf:
     dim: int | None = None
     declared: bool = False
     leading: bool = False  # whether its size is the batch size, as nothing was declared
+    sampled: bool = False  # one sample of a list of them
 
     @property
     def size(self) -> int:
@@ -74,6 +75,7 @@ class Candidates:
     sharded: the bytes that the leader shards in the graphs captured so far.
     stale: whether something was captured for another leader.
     why: why the leader was chosen, in words.
+    lists: the Python lists of one tensor for each sample.
     """
 
     taken: set[str] = field(default_factory=set)
@@ -85,6 +87,7 @@ class Candidates:
     captured: bool = False
     stale: bool = False
     why: str = ""
+    lists: set[str] = field(default_factory=set)
 
     def lead(self, leader: Key, why: str = "") -> None:
         """From now on the batch is that of ``leader``; nothing that was learned beside another holds for it."""

@@ -23,6 +23,13 @@ def derived(inputs: list[Input], call: Call) -> list[Input]:
     return [given for given in inputs if _is_derived(given, call)]
 
 
+def largest_rows(inputs: list[Input], call: Call) -> list[Input]:
+    """The largest of the derived inputs, and those with as many rows."""
+    rows = [given for given in derived(inputs, call) if given.value.shape[0] > 1]
+    largest = max(rows, key=lambda given: given.value.nbytes, default=None)
+    return [given for given in rows if largest is not None and given.value.shape[0] == largest.value.shape[0]]
+
+
 def _is_derived(given: Input, call: Call) -> bool:
     value = given.value
     if not isinstance(value, torch.Tensor) or isinstance(value, torch.nn.Parameter) or value.dim() == 0:
@@ -74,5 +81,5 @@ def _computed(gm: fx.GraphModule, inputs: list[Input], call: Call) -> Iterator[f
 
 def _is_data(given: Input, call: Call) -> bool:
     leaf = call.leaves.get(id(given.value))
-    carries = leaf is not None and leaf.dim is not None
+    carries = leaf is not None and (leaf.dim is not None or leaf.sampled)
     return carries or _is_derived(given, call) or graph_outputs.dim_of(given.value) is not None

@@ -22,8 +22,8 @@ from ...session.session import Session
 from ..batch.arguments import CallBatch
 from ..batch.candidates import ONE_SAMPLE, Candidate, Candidates
 from . import api as dynamo
-from . import retrace
-from .thread_state import Call
+from . import batch_data, retrace
+from .thread_state import Call, Rows
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def compare(gm: fx.GraphModule, symbols: Set[sympy.Symbol], call: Call, session:
     _end_trial(mine, call, session)
     for other in batch.others:
         tried = other.size == 1 or other.leader.key in state.lost or not state.is_open(other.leader)
-        if not tried and sum(_at_most(gm, other)) > mine:
+        if not tried and sum(_along(gm, other)) > mine:
             call.trial = Trial(retrace.frame(), batch, mine, state.copy())
             _switch(other, call, session)
     state.sharded, state.captured = mine, True
@@ -96,8 +96,8 @@ def rejected(gm: fx.GraphModule, call: Call, names: Collection[str], session: Se
     if call.trial is not None:
         _return_from(call.trial, call, session)
     left = [c for c in batch.others if state.is_open(c.leader)]
-    left.sort(key=lambda c: not any(_at_most(gm, c)))  # those in this graph before those that may be in others
-    if state.sharded and not any(sum(_at_most(gm, c)) > state.sharded for c in left[:1]):
+    left.sort(key=lambda c: not any(_along(gm, c)))  # those in this graph before those that may be in others
+    if state.sharded and not any(sum(_along(gm, c)) > state.sharded for c in left[:1]):
         return None
     return left[0] if left else None
 
@@ -124,6 +124,41 @@ def _switch(other: Candidate, call: Call, session: Session, why: str = "") -> No
     retrace.retrace_along(before.split, call.batch_of_call.split, call.marks)
 
 
+# Rows that were made outside of the graphs
+
+
+def has_rows(call: Call) -> bool:
+    """Whether the current frame is traced along rows of its own."""
+    return call.rows is not None and call.rows.frame == retrace.frame()
+
+
+def compare_rows(gm: fx.GraphModule, symbols: Set[sympy.Symbol], call: Call) -> None:
+    """Compare the batch's symbols in a graph with rows that it receives from outside, such as unpadded samples.
+
+    May have Dynamo trace the frame again along these rows; other graphs of the call are not concerned.
+    """
+    frame, mine = retrace.frame(), sum(_sharded(gm, symbols))
+    if call.rows is not None and has_rows(call):
+        if mine <= call.rows.bytes:
+            drop_rows(call)
+        return
+    inputs = dynamo.inputs(gm)
+    rows = batch_data.largest_rows(inputs, call)
+    if not rows or frame in call.settled or not batch_data.trains(inputs):
+        return
+    if sum(_at_most(gm, {id(given.value) for given in rows}, rows[0].value.shape[0])) > mine:
+        call.rows = Rows(frame, [given.value for given in rows], mine)
+        retrace.retrace_along([], [(given.value, 0) for given in rows], call.marks)
+
+
+def drop_rows(call: Call) -> NoReturn:
+    """Trace the frame again without the rows from outside, which are of no use."""
+    assert call.rows is not None
+    before, call.rows = call.rows, None
+    call.settled.add(before.frame)
+    retrace.retrace_along([(tensor, 0) for tensor in before.tensors], [], call.marks)
+
+
 # Bytes
 
 
@@ -135,16 +170,19 @@ def _sharded(gm: fx.GraphModule, symbols: Set[sympy.Symbol]) -> Iterator[int]:
                 yield _bytes(value)
 
 
-def _at_most(gm: fx.GraphModule, candidate: Candidate) -> Iterator[int]:
-    """The bytes of each value that may carry the candidate: computed from its tensors, and a multiple of its size."""
-    tensors = {id(leaf.tensor) for leaf in candidate.leaves}
+def _along(gm: fx.GraphModule, candidate: Candidate) -> Iterator[int]:
+    return _at_most(gm, {id(leaf.tensor) for leaf in candidate.leaves}, candidate.size)
+
+
+def _at_most(gm: fx.GraphModule, tensors: Set[int], rows: int) -> Iterator[int]:
+    """The bytes of each value that may carry a size: computed from the tensors that have it, and a multiple of it."""
     reached = {given.node for given in dynamo.inputs(gm) if id(given.value) in tensors}
     for node in gm.graph.nodes:
         if reached.isdisjoint(node.all_input_nodes):
             continue
         reached.add(node)
         for value in _made(node):
-            if any(size and size % candidate.size == 0 for size in _known(value)):
+            if any(size and size % rows == 0 for size in _known(value)):
                 yield _bytes(value)
 
 

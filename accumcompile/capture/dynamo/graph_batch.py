@@ -22,8 +22,6 @@ from ..batch.arguments import Candidates, Leaf
 from . import api as dynamo
 from . import batch_data, choice, retrace
 from .api import Input
-from .break_reasons import recompilation
-from .recompile_limit import last_capture
 from .thread_state import Call, Refusal, here
 
 
@@ -37,14 +35,6 @@ class BatchSymbols:
     symbols: frozenset[sympy.Symbol] = frozenset()
     declared: bool = False
     said: bool = False
-
-
-def warn_of_last_capture(session: Session) -> None:
-    """Warn one capture before Dynamo's limit: outside a decorated call, hitting it goes unreported."""
-    hit = last_capture() if here.call is None else None
-    if hit is not None:
-        facts = {"step": where.named(hit.code.co_name), "limit": hit.times, "config": hit.config}
-        errors.warn("AC034", session, where.of_code(hit.code), reason=recompilation(hit.reason), **facts)
 
 
 # How sure we are that an input is the batch: the user declared it; one of our graphs returned it; it is the argument
@@ -92,6 +82,8 @@ def find_batch(gm: fx.GraphModule, session: Session) -> BatchSymbols | None:
     carriers = _carriers(inputs)
     symbolic = [c for c in carriers if c.symbolic]
     constant = [c for c in carriers if not c.symbolic]
+    if constant and not symbolic and here.call is not None and choice.has_rows(here.call):
+        choice.drop_rows(here.call)
     if constant and (not symbolic or any(c.kind in PRIMARY for c in constant)):
         retrace.retrace([(c.input.value, c.dim) for c in constant])
         if _is_small(constant, session):
@@ -103,12 +95,19 @@ def find_batch(gm: fx.GraphModule, session: Session) -> BatchSymbols | None:
         _became_constant(carrier, gm, session, symbolic)
     if symbolic:
         batch = _unified(symbolic)
-        if here.call is not None and not batch.declared:
-            choice.compare(gm, batch.symbols, here.call, session)
+        if here.call is not None:
+            _compare(gm, batch, here.call, session)
         return batch
     if not carriers and here.call is not None:
         return _of_number(gm, here.call)
     return BatchSymbols() if any(c.kind != INFERRED for c in constant) else None
+
+
+def _compare(gm: fx.GraphModule, batch: BatchSymbols, call: Call, session: Session) -> None:
+    """Compare the batch with what else could be split. May have Dynamo trace the frame again."""
+    choice.compare_rows(gm, batch.symbols, call)
+    if not batch.declared and not choice.has_rows(call):
+        choice.compare(gm, batch.symbols, call, session)
 
 
 def _of_number(gm: fx.GraphModule, call: Call) -> BatchSymbols | None:
@@ -188,12 +187,12 @@ def _is_small(constant: list[Carrier], session: Session) -> bool:
 
 
 def _carriers(inputs: list[Input]) -> list[Carrier]:
-    call, known = here.call, list(_known(inputs))
+    """The inputs that carry the batch, or have its size; else rows that were made of it outside of the graphs."""
+    call = here.call
+    known = [] if call is not None and choice.has_rows(call) else list(_known(inputs))
     if known or call is None or not batch_data.trains(inputs):
         return known
-    derived = [g for g in batch_data.derived(inputs, call) if g.value.shape[0] > 1]
-    largest = max(derived, key=lambda given: given.value.nbytes, default=None)
-    return [Carrier(g, 0, GUESSED, g.name) for g in derived if largest and g.value.shape[0] == largest.value.shape[0]]
+    return [Carrier(given, 0, GUESSED, given.name) for given in batch_data.largest_rows(inputs, call)]
 
 
 def _known(inputs: list[Input]) -> Iterator[Carrier]:

@@ -17,7 +17,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from ...diagnostics import where
 from . import breaks
-from .api import mark, patcher, unmark
+from .api import patcher
+from .marks import mark, unmark
 from .thread_state import Retrace, here
 from .zero_dim_floats import forget_floats
 

@@ -30,6 +30,15 @@ class Refusal:
     facts: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Rows from outside of the graphs, along which one frame is traced; ``bytes`` is what the batch shards of it."""
+
+    frame: object
+    tensors: Sequence[torch.Tensor]
+    bytes: int
+
+
 @dataclass(eq=False)
 class Call:
     """A call of a decorated step that is in progress.
@@ -45,6 +54,8 @@ class Call:
     in_chunk: whether a vmap over the batch now runs in chunks.
     marks: undoes at the end of the call what a graph has marked.
     refusals: inputs that were found to be no batch.
+    rows: the frame that is traced along rows of its own.
+    settled: the frames for which that was tried in vain.
     trial: the trial of another candidate for the batch, while it is under way.
     """
 
@@ -59,6 +70,8 @@ class Call:
     marks: ExitStack = field(default_factory=ExitStack)
     refusals: list[Refusal] = field(default_factory=list)
     trial: Any = None
+    rows: Rows | None = None
+    settled: set[object] = field(default_factory=set)
 
     @property
     def batch(self) -> int:
