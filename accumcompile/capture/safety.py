@@ -12,17 +12,19 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakSet
 
+import sympy
 import torch
 from torch.autograd.function import BackwardCFunction
 
 from ..diagnostics import errors, where
+from ..report.plan import ValueFact
 from .dynamo import api as dynamo
 from .dynamo import frame_watch, replacements
 from .dynamo.break_reasons import explained
 from .dynamo.call_history import Calls
 from .dynamo.thread_state import Call, here
 
-_TAG = "accumcompile"  # in a node's metadata: it belongs to a graph that holds no batch
+_TAG = "accumcompile"  # in a node's metadata: it belongs to a graph that is not split; whether that is free
 _ours: WeakSet[type] = WeakSet()  # classes of autograd nodes that run our graphs; AOTAutograd makes one per graph
 
 
@@ -65,13 +67,13 @@ def split(run: Callable[..., Any]) -> Callable[..., Any]:
     return runs_split
 
 
-def without_batch(run: Callable[..., Any]) -> Callable[..., Any]:
-    """``run``, a graph without the batch: parameters reached through its nodes do not count as full batch."""
+def without_batch(run: Callable[..., Any], is_free: bool = True) -> Callable[..., Any]:
+    """``run``, a graph that is not split. Parameters reached through it count as full batch unless it ``is_free``."""
 
     def runs_whole(*args: Any) -> Any:
         outputs = run(*args)
         for node in between(outputs, args):
-            node.metadata[_TAG] = True
+            node.metadata[_TAG] = is_free
         return outputs
 
     return runs_whole
@@ -86,6 +88,7 @@ class Reached:
 
     ours: dict[int, torch.Tensor] = field(default_factory=dict)
     full: dict[int, torch.Tensor] = field(default_factory=dict)
+    captured: bool = True  # whether all that ran on the full batch was captured, and only could not be split
     handed_over: bool = False  # whether a non-scalar output of one of our graphs is differentiated
 
 
@@ -97,12 +100,13 @@ def below_roots(roots: Sequence[torch.Tensor]) -> Reached:
         if id(node) in seen:
             continue
         seen[id(node)] = node  # kept alive, so that no later node gets its id
-        free = runs_ours(node) or _TAG in node.metadata
+        free = runs_ours(node) or node.metadata.get(_TAG, False)
         for source, index in node.next_functions:
             if source is None:
                 continue
             if hasattr(source, "variable"):
                 (result.ours if free else result.full)[id(source.variable)] = source.variable
+                result.captured &= free or _TAG in node.metadata
             else:
                 result.handed_over |= runs_ours(source) and not _is_scalar(source, index)
                 open_.append(source)
@@ -147,7 +151,7 @@ class Net:
         """Whether anything may have changed since the last clean call."""
         before, now = self.call.session.part(Calls), self.call.watch
         seen = now.captured_anew or before.frames != now.frames_before
-        return seen or now.idle or before.dropped
+        return seen or now.idle or before.dropped or self.call.session.journal.is_recording
 
     def judge(self, below: Reached) -> None:
         """Report what ran on the full batch: a warning, or an error if nothing was split."""
@@ -158,8 +162,10 @@ class Net:
         facts = explained(self.call.watch.reasons(), session.name.rpartition(".")[2]) | {"batch": str(self.call.batch)}
         if not full:
             errors.warn("AC030", session, line, **facts)
-        elif below.ours:
-            errors.warn("AC021", session, line, parameters=self.names(full), **facts)
+        elif below.ours or below.captured:
+            names = self.names(full)
+            session.journal.ran_whole([_unknown(names, line)])
+            errors.warn("AC041" if below.captured else "AC021", session, line, parameters=names, **facts)
         else:
             raise errors.error("AC020", line, **facts)
 
@@ -198,6 +204,12 @@ class Net:
                 if dynamo.is_compiled(child):
                     errors.warn("AC032", self.call.session, where.users_line(), model=path)
                     break
+
+
+def _unknown(name: str, line: where.Frame | None) -> ValueFact:
+    """Something of unknown size that was computed on the full batch, for the report."""
+    at = {"where": line.where, "code": line.code, "function": line.function} if line else {}
+    return ValueFact(name, (sympy.Symbol("unknown"),), None, "R", **at)
 
 
 @replacements.replaces(torch.autograd, "_engine_run_backward", untraced=True)

@@ -156,12 +156,25 @@ MESSAGES: dict[str, Message] = {
         "a tensor made of tensors, and of ranks perhaps, is split along time only when ranks are: not yet",
         "give the step plain tensors and parameters (of a DTensor: to_local() or full_tensor())",
     ),
+    "AC039": Message(
+        "a graph is not split: that would take more memory than the full batch at once",
+        "it makes little beside its gradients, of which micro-batches hold two: their sum, and their own",
+        "give the step a larger batch, or leave it undecorated",
+        "an estimated peak of {peak}, where the full batch at once has {full}",
+    ),
     # Python values in place of tensors; compiled code that fails its check
     "AC040": Message(
         "the batch size became a constant",
         "{lists} is a Python list of {size} values: what is read of it becomes constants of the captured step, and "
         "so does the size of {name}",
         "make it a tensor before the step",
+    ),
+    "AC041": Message(
+        "a part of the step was captured, and ran on the full batch: {parameters}",
+        "its graph computes on data of the batch, but none of its sizes may vary",
+        "where a number is written for the batch's size, write the tensor's (x.shape[0]); make one tensor of samples "
+        "in a Python list (torch.stack, pad_sequence)",
+        "that part kept the activations of all {batch} samples",
     ),
     "AC050": Message(
         "compiled code gave another result than its graph",

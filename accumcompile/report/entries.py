@@ -158,6 +158,8 @@ class Entries:
     asked_size: int | None
     graphs: tuple[GraphEntry, ...]
     step_notes: tuple[str, ...] = ()
+    chosen: tuple[str, ...] = ()  # which inputs were split, and why
+    ran_whole: tuple[ValueEntry, ...] = ()  # in graphs that are not split, or in no graph
 
     @property
     def loops(self) -> tuple[LoopEntry, ...]:
@@ -177,7 +179,7 @@ class Entries:
     @property
     def whole(self) -> tuple[ValueEntry, ...]:
         """What is computed on the full batch, because it cannot be split."""
-        return tuple(value for graph in self.graphs for value in graph.whole)
+        return tuple(value for graph in self.graphs for value in graph.whole) + self.ran_whole
 
     @property
     def estimated_bytes(self) -> int:

@@ -7,7 +7,9 @@ import json
 from collections.abc import Iterable
 
 from accumcompile.printing.text import plain
-from accumcompile.report.entries import Entries, GraphEntry
+from accumcompile.report.choice_text import choice_lines
+from accumcompile.report.entries import Entries, GraphEntry, ValueEntry
+from accumcompile.report.plan import ValueFact
 from accumcompile.report.report_text import render_report
 from accumcompile.session.check_cost import CheckCost
 from accumcompile.session.journal import Run
@@ -27,13 +29,16 @@ class Report(Entries):
         steps: int | None = None,
         micro_batch_size: int | None = None,
         notes: Iterable[str] = (),
+        chosen: Iterable[str] = (),
+        whole: Iterable[ValueFact] = (),
     ) -> Report:
         """Runs of one graph at the same sizes share an entry; graphs without the batch have none."""
         calls: dict[tuple, list[Run]] = {}
         for run in (r for r in runs if r.plan.batch in r.sizes):
             calls.setdefault((id(run.plan), run.split, tuple(run.sizes.items())), []).append(run)
         graphs = tuple(GraphEntry.of(same[0], len(same)) for same in calls.values())
-        return cls(name, steps, micro_batch_size, graphs, tuple(notes))
+        ran_whole = tuple(ValueEntry.of(fact, {}) for fact in whole)
+        return cls(name, steps, micro_batch_size, graphs, tuple(notes), tuple(chosen), ran_whole)
 
     def to_json(self) -> str:
         """Every field of the report, nested as its classes are, and the totals in bytes."""
@@ -57,4 +62,6 @@ def report_of(session: Session, runs: Iterable[Run]) -> Report:
         steps=steps if isinstance(steps, int) else None,
         micro_batch_size=session.options.micro_batch_size,
         notes=[*session.notes, *session.part(CheckCost).said()],
+        chosen=choice_lines(session.choice),
+        whole=session.journal.whole,
     )

@@ -18,6 +18,7 @@ ROADS = {
     "fused": "forward and backward of a micro-batch together",
     "forward": "keeps only its outputs; its backward computes each micro-batch again",
     "backward": "computes each micro-batch again and accumulates its gradients",
+    "plain": "as it is, on the full batch: micro-batches would take more memory",
     "inference": "a graph without a backward of its own",
 }
 KEPT_FIX = (
@@ -34,6 +35,7 @@ def render_report(report: Entries) -> RenderableType:
         parts.append(Text("No graph with a batch ran: nothing was split."))
     if report.full_batch_bytes:
         parts.append(Text(_peaks(report)))
+    parts += [Text(line) for line in report.chosen]
     for number, graph in enumerate(report.graphs, start=1):
         title = f"graph {number} of {len(report.graphs)}"
         parts += [Text(), *_render_graph(title, graph, _asked_rows(report, graph.batch))]

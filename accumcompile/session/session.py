@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ..diagnostics.where import Frame
+from .choice import Choice
 from .journal import Journal
 from .lowerings import LOWERINGS, Lowering
 from .options import Options
@@ -25,6 +26,7 @@ class Session:
     frame: where the step is defined.
     journal: the graphs that ran, while they are being recorded.
     notes: lines that explain() adds about the capture.
+    choice: which inputs of the last call were split.
     warned: the code and line of each warning given, so that it is given once.
     """
 
@@ -34,6 +36,7 @@ class Session:
     journal: Journal = field(default_factory=Journal)
     notes: list[str] = field(default_factory=list)
     warned: set[tuple[str, str | None]] = field(default_factory=set)
+    choice: Choice = field(default_factory=Choice)
     _parts: dict[Any, Any] = field(default_factory=dict)
     _lowerings: dict[str, Lowering] = field(default_factory=dict)
 

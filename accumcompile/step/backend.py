@@ -13,10 +13,11 @@ from ..capture import safety
 from ..capture.aot import symbolic_kernels
 from ..capture.batch import graph_outputs
 from ..capture.dynamo import api as dynamo
-from ..capture.dynamo import breaks, graph_batch, retrace
+from ..capture.dynamo import batch_data, breaks, graph_batch, recompile_limit, retrace
 from ..capture.dynamo.call_history import Calls
 from ..capture.dynamo.thread_state import here
 from ..diagnostics import errors
+from ..report.whole_graph import captured, values_of
 from ..session.options import Options
 from ..session.session import Session
 
@@ -65,19 +66,40 @@ def _compile_captured(gm: fx.GraphModule, example_inputs: list[torch.Tensor], se
         here.call.watch.graphs += 1
     session.part(Calls).differentiate |= dynamo.differentiates(gm)
     if batch is None:
-        return safety.without_batch(gm.forward)
+        return _whole(gm, session)
     _check_plain(gm)
     if not batch.symbols:
-        return gm.forward
-    graph_batch.warn_of_last_capture(session)
+        return _whole(gm, session, is_free=batch.said)
+    recompile_limit.warn_of_last_capture(session)
     from ..capture.aot.split import split_graph  # late: these import the compiler
+    from ..passes.rewriting import copied
     from .compiler import Compiler
+    from .no_harm import Pieces, unharmed
 
+    plain, pieces = copied(gm).forward, Pieces()
     with retrace.numbers_of_tensors():
-        run = split_graph(gm, example_inputs, batch, session, partial(Compiler, session, batch.symbols))
+        run = split_graph(gm, example_inputs, batch, session, partial(Compiler, session, batch.symbols, pieces))
     if not graph_batch.is_still_symbolic(gm, session):
-        return safety.without_batch(gm.forward)
-    return safety.split(graph_outputs.remembering(dynamo.taking_plain(run, gm), gm, batch.symbols))
+        return _whole(gm, session, is_free=True)
+    run = safety.split(dynamo.taking_plain(run, gm))
+    run = unharmed(gm, run, safety.without_batch(plain), pieces, session)
+    return graph_outputs.remembering(run, gm, batch.symbols)
+
+
+def _whole(gm: fx.GraphModule, session: Session, is_free: bool | None = None) -> Callable[..., Any]:
+    """The graph as it is. It is free, and no word is said, unless it trains on data of the batch."""
+    call = here.call
+    computed = batch_data.computed_from_batch(gm, call) if call is not None else []
+    run = safety.without_batch(gm.forward, is_free=is_free or (is_free is None and not computed))
+    if not computed:
+        return run
+    values = values_of(computed, captured)
+
+    def runs_whole(*args: Any) -> Any:
+        session.journal.ran_whole(values)
+        return run(*args)
+
+    return runs_whole
 
 
 def _check_plain(gm: fx.GraphModule) -> None:

@@ -24,6 +24,7 @@ from ..report.dump import dumper_of
 from ..report.kept_outputs import first_run, warn_of_kept
 from ..report.unsplit_graph import warn_of_unsplit
 from ..session.session import Session
+from .no_harm import Pieces
 
 
 class Compiler:
@@ -32,10 +33,11 @@ class Compiler:
     Args:
         session: read at each call of a piece for the number of micro-batches.
         symbols: the batch's symbols. A graph in which none of them occurs has no loops.
+        pieces: receives the facts of each piece.
     """
 
-    def __init__(self, session: Session, symbols: Iterable[sympy.Symbol]):
-        self.session, self.symbols = session, symbols
+    def __init__(self, session: Session, symbols: Iterable[sympy.Symbol], pieces: Pieces):
+        self.session, self.symbols, self.pieces = session, symbols, pieces
         self.history = dumper_of(session).history()
 
     def observe(self, step: str, gm: GraphModule, seconds: float) -> None:
@@ -66,6 +68,7 @@ class Compiler:
         planned = Planned(plan, session.options.accumulator_dtype)
         program = run(PROGRAM_PASSES, gm, planned, [dump.observe, spec.check_program])
         report = facts.plan_facts(road, gm.graph, plan, program, names)
+        self.pieces.add(report, gm)
         first = first_run(report, gm, session)
         dump.program(program, first, session)
         warn_of_kept(first, session)

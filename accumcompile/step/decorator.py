@@ -13,9 +13,10 @@ from typing import Any
 
 from ..capture import safety
 from ..capture.batch import arguments as batches
+from ..capture.batch.candidates import ONE_SAMPLE, Candidates
 from ..capture.dynamo import api as dynamo
 from ..capture.dynamo import hooks as dynamo_hooks
-from ..capture.dynamo import retrace
+from ..capture.dynamo import marks, retrace
 from ..capture.dynamo.thread_state import Call, during
 from ..diagnostics import errors, where
 from ..report import dump
@@ -41,20 +42,20 @@ class AccumulatedStep:
         named = batches.arguments(self._signature, args, kwargs)
         batch = batches.find(named, self.session.options.batch_dims, self.session)
         if batch.size == 1:  # one sample cannot be split, and Dynamo would make its size a constant
-            self.session.note("a batch of one runs as it is")
+            self.session.note(ONE_SAMPLE)
+            self._remember_choice(batch)
             return self.fn(*args, **kwargs)
         mode = dynamo.dispatch_mode()
         if mode is not None:
             raise errors.error("AC022", where.users_line(), mode=mode)
         self._forget_other_options()
-        leaves = {id(leaf.tensor): leaf for leaf in batch.leaves}
-        return self._run(Call(self.session, batch.size, leaves, named, self._run_closure), batch, args, kwargs)
+        return self._run(Call(self.session, batch, named, self._run_closure), args, kwargs)
 
     def _forget_other_options(self) -> None:
-        """Capture anew if options have changed: Dynamo keys a capture by its backend, so a new backend is made."""
-        now = self.session.options.compiled_in
-        if now != self._compiled_for:
-            self._compiled_for = now
+        """Capture anew if options or the batch have changed: Dynamo keys captures by backend, so a new one is made."""
+        now, candidates = self.session.options.compiled_in, self.session.part(Candidates)
+        if now != self._compiled_for or candidates.stale:
+            self._compiled_for, candidates.stale = now, False
             for name in ("_backend", "_compiled", "_run_closure"):
                 self.__dict__.pop(name, None)
 
@@ -70,19 +71,24 @@ class AccumulatedStep:
     def _run_closure(self) -> Callable[..., Any]:
         return dynamo.compiled(dynamo.call_closure, self._backend)
 
-    def _run(self, call: Call, batch: batches.CallBatch, args: Any, kwargs: Any) -> Any:
+    def _run(self, call: Call, args: Any, kwargs: Any) -> Any:
         """Call the compiled step with marks, settings and hooks in place, and take them away again."""
         with ExitStack() as stack:
             stack.enter_context(during(call))
             stack.callback(retrace.end_left_retrace)
             stack.enter_context(dynamo.capture_settings())
             stack.enter_context(dump.reported(self.session))
-            stack.enter_context(dynamo.marked(batch.split))
+            stack.enter_context(marks.marked(call.batch_of_call.split))
+            stack.enter_context(call.marks)
             stack.enter_context(dynamo_hooks.in_place())
             net = safety.Net.of(call, lambda: batches.modules(self.fn, call.arguments))
             result = self._compiled(*args, **kwargs)
             net.finish()
+        self._remember_choice(call.batch_of_call)
         return result
+
+    def _remember_choice(self, batch: batches.CallBatch) -> None:
+        self.session.choice = batch.choice(self.session.part(Candidates).why)
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """Bind a decorated method to its instance."""

@@ -2,87 +2,70 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import SimpleNamespace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from ...diagnostics import errors, where
+from ...session.choice import Choice
 from ...session.session import Session
-
-# Types of arguments that never hold a part of the batch.
-NOT_DATA = (
-    torch.nn.Module,
-    torch.nn.Parameter,
-    torch.optim.Optimizer,
-    torch.optim.lr_scheduler.LRScheduler,
-    str,
-    bytes,
-)
+from .candidates import Candidate, Candidates, Leaf, choice, ranked
+from .containers import NOT_DATA, members
+from .sample_lists import lists_of_samples, stand_in
 
 
 @dataclass(frozen=True, eq=False)
-class Leaf:
-    """A tensor among the arguments. ``dim`` is its batch dim, or None if it is not a batch input."""
-
-    name: str
-    tensor: torch.Tensor
-    dim: int | None = None
-    declared: bool = False
-    leading: bool = False  # whether its size is the batch size, as nothing was declared
-
-    @property
-    def size(self) -> int:
-        """The size of the batch dim."""
-        return self.tensor.shape[self.dim or 0]
-
-
-@dataclass(frozen=True)
 class CallBatch:
-    """The batch of one call."""
+    """The batch of one call.
+
+    others: further candidates for it, in the order of trial.
+    along: the batch of the same call along another candidate.
+    """
 
     size: int
     leaves: tuple[Leaf, ...]
+    others: tuple[Candidate, ...] = ()
+    along: Callable[[Candidate], CallBatch] | None = None
 
     @property
     def split(self) -> list[tuple[torch.Tensor, int]]:
         """The tensors that carry the batch, and along which dim."""
         return [(leaf.tensor, leaf.dim) for leaf in self.leaves if leaf.dim is not None]
 
+    @property
+    def leader(self) -> Leaf | None:
+        """The tensor whose size the batch is, unless dims are declared."""
+        return next((leaf for leaf in self.leaves if leaf.leading), None)
 
-@dataclass
-class Candidates:
-    """The undeclared arguments of a step, by name, whose dim 0 may be the batch dim.
+    @property
+    def sampled(self) -> bool:
+        """Whether the batch is, or is also, a Python list of one tensor for each sample."""
+        return any(leaf.sampled for leaf in self.leaves)
 
-    taken: it was used as such in some call so far.
-    refused: it is not from now on, because its size differed from the batch's or became a constant.
-    """
+    @cached_property
+    def by_id(self) -> dict[int, Leaf]:
+        """The leaves by the id of their tensors."""
+        return {id(leaf.tensor): leaf for leaf in self.leaves}
 
-    taken: set[str] = field(default_factory=set)
-    refused: set[str] = field(default_factory=set)
+    def choice(self, why: str) -> Choice:
+        """What explain() says of it."""
+        split = [leaf for leaf in self.leaves if leaf.dim is not None]
+        return choice(split, self.size, why or self._why, self.others)
+
+    @property
+    def _why(self) -> str:
+        if self.leader is None:
+            return "declared, and what has that size" if any(leaf.declared for leaf in self.leaves) else ""
+        first = "the first dim that is larger than 1" if self.leader.dim else "the first tensor of data"
+        return first + (", and what has its size" if len(self.split) > 1 else "")
 
 
 _INFER = object()  # the batch_dims of an undeclared argument
-
-
-def members(value: Any) -> Iterator[tuple[str, Any, Any]]:
-    """(suffix of the name, key, value) of each item of a container; nothing for other values."""
-    if isinstance(value, Mapping):  # dicts, and UserDicts such as BatchEncoding
-        yield from ((f"[{key!r}]", key, value[key]) for key in value)
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        yield from ((f".{name}", i, item) for i, (name, item) in enumerate(zip(value._fields, value, strict=True)))
-    elif isinstance(value, (list, tuple)):
-        yield from ((f"[{i}]", i, item) for i, item in enumerate(value))
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield from ((f".{f.name}", f.name, getattr(value, f.name, None)) for f in dataclasses.fields(value))
-    elif hasattr(type(value), "__attrs_attrs__"):
-        yield from ((f".{a.name}", a.name, getattr(value, a.name, None)) for a in type(value).__attrs_attrs__)
-    elif isinstance(value, SimpleNamespace):
-        yield from ((f".{name}", name, item) for name, item in vars(value).items())
 
 
 def tensors(name: str, value: Any, dims: Any = _INFER) -> Iterator[tuple[str, torch.Tensor, Any]]:
@@ -162,32 +145,65 @@ def declared(batch_dims: Any, named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find(named: Mapping[str, Any], batch_dims: Any, session: Session) -> CallBatch:
-    """The batch: as declared, else dim 0 of the first data tensor; and dim 0 of undeclared tensors of that size."""
+    """The batch: as declared, else the first candidate's; and dim 0 of undeclared tensors of that size."""
     dims = declared(batch_dims, named)
     in_arguments = [leaf for name, value in named.items() for leaf in tensors(name, value, dims[name])]
+    lists = _samples(named, session)
+    inside = {id(tensor) for values in lists.values() for tensor in values}
     sure = [Leaf(n, t, d % t.dim(), declared=True) for n, t, d in in_arguments if isinstance(d, int)]
     open_ = [(n, t) for n, t, d in in_arguments if d is _INFER and t.dim() > 0 and t.layout is torch.strided]
-    if not sure and not open_:
+    open_ = [(n, t) for n, t in open_ if id(t) not in inside] + [(n, stand_in(v)) for n, v in lists.items()]
+    rest = [Leaf(n, t, sampled=id(t) in inside) for n, t, _ in in_arguments]
+    if sure:
+        size = _size(sure)
+        inferred = [Leaf(n, t, _inferred(n, t, size, session)) for n, t in open_]
+        return CallBatch(size, _checked(sure, inferred, rest))
+    if not open_:
         raise errors.error("AC011", where.users_line(), step=session.name)
-    first, leading = _leading(open_) if not sure else (None, None)
-    size = _size(sure) if leading is None else leading.shape[0]
-    inferred = [Leaf(n, t, _inferred(n, t, size, first, session), leading=n == first) for n, t in open_]
-    leaves: dict[int, Leaf] = {}
-    for leaf in [*sure, *inferred, *(Leaf(n, t) for n, t, _ in in_arguments)]:
-        leaves.setdefault(id(leaf.tensor), leaf)
-    _check_not_empty(leaves.values())
-    return CallBatch(size, tuple(leaves.values()))
+    return _chosen(ranked(open_, session.part(Candidates)), open_, rest, session)
 
 
-def _leading(candidates: Sequence[tuple[str, torch.Tensor]]) -> tuple[str, torch.Tensor]:
-    """The first tensor that does not require grad, as data seldom does; else the first of all."""
-    return next((each for each in candidates if not each[1].requires_grad), candidates[0])
+def _samples(named: Mapping[str, Any], session: Session) -> dict[str, Sequence[torch.Tensor]]:
+    """The lists of one tensor for each sample: those that were one in an earlier call still are."""
+    known = session.part(Candidates).lists
+    lists = lists_of_samples(named, known)
+    known |= lists.keys()
+    return lists
 
 
-def _inferred(name: str, tensor: torch.Tensor, size: int, first: str | None, session: Session) -> int | None:
+def _chosen(
+    candidates: Sequence[Candidate], open_: Sequence[tuple[str, torch.Tensor]], rest: Sequence[Leaf], session: Session
+) -> CallBatch:
+    """The batch of the first of ``candidates``; the others may take its place in the course of the call."""
+    state, first = session.part(Candidates), candidates[0]
+    if first.size != 1:
+        state.lead(first.leader.key)
+    dims = {leaf.name: leaf.dim for leaf in first.leaves if leaf.dim}  # of a batch in one row
+    leaves = []
+    for name, tensor in open_:
+        leads = name == first.leader.name
+        dim = dims[name] if name in dims else _inferred(name, tensor, first.size, session, leads)
+        leaves.append(Leaf(name, tensor, dim, leading=leads))
+
+    def along(other: Candidate) -> CallBatch:
+        return _chosen([other, *(c for c in candidates if c is not other)], open_, rest, session)
+
+    return CallBatch(first.size, _checked(leaves, rest), tuple(candidates[1:]), along)
+
+
+def _checked(*leaves: Sequence[Leaf]) -> tuple[Leaf, ...]:
+    """The leaves, each tensor once: the first of its leaves."""
+    by_id: dict[int, Leaf] = {}
+    for leaf in itertools.chain(*leaves):
+        by_id.setdefault(id(leaf.tensor), leaf)
+    _check_not_empty(by_id.values())
+    return tuple(by_id.values())
+
+
+def _inferred(name: str, tensor: torch.Tensor, size: int, session: Session, leads: bool = False) -> int | None:
     """Dim 0 if it has had the batch's size in every call so far, else None from now on."""
     candidates = session.part(Candidates)
-    if name == first or (tensor.shape[0] == size and name not in candidates.refused):
+    if leads or (tensor.shape[0] == size and name not in candidates.refused):
         candidates.taken.add(name)
         return 0
     if name in candidates.taken and name not in candidates.refused:

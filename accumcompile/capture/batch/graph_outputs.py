@@ -10,12 +10,17 @@ import torch
 from torch import fx
 from torch.utils.weak import WeakIdKeyDictionary
 
-_dims: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by output tensor
+_dims: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by output tensor; None: of constant size, such as a sum
 
 
 def dim_of(tensor: torch.Tensor) -> int | None:
     """The dim along which an output of one of our graphs carries the batch; None for any other tensor."""
     return _dims.get(tensor)
+
+
+def is_summary(tensor: Any) -> bool:
+    """Whether a tensor is an output of one of our graphs that does not carry the batch: computed of all samples."""
+    return isinstance(tensor, torch.Tensor) and _dims.get(tensor, tensor) is None
 
 
 def remembering(run: Callable[..., Any], gm: fx.GraphModule, symbols: Set[sympy.Symbol]) -> Callable[..., Any]:
@@ -33,12 +38,14 @@ def remembering(run: Callable[..., Any], gm: fx.GraphModule, symbols: Set[sympy.
     return runs_remembering
 
 
-def _output_dims(gm: fx.GraphModule, symbols: Set[sympy.Symbol]) -> Iterator[tuple[int, int]]:
-    """(index, dim) of the outputs that carry the batch."""
+def _output_dims(gm: fx.GraphModule, symbols: Set[sympy.Symbol]) -> Iterator[tuple[int, int | None]]:
+    """(index, dim) of the outputs that carry the batch, and (index, None) of those of constant size."""
     returned: Any = gm.graph.output_node().args[0]
     for i, node in enumerate(returned):
         value = node.meta.get("example_value") if isinstance(node, fx.Node) else None
-        for dim, size in enumerate(value.shape if isinstance(value, torch.Tensor) else ()):
-            if isinstance(size, torch.SymInt) and size.node.expr.free_symbols & symbols:
-                yield i, dim
-                break
+        if not isinstance(value, torch.Tensor):
+            continue
+        dims = {dim: size for dim, size in enumerate(value.shape) if isinstance(size, torch.SymInt)}
+        carrying = (dim for dim, size in dims.items() if size.node.expr.free_symbols & symbols)
+        if (dim := next(carrying, None)) is not None or not dims:
+            yield i, dim

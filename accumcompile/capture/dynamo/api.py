@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import sympy
 import torch
 from torch import fx
-from torch._dynamo import config, decorators, eval_frame
+from torch._dynamo import config, eval_frame
 from torch._guards import TracingContext
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -113,49 +113,6 @@ def call_closure(closure: Callable[[], Any]) -> Any:
 
 CLOSURE_CODE = call_closure.__code__
 eval_frame.skip_code(CLOSURE_CODE)
-
-
-# Marks
-
-
-def _inner_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    yield tensor
-    if is_traceable_wrapper_subclass(tensor):
-        for name in tensor.__tensor_flatten__()[0]:
-            yield from _inner_tensors(getattr(tensor, name))
-
-
-def _marks(tensor: torch.Tensor) -> dict[str, Any]:
-    """Dynamo's attributes on a tensor, as they are now."""
-    marks = {k: v for k, v in vars(tensor).items() if k.startswith(("_dynamo_", "_has_dynamo_", "_specialize_on"))}
-    return {k: v.copy() if isinstance(v, (set, dict)) else v for k, v in marks.items()}
-
-
-def _restore(tensor: torch.Tensor, before: dict[str, Any]) -> None:
-    for name in _marks(tensor).keys() - before.keys():
-        delattr(tensor, name)
-    vars(tensor).update(before)
-
-
-def mark(tensor: torch.Tensor, dim: int) -> Callable[[], None]:
-    """Mark ``dim`` to have a symbolic size; returns a function that removes the mark."""
-    before = [(t, _marks(t)) for t in _inner_tensors(tensor)]
-    decorators.maybe_mark_dynamic(tensor, dim)
-
-    def unmark() -> None:
-        for t, marks in before:
-            _restore(t, marks)
-
-    return unmark
-
-
-@contextmanager
-def marked(dims: Iterable[tuple[torch.Tensor, int]]) -> Iterator[None]:
-    """Within the block, the user's tensors are marked along ``dims``."""
-    with ExitStack() as stack:
-        for tensor, dim in dims:
-            stack.callback(mark(tensor, dim))
-        yield
 
 
 # A graph's inputs

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import sympy
 import torch
@@ -19,30 +20,21 @@ from ..batch import arguments as batches
 from ..batch import graph_outputs
 from ..batch.arguments import Candidates, Leaf
 from . import api as dynamo
-from . import retrace
+from . import batch_data, choice, retrace
 from .api import Input
-from .break_reasons import recompilation
-from .recompile_limit import last_capture
-from .thread_state import here
+from .thread_state import Call, Refusal, here
 
 
 @dataclass(frozen=True)
 class BatchSymbols:
     """The batch of one graph. Its symbols are equal, as long as Dynamo's guards hold.
 
-    No symbols: the graph holds the batch, but only as a constant, and runs whole.
+    No symbols: the graph holds the batch, but only as a constant, and runs whole. ``said``: that needs no word more.
     """
 
-    symbols: frozenset[sympy.Symbol]
+    symbols: frozenset[sympy.Symbol] = frozenset()
     declared: bool = False
-
-
-def warn_of_last_capture(session: Session) -> None:
-    """Warn one capture before Dynamo's limit: outside a decorated call, hitting it goes unreported."""
-    hit = last_capture() if here.call is None else None
-    if hit is not None:
-        facts = {"step": where.named(hit.code.co_name), "limit": hit.times, "config": hit.config}
-        errors.warn("AC034", session, where.of_code(hit.code), reason=recompilation(hit.reason), **facts)
+    said: bool = False
 
 
 # How sure we are that an input is the batch: the user declared it; one of our graphs returned it; it is the argument
@@ -71,30 +63,90 @@ class Carrier:
         return self.input.value.shape[self.dim]
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """What messages say of it."""
+        return {"name": self.name, "dim": self.dim, "size": self.hint}
+
+    @property
     def symbolic(self) -> bool:
         """Whether the size may vary."""
         return isinstance(self.size, torch.SymInt) and not self.size.node.expr.is_number
 
 
 def find_batch(gm: fx.GraphModule, session: Session) -> BatchSymbols | None:
-    """The batch's symbols in a graph, or None for a graph that has no batch, or one so small that it may run whole.
+    """The batch's symbols in a graph, or None for a graph that has no batch.
 
     May have Dynamo trace the frame again.
     """
     inputs = dynamo.inputs(gm)
-    carriers = list(_carriers(inputs))
+    carriers = _carriers(inputs)
     symbolic = [c for c in carriers if c.symbolic]
     constant = [c for c in carriers if not c.symbolic]
+    if constant and not symbolic and here.call is not None and choice.has_rows(here.call):
+        choice.drop_rows(here.call)
     if constant and (not symbolic or any(c.kind in PRIMARY for c in constant)):
         retrace.retrace([(c.input.value, c.dim) for c in constant])
         if _is_small(constant, session):
-            return None
+            return BatchSymbols(said=True)
         _break_at_transforms(gm)
+        if not symbolic and _is_one_sample(constant, gm, session):
+            return BatchSymbols(said=True)
     for carrier in constant:
-        _became_constant(carrier, gm, session, alone=not symbolic)
+        _became_constant(carrier, gm, session, symbolic)
     if symbolic:
-        return _unified(symbolic)
-    return BatchSymbols(frozenset()) if any(c.kind != INFERRED for c in constant) else None
+        batch = _unified(symbolic)
+        if here.call is not None:
+            _compare(gm, batch, here.call, session)
+        return batch
+    if not carriers and here.call is not None:
+        return _of_number(gm, here.call)
+    return BatchSymbols() if any(c.kind != INFERRED for c in constant) else None
+
+
+def _compare(gm: fx.GraphModule, batch: BatchSymbols, call: Call, session: Session) -> None:
+    """Compare the batch with what else could be split. May have Dynamo trace the frame again."""
+    choice.compare_rows(gm, batch.symbols, call)
+    if not batch.declared and not choice.has_rows(call):
+        choice.compare(gm, batch.symbols, call, session)
+
+
+def _of_number(gm: fx.GraphModule, call: Call) -> BatchSymbols | None:
+    """The batch of a graph that receives its size alone, as a number: what it makes of that size carries it."""
+    symbols = batch_data.sizes_given(gm, call)
+    if not symbols and batch_data.makes_batch(gm, call):
+        retrace.retrace(())  # as a frame receives it as a plain int
+    return BatchSymbols(frozenset(symbols)) if symbols else None
+
+
+def _is_one_sample(constant: list[Carrier], gm: fx.GraphModule, session: Session) -> bool:
+    """Whether the batch, whose size became a constant, is one sample after all.
+
+    Has Dynamo trace the frame again along the next candidate for the batch, while one is left.
+    """
+    call, first = here.call, next((c for c in constant if c.kind == LEADING), None)
+    if call is None or first is None or not _trains(gm):
+        return False
+    call.refusals.append(refusal := _refusal(first, gm))
+    following = choice.rejected(gm, call, {c.name for c in constant}, session)
+    if following is None:
+        return False
+    if following.size > 1:
+        if refusal.bytes > following.bytes:
+            errors.warn("AC016", session, refusal.line, **refusal.facts)
+        session.note(_no_batch(refusal.line, **refusal.facts))
+        choice.switch(following, call, session)
+    choice.run_one_sample(following, call, session)
+    return True
+
+
+def _refusal(carrier: Carrier, gm: fx.GraphModule) -> Refusal:
+    line = dynamo.line_that_fixed(gm, carrier.input, carrier.dim)
+    return Refusal(carrier.input.value.nbytes, line, carrier.facts)
+
+
+def _no_batch(line: where.Frame | None, name: str, dim: int, size: int) -> str:
+    at = f" at {line.where}" if line else ""
+    return f"{name}: dim {dim} is no batch, its size {size} became a constant{at}"
 
 
 def _break_at_transforms(gm: fx.GraphModule) -> None:
@@ -114,8 +166,10 @@ def is_still_symbolic(gm: fx.GraphModule, session: Session) -> bool:
         return False
     if constant:
         _break_at_transforms(gm)
+        if len(constant) == len(carriers) and _is_one_sample(constant, gm, session):
+            return False
     for carrier in constant:
-        _became_constant(carrier, gm, session, alone=len(constant) == len(carriers))
+        _became_constant(carrier, gm, session, [c for c in carriers if c.symbolic])
     return True
 
 
@@ -132,7 +186,17 @@ def _is_small(constant: list[Carrier], session: Session) -> bool:
     return True
 
 
-def _carriers(inputs: list[Input]) -> Iterator[Carrier]:
+def _carriers(inputs: list[Input]) -> list[Carrier]:
+    """The inputs that carry the batch, or have its size; else rows that were made of it outside of the graphs."""
+    call = here.call
+    known = [] if call is not None and choice.has_rows(call) else list(_known(inputs))
+    if known or call is None or not batch_data.trains(inputs):
+        return known
+    return [Carrier(given, 0, GUESSED, given.name) for given in batch_data.largest_rows(inputs, call)]
+
+
+def _known(inputs: list[Input]) -> Iterator[Carrier]:
+    """The inputs that carry the batch, or have its size."""
     call = here.call
     batch = call.batch if call else None
     for given in inputs:
@@ -185,27 +249,35 @@ def _batch_of(size: sympy.Expr, own: set[sympy.Symbol]) -> set[sympy.Symbol]:
     return size.free_symbols if len(size.free_symbols) == 1 else size.free_symbols & own
 
 
-def _became_constant(carrier: Carrier, gm: fx.GraphModule, session: Session, alone: bool) -> None:
+def _became_constant(carrier: Carrier, gm: fx.GraphModule, session: Session, others: list[Carrier]) -> None:
     """Report an input whose batch size user code made a constant: an error if declared, or if no other is left.
 
     A frame whose inputs are outputs of our graphs then runs whole, such as a loss on Python lists of one object per
     sample: the safety net reports what that costs.
     """
-    line = dynamo.line_that_fixed(gm, carrier.input, carrier.dim)
-    facts = {"name": carrier.name, "dim": carrier.dim, "size": carrier.hint}
+    line, facts = dynamo.line_that_fixed(gm, carrier.input, carrier.dim), carrier.facts
     if carrier.kind == DECLARED:
         raise errors.error("AC014", line, **facts)
     if carrier.kind == GUESSED or not _trains(gm):
         return
     if carrier.kind in PRIMARY:
-        if alone and carrier.kind != CARRIED:
+        if not others and carrier.kind != CARRIED:
             if lists := _lists_of_the_batch():
                 raise errors.error("AC040", line, lists=lists, **facts)
-            raise errors.error("AC015", line, **facts)
-        errors.warn("AC016", session, line, **facts)
-    at = f" at {line.where}" if line else ""
-    session.note(f"{carrier.name}: dim {carrier.dim} is no batch, its size {carrier.hint} became a constant{at}")
+            worst = max([_refusal(carrier, gm), *(here.call.refusals if here.call else ())], key=lambda r: r.bytes)
+            raise errors.error("AC015", worst.line, **worst.facts)
+        if not _followed(carrier, others, session):
+            errors.warn("AC016", session, line, **facts)
+    session.note(_no_batch(line, **facts))
     session.part(Candidates).refused.add(carrier.name)
+
+
+def _followed(leader: Carrier, others: list[Carrier], session: Session) -> bool:
+    """Whether a larger argument of the batch's size leads from now on, such as samples beside as many class weights."""
+    larger = [c for c in others if c.kind == INFERRED and c.input.value.nbytes > leader.input.value.nbytes]
+    if larger and leader.kind == LEADING:
+        session.part(Candidates).leader = larger[0].name, larger[0].dim
+    return bool(larger) and leader.kind == LEADING
 
 
 def _lists_of_the_batch() -> str:

@@ -5,7 +5,8 @@ step that keeps a history, or is called with a list of labels, would be captured
 
 ``self.history.append(loss)``: the list is not traced, and the append is called after the graph has run, by the
 mechanism with which Dynamo calls ``tensor.register_hook`` then. If a frame reads the list after all, it is traced again
-in Dynamo's own way. ``torch.tensor(labels)``: the graph breaks there, and the tensor is an input of the next one.
+in Dynamo's own way. ``torch.tensor(labels)``: the graph breaks there, and the tensor is an input of the next one. So do
+``torch.stack(samples)`` and its kind, where the batch is a list of one tensor for each sample.
 
 Checked in torch 2.13.
 """
@@ -33,10 +34,11 @@ from torch._dynamo.variables.user_defined import RemovableHandleVariable
 
 from . import replacements, retrace, thread_state
 from .break_reasons import LIST
-from .thread_state import here
+from .thread_state import Call, here
 
 LISTS = (list, deque)
 PLAIN = (int, float, bool, str)
+JOINERS = (torch.stack, torch.cat, torch.concat, torch.vstack, torch.nn.utils.rnn.pad_sequence)
 CONSTRUCTORS = (torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor, torch.LongTensor, torch.FloatTensor)
 
 
@@ -82,10 +84,10 @@ def _is_unseen(tx: Any, value: Any, types: tuple[type, ...]) -> bool:
 
 @replacements.replaces(InstructionTranslatorBase, "call_function")
 def _call_function(call: Callable[..., None], tx: Any, fn: Any, args: list, kwargs: dict[str, Any]) -> None:
-    """Break the graph where a list of one value per sample becomes a tensor."""
+    """Break the graph where a list of one value, or one tensor, per sample becomes a tensor."""
     ours = here.call
-    if ours is not None and thread_state.is_tracing_for_us() and _makes_tensor(tx, fn, args, ours.batch):
-        unimplemented(gb_type=LIST, context=args[0].source.name, explanation=LIST, hints=[])
+    if ours is not None and thread_state.is_tracing_for_us() and _becomes_tensor(tx, fn, args, ours):
+        unimplemented(gb_type=LIST, context="", explanation=LIST, hints=[])
     call(tx, fn, args, kwargs)
 
 
@@ -143,6 +145,28 @@ def _makes_tensor(tx: Any, fn: Any, args: list, rows: int) -> bool:
         return False
     values = args[0].peek_value()
     return len(values) == rows and type(values[0]) in (int, float, bool, list, tuple)
+
+
+def _becomes_tensor(tx: Any, fn: Any, args: list, call: Call) -> bool:
+    """Whether a call makes one tensor of a list that has an item for each sample."""
+    if _makes_tensor(tx, fn, args, call.batch):
+        return True
+    return call.batch_of_call.sampled and _joins(fn, args, call.batch)
+
+
+def _joins(fn: Any, args: list, rows: int) -> bool:
+    """Whether a call joins ``rows`` tensors of data: one per sample."""
+    if getattr(fn, "value", getattr(fn, "fn", None)) not in JOINERS or not args:
+        return False
+    if type(args[0]) is LazyVariableTracker and not args[0].is_realized():
+        values = args[0].peek_value()
+        return type(values) in (list, tuple) and len(values) == rows and not any(map(_requires_grad, values))
+    items = getattr(args[0], "items", None)
+    return isinstance(items, list) and len(items) == rows and not any(map(_requires_grad, items))
+
+
+def _requires_grad(value: Any) -> bool:
+    return bool(getattr(value, "requires_grad", False))
 
 
 def _is_appended_to(tx: Any, value: Any) -> bool:

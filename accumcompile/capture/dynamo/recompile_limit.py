@@ -10,6 +10,7 @@ from typing import Any
 from torch._dynamo import config, convert_frame
 
 from ...diagnostics import errors, where
+from ...session.session import Session
 from ..batch import arguments as batches
 from ..batch import graph_outputs
 from . import api as dynamo
@@ -77,6 +78,14 @@ def last_capture() -> RecompileLimit | None:
     if entries + 1 < config.recompile_limit or config.fail_on_recompile_limit_hit:
         return None
     return RecompileLimit("recompile_limit", local.get("recompile_reason") or "", local.get("code"))
+
+
+def warn_of_last_capture(session: Session) -> None:
+    """Warn one capture before Dynamo's limit: outside a decorated call, hitting it goes unreported."""
+    hit = last_capture() if here.call is None else None
+    if hit is not None:
+        facts = {"step": where.named(hit.code.co_name), "limit": hit.times, "config": hit.config}
+        errors.warn("AC034", session, where.of_code(hit.code), reason=recompilation(hit.reason), **facts)
 
 
 def _variables_of_compile() -> dict[str, Any]:

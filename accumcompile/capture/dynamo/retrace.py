@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch._dynamo import config, exc
@@ -17,7 +17,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from ...diagnostics import where
 from . import breaks
-from .api import mark, patcher
+from .api import patcher
+from .marks import mark, unmark
 from .thread_state import Retrace, here
 from .zero_dim_floats import forget_floats
 
@@ -44,6 +45,25 @@ def retrace(dims: Iterable[tuple[torch.Tensor, int]]) -> None:
         now.undo.callback(patcher(EVERY_SIZE_SYMBOLIC)())
     now.tries += 1
     raise _Restart(restart_reason="accumcompile: the batch size must be symbolic")
+
+
+def retrace_along(
+    before: Iterable[tuple[torch.Tensor, int]], now: Iterable[tuple[torch.Tensor, int]], marks: ExitStack
+) -> NoReturn:
+    """Have Dynamo trace the current frame again with other dims symbolic; ``marks`` undoes their marks."""
+    current = _retrace_of_frame()
+    current.undo.close()
+    current.tries = 0
+    for tensor, _ in before:
+        unmark(tensor)
+    for tensor, dim in now:
+        marks.callback(mark(tensor, dim))
+    raise _Restart(restart_reason="accumcompile: another input is the batch")
+
+
+def frame() -> object:
+    """What tells the frame that Dynamo is capturing, however often it traces it, from others."""
+    return _retrace_of_frame().frame
 
 
 def retrace_if_floats_are_left() -> None:

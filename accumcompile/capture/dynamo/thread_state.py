@@ -14,10 +14,29 @@ from typing import Any
 import torch
 from torch._dynamo import symbolic_convert
 
+from ...diagnostics import where
 from ...session.session import Session
-from ..batch.arguments import Leaf
+from ..batch.arguments import CallBatch, Leaf
 from . import api as dynamo
 from .frame_watch import Watch
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An input that cannot be the batch: its bytes, the line that made a constant of its size, and what is said."""
+
+    bytes: int
+    line: where.Frame | None
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows from outside of the graphs, along which one frame is traced; ``bytes`` is what the batch shards of it."""
+
+    frame: object
+    tensors: Sequence[torch.Tensor]
+    bytes: int
 
 
 @dataclass(eq=False)
@@ -25,8 +44,7 @@ class Call:
     """A call of a decorated step that is in progress.
 
     session: the step's.
-    batch: the batch size.
-    leaves: the tensors among the arguments, by id.
+    batch_of_call: the batch; a graph may choose another one (``choice.py``).
     arguments: the step's, by name.
     run_closure: captures and calls a closure that an optimizer was given.
     watch: what Dynamo reports during the call.
@@ -34,17 +52,36 @@ class Call:
         inside another (checkpointing) is not checked.
     is_nested: whether the call is part of another step's call, which checks backwards.
     in_chunk: whether a vmap over the batch now runs in chunks.
+    marks: undoes at the end of the call what a graph has marked.
+    refusals: inputs that were found to be no batch.
+    rows: the frame that is traced along rows of its own.
+    settled: the frames for which that was tried in vain.
+    trial: the trial of another candidate for the batch, while it is under way.
     """
 
     session: Session
-    batch: int
-    leaves: Mapping[int, Leaf]
+    batch_of_call: CallBatch
     arguments: Mapping[str, Any]
     run_closure: Callable[[Callable[[], Any]], Any]
     watch: Watch = field(default_factory=Watch)
     on_backward: Callable[[Sequence[torch.Tensor], bool], None] | None = None
     is_nested: bool = False
     in_chunk: bool = False
+    marks: ExitStack = field(default_factory=ExitStack)
+    refusals: list[Refusal] = field(default_factory=list)
+    trial: Any = None
+    rows: Rows | None = None
+    settled: set[object] = field(default_factory=set)
+
+    @property
+    def batch(self) -> int:
+        """The batch size."""
+        return self.batch_of_call.size
+
+    @property
+    def leaves(self) -> Mapping[int, Leaf]:
+        """The tensors among the arguments, by id."""
+        return self.batch_of_call.by_id
 
 
 @dataclass

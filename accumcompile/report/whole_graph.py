@@ -1,0 +1,41 @@
+"""Graphs that run whole, as one operator after the other: what they make, for reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from ..diagnostics.where import user_frame
+from ..ir.sizes import expression
+from .plan import ValueFact
+
+
+def values_of(nodes: Iterable[Node], size: Callable[[Any], Any] = expression) -> tuple[ValueFact, ...]:
+    """What nodes of a graph from Dynamo make, each tensor's memory once."""
+    seen: set[int] = set()
+    return tuple(fact for node in nodes for fact in _values(node, seen, size))
+
+
+def _values(node: Node, seen: set[int], size: Callable[[Any], Any]) -> Iterator[ValueFact]:
+    frame = user_frame(node.meta.get("stack_trace"))
+    if node.op == "output":
+        return
+    made = node.meta.get("example_value")
+    for value in made if isinstance(made, (tuple, list)) else [made]:
+        if not isinstance(value, torch.Tensor) or id(value.untyped_storage()) in seen:
+            continue
+        seen.add(id(value.untyped_storage()))
+        if node.op == "placeholder":
+            continue
+        at = {"where": frame.where, "code": frame.code, "function": frame.function} if frame else {}
+        yield ValueFact(node.name, tuple(map(size, value.shape)), value.dtype, "R", **at)
+
+
+def captured(size: int | torch.SymInt) -> Any:
+    """A size as it is at capture; the symbol of one that data decides."""
+    if not isinstance(size, torch.SymInt):
+        return size
+    return int(size.node.hint) if size.node.has_hint() else expression(size)
