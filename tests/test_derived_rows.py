@@ -237,6 +237,57 @@ def test_a_loop_runs_over_derived_rows(loss, loops, model, data, share):
     assert peaks["split"] <= share * peaks["whole"]
 
 
+# --- batches of two sizes
+
+
+def pseudo_labelled(model, x, y, weak, strong):
+    with torch.no_grad():
+        sure, target = model(weak).softmax(-1).max(-1)
+    losses = F.cross_entropy(model(strong), target, reduction="none")
+    return F.cross_entropy(model(x), y) + ((sure > 0.2) * losses).mean()
+
+
+def joined_batches(model, x, y, weak, strong):
+    out = model(torch.cat([x, strong]))
+    return F.cross_entropy(out[: len(x)], y) + out[len(x) :].square().mean()
+
+
+def real_and_fake(model, x, y, weak, strong):
+    return model(x).mean() - model(weak).mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "loops"), [(pseudo_labelled, 3), (joined_batches, 4), (real_and_fake, 2)], ids=lambda v: str(v)
+)
+def test_batches_of_two_sizes_are_split_each_by_itself(loss, loops):
+    def step(model, x, y, weak, strong):
+        value = loss(model, x, y, weak, strong)
+        value.backward()
+        return value.detach()
+
+    ours = network()
+    theirs = copy.deepcopy(ours)
+    split = eager(step, steps=STEPS, batch_dims={"x": 0, "y": 0, "weak": 0, "strong": 0})
+    for labelled, unlabelled in ((512, 1536), (200, 1280), (64, 64)):
+        x, y = torch.randn(labelled, FEATURES, dtype=torch.float64), torch.randint(0, CLASSES, (labelled,))
+        others = [torch.randn(unlabelled, FEATURES, dtype=torch.float64) for _ in range(2)]
+        peaks, values = [], []
+        for run, model in ((split, ours), (step, theirs)):
+            model.zero_grad()
+            run(model, x, y, *others)  # captured
+            model.zero_grad()
+            with measured(lambda model=model: [p.grad for p in model.parameters()]) as peak:
+                values.append(run(model, x, y, *others))
+            peaks.append(peak.bytes)
+        torch.testing.assert_close(*values)
+        for mine, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, expected.grad)
+        if unlabelled > 64:
+            assert peaks[0] <= SHARE * peaks[1]
+    (graph,) = split.explain(ours, x, y, *others).graphs
+    assert len(graph.loops) == loops
+
+
 # --- numbers of rows
 
 

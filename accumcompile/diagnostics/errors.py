@@ -55,11 +55,6 @@ MESSAGES: dict[str, Message] = {
         "no argument of {step} holds a tensor with a batch dimension (a module's tensors are no batch)",
         "pass the batch as an argument of the step",
     ),
-    "AC012": Message(
-        "the batch dims disagree: {sizes}",
-        "every declared batch dim must have the same size",
-        "correct batch_dims, or declare None for an input that is not split",
-    ),
     "AC013": Message("the batch is empty: {name} has size 0 along dim {dim}", fix="skip the step for an empty batch"),
     "AC014": Message(
         "the batch size became a constant",

@@ -69,7 +69,8 @@ class Options:
     micro_batch_size: the number of samples in a micro-batch.
     batch_dims: which inputs are split and along which dim, like vmap's ``in_dims``: an int for all arguments, a
         tuple by position or a dict by argument name. An entry is an int, or None for an input that is not split,
-        and may be nested like its argument. Arguments left out of a dict are inferred; so are all by default.
+        and may be nested like its argument. Arguments left out of a dict are inferred; so are all by default. Inputs
+        of another size than the first are a batch of their own, which is split into as many micro-batches.
     accumulator_dtype: the dtype in which half-precision partial sums are accumulated over micro-batches, under
         either lowering; None means float32. The finished sum is rounded once, to its own dtype.
     strict: warnings, and gathers of whole activations, become errors.

@@ -155,7 +155,7 @@ def find(named: Mapping[str, Any], batch_dims: Any, session: Session) -> CallBat
     open_ = [(n, t) for n, t in open_ if id(t) not in inside] + [(n, stand_in(v)) for n, v in lists.items()]
     rest = [Leaf(n, t, sampled=id(t) in inside) for n, t, _ in in_arguments]
     if sure:
-        size = _size(sure)
+        size = sure[0].size  # further sizes are batches of their own
         inferred = [Leaf(n, t, _inferred(n, t, size, session)) for n, t in open_]
         return CallBatch(size, _checked(sure, inferred, rest))
     if not open_:
@@ -210,14 +210,6 @@ def _inferred(name: str, tensor: torch.Tensor, size: int, session: Session, lead
         session.note(f"{name}: dim 0 is no batch, its size {tensor.shape[0]} differed from the batch's {size}")
     candidates.refused.add(name)
     return None
-
-
-def _size(sure: Sequence[Leaf]) -> int:
-    sizes = {leaf.name: (leaf.size, leaf.dim) for leaf in sure}
-    if len({size for size, _ in sizes.values()}) > 1:
-        listed = ", ".join(f"{name} has {size} along dim {dim}" for name, (size, dim) in sizes.items())
-        raise errors.error("AC012", where.users_line(), sizes=listed)
-    return sure[0].size
 
 
 def _check_not_empty(leaves: Iterable[Leaf]) -> None:
