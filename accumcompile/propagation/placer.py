@@ -168,9 +168,9 @@ class Placer:
             self._along(dims, split, alignment.sizes) or _contracted(dims, alignment.reduce)
             for dims in alignment.results
         )
-        whole_operands = [v is None or isinstance(v.placement, Replicate) for v in self.values]
-        unsplit = all(w or v.unsplit for w, v in zip(whole_operands, self.values, strict=True))
-        unsplit &= rule.is_cheap or not any(whole_operands)  # not what a model makes of indices or of noise
+        whole_operands = any(v is not None and isinstance(v.placement, Replicate) for v in self.values)
+        unsplit = all(v is None or v.unsplit or isinstance(v.placement, Replicate) for v in self.values)
+        unsplit &= rule.is_cheap or rule.factory or not whole_operands  # not what a model makes of indices or of noise
         whole = self._whole_stage() if (rule.is_cheap and rule.exact) or unsplit else None
         reason = rule.dims or str(self.node.target)
         facts: dict[str, Any] = {
