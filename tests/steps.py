@@ -5,6 +5,7 @@ here hold the rows, by theme, and `test_catalogue.py` runs whatever is entered.
 """
 
 from catalogue import (  # noqa: F401  (importing a theme enters its rows)
+    chosen,
     contrastive,
     convolutions,
     lookups,

@@ -245,6 +245,12 @@ def test_a_larger_input_of_another_size_is_named():
     assert step.explain(mlp(16, 256, 10), *data).chosen[0].endswith("of size 64: declared, and what has that size")
 
 
+def test_a_larger_input_that_cannot_be_split_is_no_advice():
+    data = normal(100).abs(), normal(12, 4), labels(12)
+    report = small.eager(weighted).explain(mlp(4, 8, 100), *data)
+    assert report.chosen == ("batch: dim 0 of x, y, of size 12: that of weight became a constant",)
+
+
 def test_a_line_that_fixes_the_batch_is_blamed_and_no_other():
     """Class weights fix their size too, but they are no batch: nobody need repair that line."""
 

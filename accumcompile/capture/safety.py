@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakSet
 
-import sympy
 import torch
 from torch.autograd.function import BackwardCFunction
 
 from ..diagnostics import errors, where
-from ..report.plan import ValueFact
+from ..report.whole_graph import unknown
 from .dynamo import api as dynamo
 from .dynamo import frame_watch, replacements
 from .dynamo.break_reasons import explained
@@ -164,7 +163,7 @@ class Net:
             errors.warn("AC030", session, line, **facts)
         elif below.ours or below.captured:
             names = self.names(full)
-            session.journal.ran_whole([_unknown(names, line)])
+            session.journal.ran_whole([unknown(names, line)])
             errors.warn("AC041" if below.captured else "AC021", session, line, parameters=names, **facts)
         else:
             raise errors.error("AC020", line, **facts)
@@ -204,12 +203,6 @@ class Net:
                 if dynamo.is_compiled(child):
                     errors.warn("AC032", self.call.session, where.users_line(), model=path)
                     break
-
-
-def _unknown(name: str, line: where.Frame | None) -> ValueFact:
-    """Something of unknown size that was computed on the full batch, for the report."""
-    at = {"where": line.where, "code": line.code, "function": line.function} if line else {}
-    return ValueFact(name, (sympy.Symbol("unknown"),), None, "R", **at)
 
 
 @replacements.replaces(torch.autograd, "_engine_run_backward", untraced=True)

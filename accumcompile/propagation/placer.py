@@ -144,9 +144,9 @@ class Placer:
 
     def _sharded(self, axis: Axis, split: Along) -> Placed:
         rule = axis.rule
-        whole_operands = [v is None or isinstance(v.placement, Replicate) for v in self.values]
-        unsplit = all(w or v.unsplit for w, v in zip(whole_operands, self.values, strict=True))
-        unsplit &= rule.is_cheap or not any(whole_operands)  # not what a model makes of indices or of noise
+        whole_operands = any(v is None or isinstance(v.placement, Replicate) for v in self.values)
+        unsplit = all(v is None or v.unsplit or isinstance(v.placement, Replicate) for v in self.values)
+        unsplit &= rule.is_cheap or rule.factory or not whole_operands  # not what a model makes of indices or of noise
         whole = self._whole_stage() if (rule.is_cheap and rule.exact) or unsplit else None
         facts: dict[str, Any] = {
             "whole_stage": whole,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import sympy
 import torch
 from torch.fx import Node
 
-from ..diagnostics.where import user_frame
+from ..diagnostics.where import Frame, user_frame
 from ..ir.sizes import expression
 from .plan import ValueFact
 
@@ -30,8 +31,18 @@ def _values(node: Node, seen: set[int], size: Callable[[Any], Any]) -> Iterator[
         seen.add(id(value.untyped_storage()))
         if node.op == "placeholder":
             continue
-        at = {"where": frame.where, "code": frame.code, "function": frame.function} if frame else {}
-        yield ValueFact(node.name, tuple(map(size, value.shape)), value.dtype, "R", **at)
+        yield _fact(node.name, tuple(map(size, value.shape)), value.dtype, frame)
+
+
+def unknown(name: str, line: Frame | None) -> ValueFact:
+    """Something of unknown size that was computed whole at a line, in no graph."""
+    return _fact(name, (sympy.Symbol("unknown"),), None, line)
+
+
+def _fact(name: str, shape: tuple, dtype: torch.dtype | None, line: Frame | None) -> ValueFact:
+    if line is None:
+        return ValueFact(name, shape, dtype, "R")
+    return ValueFact(name, shape, dtype, "R", line.where, line.code, function=line.function)
 
 
 def captured(size: int | torch.SymInt) -> Any:

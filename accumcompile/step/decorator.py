@@ -88,7 +88,7 @@ class AccumulatedStep:
         return result
 
     def _remember_choice(self, batch: batches.CallBatch) -> None:
-        self.session.choice = batch.choice(self.session.part(Candidates).why)
+        self.session.choice = batch.choice(self.session.part(Candidates))
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """Bind a decorated method to its instance."""

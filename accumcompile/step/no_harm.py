@@ -104,11 +104,11 @@ class _Choosing:
         return True
 
     def _say(self, plan: Plan, graph: GraphEntry) -> None:
-        facts = {"peak": human(graph.estimated_bytes), "full": human(graph.full_batch_bytes)}
+        peak, full = human(graph.estimated_bytes), human(graph.full_batch_bytes)
         if graph.full_batch_bytes >= LEAST and not plan.whole:
-            errors.warn("AC039", self.session, **facts)
+            errors.warn("AC039", self.session, peak=peak, full=full)
         elif not any("in micro-batches" in note for note in self.session.notes):
-            what = f"in micro-batches it would take {facts['peak']}, and as it is {facts['full']}"
+            what = f"in micro-batches it would take {peak}, and as it is {full}"
             self.session.note(f"a batch of {graph.batch} ran as it is: {what}")
 
     def _as_it_is(self, plan: Plan) -> Plan:

@@ -52,10 +52,12 @@ class CallBatch:
         """The leaves by the id of their tensors."""
         return {id(leaf.tensor): leaf for leaf in self.leaves}
 
-    def choice(self, why: str) -> Choice:
+    def choice(self, state: Candidates) -> Choice:
         """What explain() says of it."""
         split = [leaf for leaf in self.leaves if leaf.dim is not None]
-        return choice(split, self.size, why or self._why, self.others)
+        others = [c for c in self.others if state.is_open(c.leader)]
+        why = (state.why if self.leader is not None else "") or self._why
+        return choice(split, self.size, why, others)
 
     @property
     def _why(self) -> str:

@@ -104,7 +104,9 @@ class Candidates:
 
     def copy(self) -> Candidates:
         """What is remembered now."""
-        return replace(self, **{n: v.copy() for n, v in vars(self).items() if isinstance(v, (set, dict))})
+        kept = replace(self)
+        vars(kept).update({n: v.copy() for n, v in vars(self).items() if isinstance(v, (set, dict))})
+        return kept
 
     def restore(self, before: Candidates) -> None:
         """Forget what was learned since ``before``, but not which candidates failed."""

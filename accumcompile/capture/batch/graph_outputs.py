@@ -45,7 +45,7 @@ def _output_dims(gm: fx.GraphModule, symbols: Set[sympy.Symbol]) -> Iterator[tup
         value = node.meta.get("example_value") if isinstance(node, fx.Node) else None
         if not isinstance(value, torch.Tensor):
             continue
-        dims = {dim: size for dim, size in enumerate(value.shape) if isinstance(size, torch.SymInt)}
-        carrying = (dim for dim, size in dims.items() if size.node.expr.free_symbols & symbols)
-        if (dim := next(carrying, None)) is not None or not dims:
+        sizes = [size.node.expr if isinstance(size, torch.SymInt) else None for size in value.shape]
+        dim = next((d for d, size in enumerate(sizes) if size is not None and size.free_symbols & symbols), None)
+        if dim is not None or not any(sizes):
             yield i, dim

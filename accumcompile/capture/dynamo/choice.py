@@ -54,7 +54,8 @@ def compare(gm: fx.GraphModule, symbols: Set[sympy.Symbol], call: Call, session:
             _switch(other, call, session)
     state.sharded, state.captured = mine, True
     for leaf in batch.leaves:
-        state.constant.pop(leaf.key if leaf.dim is not None else None, None)
+        if leaf.dim is not None:
+            state.constant.pop(leaf.key, None)
 
 
 def _end_trial(mine: int, call: Call, session: Session) -> None:
