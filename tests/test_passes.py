@@ -92,6 +92,29 @@ def forward(self, arg0_1):
     )
 
 
+def test_canonical_writes_one_value_by_a_mask():
+    def put(x, mask):
+        return aten.index_put.default(x, [mask], aten.full.default([], 0.0))
+
+    assert_expected_inline(
+        around(canonical, put, torch.randn(6, 4), torch.randn(6) > 0),
+        """\
+def forward(self, arg0_1, arg1_1):
+    full = aten.full.default([], 0.0, dtype = torch.float32)
+    index_put = aten.index_put.default(arg0_1, [arg1_1], full)
+    clone = aten.clone.default(index_put)
+    return [clone]
+---
+def forward(self, arg0_1, arg1_1):
+    full = aten.full.default([], 0.0, dtype = torch.float32)
+    sym_size_int = aten.sym_size.int(arg1_1, 0)
+    view_default = aten.view.default(arg1_1, [sym_size_int, 1])
+    where_self = aten.where.self(view_default, full, arg0_1)
+    clone = aten.clone.default(where_self)
+    return [clone]""",
+    )
+
+
 def test_deduplicate():
     assert_expected_inline(
         around(deduplicate, lambda x: x.sum(0) * x.sum(0), torch.randn(6, 4)),

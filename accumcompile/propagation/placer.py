@@ -118,7 +118,10 @@ class Placer:
     # --- sharding
 
     def _choose(self, rule: Rule, alignment: Alignment) -> Along | None:
-        """The factor to shard along: the one that avoids gathering the most bytes."""
+        """The factor to shard along: the one that avoids gathering the most bytes.
+
+        What depends on no split input is sliced for free along any, and decides only where nothing else does.
+        """
         saved: dict[Along, int] = {}
         for operand, value, dims in zip(self.operands, self.values, alignment.operands, strict=True):
             if value is None or not isinstance(value.placement, Shard):
@@ -126,7 +129,7 @@ class Placer:
             split = self._split(dims, value.placement, alignment.sizes)
             if split is not None and self._allowed(split, rule, alignment):
                 cost = 0 if value.whole_stage is not None else bytes_of(operand.node)
-                saved[split] = saved.get(split, 0) + cost + 1
+                saved[split] = saved.get(split, 0) + cost + (not value.unsplit)
         return max(saved, key=saved.__getitem__) if saved else None
 
     def _split(self, dims: tuple[Dim, ...], placement: Shard, sizes: Mapping[str, Size]) -> Along | None:

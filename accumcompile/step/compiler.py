@@ -18,7 +18,7 @@ from ..passes.assembled_outputs import assembled_outputs
 from ..passes.manager import Context, Planned, run
 from ..planning.decisions import schedule
 from ..program.runner import Runner
-from ..propagation.propagate import propagate
+from ..propagation import layouts
 from ..report import facts
 from ..report.dump import dumper_of
 from ..report.kept_outputs import first_run, warn_of_kept
@@ -58,7 +58,7 @@ class Compiler:
         context, observers = Context(batch, names), [dump.observe, spec.check_graph]
         traced = run(GRAPH_PASSES, gm, context, observers)
         gm = run([assembled_outputs], traced, context, observers)
-        propagation = propagate(gm.graph, batch)
+        propagation = layouts.best(gm.graph, batch)
         spec.check_placed(propagation)
         dump.placed(gm, propagation)
         plan = schedule(gm.graph, propagation)

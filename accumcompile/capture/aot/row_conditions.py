@@ -1,7 +1,7 @@
 """Conditions that decide the rows of a slice along the batch: evaluated for the current batch, and so guarded.
 
-If 2 divides the batch, ``x[::2]`` is split in pairs of samples, and ``x[:n // 2 * 2]`` is all of ``x``; otherwise both
-are gathered. Dynamo captures the step once for each case.
+If 2 divides the batch, ``x[::2]`` is split in pairs of samples, ``x[:n // 2]`` in two blocks, and ``x[:n // 2 * 2]`` is
+all of ``x``; otherwise all are gathered. Dynamo captures the step once for each case.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ STEPS = {torch.ops.aten.slice.Tensor: 4, torch.ops.aten.slice_scatter.default: 5
 
 
 def ask_divided(graph: Graph, symbols: Iterable[sympy.Symbol]) -> None:
-    """Guard, for each slice along the batch, on whether its step divides the dimension or it leaves nothing out."""
+    """Guard, for each slice along the batch, on whether it leaves nothing out, or is a regular part."""
     batch = frozenset(symbols)
     for op, position in STEPS.items():
         for node in graph.find_nodes(op="call_function", target=op):
@@ -38,5 +38,5 @@ def _ask(node: Node, position: int, batch: frozenset[sympy.Symbol]) -> None:
         return
     if step > 1:
         bool(size % step == 0)
-    elif any(divisors(expression(rows))):
-        bool(rows == size)
+    elif (parts := set(divisors(expression(rows)))) and not bool(rows == size):
+        all(bool(size % part == 0) for part in parts)
