@@ -130,6 +130,17 @@ def _weight_norm_backward(emit: Emit, node: Node, args: tuple, kwargs: dict) -> 
     return emit(node.target, gradient, v, g, emit(prims.convert_element_type.default, norms, torch.float32), dim)
 
 
+def _masked_put(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node | None:
+    """One value put where a mask is true: ``x[mask] = 0``. (Of several values, each place takes the next one.)"""
+    x, indices, value, accumulate = (*args, *kwargs.values(), False)[:4]
+    (place, mask), *others = [(d, index) for d, index in enumerate(indices) if index is not None]
+    if others or mask.meta["val"].dtype != torch.bool or value.meta["val"].dim() or accumulate:
+        return None
+    if behind := x.meta["val"].dim() - place - mask.meta["val"].dim():
+        mask = emit(aten.view.default, mask, sizes_of(emit, mask) + [1] * behind)
+    return emit(aten.where.self, mask, value, x)
+
+
 def _permute(order):
     def row(emit: Emit, node: Node, args: tuple, kwargs: dict) -> Node:
         return emit(aten.permute.default, args[0], order(args[0].meta["val"].dim(), *args[1:]))
@@ -178,6 +189,7 @@ _TABLE = {
         aten.full.default, args[0], 1, dtype=node.meta["val"].dtype, device=node.meta["val"].device
     ),
     aten.mean.default: _mean,
+    aten.index_put.default: _masked_put,
     aten.split.Tensor: _split,
     aten.split_with_sizes.default: _split,
     aten.detach.default: _identity,

@@ -152,6 +152,15 @@ SAMPLES: dict = {
         (lambda x: aten.slice.Tensor(aten.cat.default([x, x + 1], 0), 0, -x.shape[0], 2 * x.shape[0]), f(4, 3)),
         (lambda x: aten.slice.Tensor(aten.view.default(x, [x.shape[0] * 2, 2]), 0, 1, 2 * x.shape[0], 2), f(4, 4)),
         *(
+            (
+                lambda x, start, end: aten.slice.Tensor(
+                    aten.cat.default([x, x + 1, x + 2, x - 1], 0), 0, start * x.shape[0], end * x.shape[0]
+                ),
+                *(f(4, 3), start, end),
+            )
+            for start, end in ((0, 3), (1, 3), (1, 4))
+        ),
+        *(
             (lambda x, start: aten.slice.Tensor(x, 0, start, x.shape[0], 3) if x.shape[0] % 3 == 0 else x, f(6, 2), k)
             for k in (0, 2, 3)
         ),
@@ -173,6 +182,12 @@ SAMPLES: dict = {
         (f(4, 3), f(4, 3), 0, 0, sys.maxsize),
         (
             lambda x, y: aten.slice_scatter.default(aten.cat.default([x, x + 1], 0), y, 0, x.shape[0], 2 * x.shape[0]),
+            *(f(4, 3), f(4, 3)),
+        ),
+        (
+            lambda x, y: aten.slice_scatter.default(
+                aten.cat.default([x, x + 1, x + 2], 0), aten.cat.default([y, y - 1], 0), 0, x.shape[0], sys.maxsize
+            ),
             *(f(4, 3), f(4, 3)),
         ),
         (

@@ -12,6 +12,7 @@ from catalogue import (  # noqa: F401  (importing a theme enters its rows)
     losses,
     metrics,
     normalisation,
+    parts,
     sequences,
     shapes,
     structures,

@@ -17,6 +17,7 @@ from accumcompile.lowering.specialise import specialise
 from accumcompile.lowering.specs import Array, Literal
 from accumcompile.oracle.capture import capture
 from accumcompile.passes.arange_lookups import arange_lookups
+from accumcompile.passes.arange_slices import arange_slices
 from accumcompile.passes.assembled_outputs import assembled_outputs
 from accumcompile.passes.batch_lookups import batch_lookups
 from accumcompile.passes.batch_statistics import batch_statistics
@@ -92,6 +93,29 @@ def forward(self, arg0_1):
     )
 
 
+def test_canonical_writes_one_value_by_a_mask():
+    def put(x, mask):
+        return aten.index_put.default(x, [mask], aten.full.default([], 0.0))
+
+    assert_expected_inline(
+        around(canonical, put, torch.randn(6, 4), torch.randn(6) > 0),
+        """\
+def forward(self, arg0_1, arg1_1):
+    full = aten.full.default([], 0.0, dtype = torch.float32)
+    index_put = aten.index_put.default(arg0_1, [arg1_1], full)
+    clone = aten.clone.default(index_put)
+    return [clone]
+---
+def forward(self, arg0_1, arg1_1):
+    full = aten.full.default([], 0.0, dtype = torch.float32)
+    sym_size_int = aten.sym_size.int(arg1_1, 0)
+    view_default = aten.view.default(arg1_1, [sym_size_int, 1])
+    where_self = aten.where.self(view_default, full, arg0_1)
+    clone = aten.clone.default(where_self)
+    return [clone]""",
+    )
+
+
 def test_deduplicate():
     assert_expected_inline(
         around(deduplicate, lambda x: x.sum(0) * x.sum(0), torch.randn(6, 4)),
@@ -148,6 +172,123 @@ def forward(self, arg0_1):
     convert_element_type_default_1 = prims.convert_element_type.default(div_tensor, torch.float16)
     clone = aten.clone.default(convert_element_type_default_1)
     return [clone]""",
+    )
+
+
+def test_arange_slices():
+    def pick(x, y):
+        both = aten.cat.default([x, x])
+        second = torch.arange(x.shape[0]) + x.shape[0]
+        return aten.index.Tensor(both, [second, y]), aten.index.Tensor(both, [second])
+
+    assert_expected_inline(
+        around(arange_slices, pick, torch.randn(6, 4), torch.randint(0, 4, (6,))),
+        """\
+def forward(self, arg0_1, arg1_1):
+    unsqueeze = aten.unsqueeze.default(arg0_1, 0)
+    sym_size_int = aten.sym_size.int(arg0_1, 0)
+    expand = aten.expand.default(unsqueeze, [2, sym_size_int, 4])
+    clone = aten.clone.default(expand, memory_format = torch.contiguous_format)
+    mul = 2 * sym_size_int
+    view = aten.view.default(clone, [mul, 4])
+    clone_1 = aten.clone.default(view)
+    sub = sym_size_int - 0
+    add = sub + 1
+    sub_1 = add - 1
+    floordiv = sub_1 // 1
+    iota = prims.iota.default(floordiv, start = 0, step = 1, dtype = torch.int64)
+    add_1 = aten.add.Tensor(iota, sym_size_int)
+    index = aten.index.Tensor(clone_1, [add_1, arg1_1])
+    index_1 = aten.index.Tensor(clone_1, [add_1])
+    clone_2 = aten.clone.default(index)
+    clone_3 = aten.clone.default(index_1)
+    return [clone_2, clone_3]
+---
+def forward(self, arg0_1, arg1_1):
+    unsqueeze = aten.unsqueeze.default(arg0_1, 0)
+    sym_size_int = aten.sym_size.int(arg0_1, 0)
+    expand = aten.expand.default(unsqueeze, [2, sym_size_int, 4])
+    clone = aten.clone.default(expand, memory_format = torch.contiguous_format)
+    mul = 2 * sym_size_int
+    view = aten.view.default(clone, [mul, 4])
+    clone_1 = aten.clone.default(view)
+    sub = sym_size_int - 0
+    add = sub + 1
+    sub_1 = add - 1
+    floordiv = sub_1 // 1
+    add_2 = 0 + sym_size_int
+    iota_default = prims.iota.default(floordiv, start = 0, step = 1, dtype = torch.int64)
+    sub_2 = floordiv - 1
+    mul_1 = sub_2 * 1
+    add_3 = add_2 + mul_1
+    add_4 = add_3 + 1
+    slice_tensor = aten.slice.Tensor(clone_1, 0, add_2, add_4, 1)
+    index_tensor = aten.index.Tensor(slice_tensor, [iota_default, arg1_1])
+    add_5 = 0 + sym_size_int
+    sub_3 = floordiv - 1
+    mul_2 = sub_3 * 1
+    add_6 = add_5 + mul_2
+    add_7 = add_6 + 1
+    slice_tensor_1 = aten.slice.Tensor(clone_1, 0, add_5, add_7, 1)
+    clone_2 = aten.clone.default(index_tensor)
+    clone_3 = aten.clone.default(slice_tensor_1)
+    return [clone_2, clone_3]""",
+    )
+
+
+def test_arange_slices_of_what_is_put():
+    def put(x, y):
+        return aten.index_put.default(aten.cat.default([x, x]), [torch.arange(x.shape[0]) * 2 + 1], y, True)
+
+    assert_expected_inline(
+        around(arange_slices, put, torch.randn(6, 4), torch.randn(6, 4)),
+        """\
+def forward(self, arg0_1, arg1_1):
+    unsqueeze = aten.unsqueeze.default(arg0_1, 0)
+    sym_size_int = aten.sym_size.int(arg0_1, 0)
+    expand = aten.expand.default(unsqueeze, [2, sym_size_int, 4])
+    clone = aten.clone.default(expand, memory_format = torch.contiguous_format)
+    mul = 2 * sym_size_int
+    view = aten.view.default(clone, [mul, 4])
+    clone_1 = aten.clone.default(view)
+    sub = sym_size_int - 0
+    add = sub + 1
+    sub_1 = add - 1
+    floordiv = sub_1 // 1
+    iota = prims.iota.default(floordiv, start = 0, step = 1, dtype = torch.int64)
+    mul_1 = aten.mul.Tensor(iota, 2)
+    add_1 = aten.add.Tensor(mul_1, 1)
+    index_put = aten.index_put.default(clone_1, [add_1], arg1_1, True)
+    clone_2 = aten.clone.default(index_put)
+    return [clone_2]
+---
+def forward(self, arg0_1, arg1_1):
+    unsqueeze = aten.unsqueeze.default(arg0_1, 0)
+    sym_size_int = aten.sym_size.int(arg0_1, 0)
+    expand = aten.expand.default(unsqueeze, [2, sym_size_int, 4])
+    clone = aten.clone.default(expand, memory_format = torch.contiguous_format)
+    mul = 2 * sym_size_int
+    view = aten.view.default(clone, [mul, 4])
+    clone_1 = aten.clone.default(view)
+    sub = sym_size_int - 0
+    add = sub + 1
+    sub_1 = add - 1
+    floordiv = sub_1 // 1
+    sub_2 = floordiv - 1
+    mul_2 = sub_2 * 2
+    add_2 = 1 + mul_2
+    add_3 = add_2 + 1
+    slice_tensor = aten.slice.Tensor(clone_1, 0, 1, add_3, 2)
+    sym_size_int_1 = aten.sym_size.int(slice_tensor, 0)
+    expand_default = aten.expand.default(arg1_1, [sym_size_int_1, 4])
+    add_tensor = aten.add.Tensor(slice_tensor, expand_default)
+    sub_3 = floordiv - 1
+    mul_3 = sub_3 * 2
+    add_4 = 1 + mul_3
+    add_5 = add_4 + 1
+    slice_scatter_default = aten.slice_scatter.default(clone_1, add_tensor, 0, 1, add_5, 2)
+    clone_2 = aten.clone.default(slice_scatter_default)
+    return [clone_2]""",
     )
 
 

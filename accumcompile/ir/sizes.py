@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -148,6 +149,11 @@ class Batch:
         if not self._is_whole(ratio):
             return None
         return int(ratio) if ratio.is_number else _without_fractions(ratio).xreplace(self.rounded)
+
+    def ratio(self, a: Size, b: Size) -> Fraction | None:
+        """a / b where it is the same number for every batch size, else None."""
+        ratio = sympy.cancel(sympy.sympify(self.polynomial(a)) / self.polynomial(b))
+        return Fraction(int(ratio.p), int(ratio.q)) if ratio.is_Rational else None
 
     def per_sample(self, size: Size, outer: Size = 1) -> sympy.Expr | None:
         """Rows of a dimension (outer rest) that one sample owns at each index of ``outer``; None if it owns none.

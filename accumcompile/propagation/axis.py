@@ -36,7 +36,10 @@ class Axis:
     # --- splitting
 
     def savings(self) -> dict[Along, int]:
-        """The factors that the node may be split along, and the bytes that each saves from being gathered."""
+        """The factors that the node may be split along, and the bytes that each saves from being gathered.
+
+        What depends on no split input is sliced for free along any, and decides only where nothing else does.
+        """
         saved: dict[Along, int] = {}
         for operand, value, dims in zip(self.operands, self.values, self.alignment.operands, strict=True):
             shard = self._shard(value)
@@ -45,7 +48,7 @@ class Axis:
             split = self._split(dims, shard)
             if split is not None and self._allowed(split):
                 cost = 0 if value.whole_stage is not None else bytes_of(operand.node)
-                saved[split] = saved.get(split, 0) + cost + 1
+                saved[split] = saved.get(split, 0) + cost + (not value.unsplit)
         return saved
 
     @property

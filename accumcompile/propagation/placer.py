@@ -144,7 +144,7 @@ class Placer:
 
     def _sharded(self, axis: Axis, split: Along) -> Placed:
         rule = axis.rule
-        whole_operands = any(v is None or isinstance(v.placement, Replicate) for v in self.values)
+        whole_operands = any(v is not None and isinstance(v.placement, Replicate) for v in self.values)
         unsplit = all(v is None or v.unsplit or isinstance(v.placement, Replicate) for v in self.values)
         unsplit &= rule.is_cheap or rule.factory or not whole_operands  # not what a model makes of indices or of noise
         whole = self._whole_stage() if (rule.is_cheap and rule.exact) or unsplit else None

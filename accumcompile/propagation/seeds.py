@@ -14,6 +14,7 @@ from ..ir.operands import descendants, is_tensor, is_view, shape_of
 from ..ir.placement import Replicate
 from ..ir.sizes import Batch
 from ..rules.table import is_constant
+from . import layouts
 from .cost import bytes_of
 from .placed import Propagation
 from .propagate import propagate
@@ -24,12 +25,13 @@ LEAST = 1 / 64  # loops over derived rows are worth it if they save this share o
 
 def propagate_seeded(graph: Graph, batch: Batch) -> Propagation:
     """Place every value of ``graph``, with loops over derived rows where these save memory."""
-    plain = propagate(graph, batch)
+    plain = layouts.best(graph, batch)
     whole = {p.node: bytes_of(p.node) for p in plain if _is_held_whole(plain, p.node)}
     found = {node for node in whole if _is_worth_it(node, whole)}
     if not found:
         return plain
-    seeded = propagate(graph, batch, seeds=found, plain=plain)
+    inputs = {p.node: p.placement for p in plain if p.node.op != "call_function"}
+    seeded = propagate(graph, batch, inputs, found, plain)
     made = sum(bytes_of(node) for node in graph.nodes if node.op == "call_function" and not is_view(node))
     return seeded if held(plain) - held(seeded) >= LEAST * made else plain
 

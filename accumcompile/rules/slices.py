@@ -1,11 +1,13 @@
 """Slices and slice scatters: which rows of a dimension a part consists of, and how a micro-batch takes them.
 
-A part is regular if it is the whole dimension, one of several equal blocks (``cat([x, y])[n:]``), or every n-th row
-(``x[1::2]``): the dimension is then (blocks rows) or (rows every), and may be split along its rows.
+A part is regular if it is the whole dimension, some of several equal blocks (``cat([x, y])[n:]``,
+``cat([x, y, z])[: 2 * n]``), or every n-th row (``x[1::2]``): the dimension is then (blocks rows) or (rows every), the
+part (count rows), and both may be split along the rows.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 from collections.abc import Sequence
@@ -15,16 +17,17 @@ import sympy
 from torch.fx import Node
 
 from ..ir.placement import Size
-from ..ir.sizes import expression
+from ..ir.sizes import Batch, expression
 from .rule import Dim, Dims, Facts, align_dims
 
 
 @dataclass(frozen=True)
 class Part:
-    """A regular part of ``dim``: block ``first`` of ``blocks``, or every ``step``-th row from row ``first`` on."""
+    """A regular part of ``dim``: ``count`` of ``blocks``, from ``first`` on, or every ``step``-th row from there."""
 
     dim: int
     first: Size = 0
+    count: Size = 1
     blocks: Size = 1
     step: int = 1
 
@@ -32,16 +35,22 @@ class Part:
     def everything(self) -> bool:
         return self.blocks == 1 and self.step == 1
 
-    def factors(self, rows: str) -> Dim:
-        """The dimension that the part is taken from, as factors."""
-        return ("blocks",) * (self.blocks != 1) + (rows,) + ("every",) * (self.step != 1)
+    def factors(self, whole: bool) -> Dim:
+        """The dimension that the part is taken from, or the part's, as factors."""
+        outside = ("blocks",) * (self.blocks != 1) if whole else ("count",) * (self.count != 1)
+        return (*outside, "rows", *("every",) * (whole and self.step != 1))
+
+    def rows_in(self, body, node: Node, count: Size) -> object:
+        """The rows of each of the ``count`` blocks of a tensor, in a micro-batch."""
+        rows = body.size(body.shape(node)[self.dim])
+        return rows if count == 1 else body.number(operator.floordiv, rows, body.size(count))
 
     def bounds(self, body, rows: object) -> tuple:
-        """Start, end and step of the part in a micro-batch's tensor; ``rows`` is the part's size there."""
+        """Start, end and step of the part in a micro-batch's tensor, which has ``rows`` rows in each block."""
         if self.blocks == 1:
             return self.first, sys.maxsize, self.step
-        first = body.size(self.first)
-        ends = (first, body.number(operator.add, first, 1))
+        first, count = body.size(self.first), body.size(self.count)
+        ends = (first, body.number(operator.add, first, count))
         return *(body.number(operator.mul, end, rows) for end in ends), 1
 
 
@@ -66,12 +75,13 @@ def _aligned(
     aligned = align_dims(facts, [names] * len(operands), [names] * len(results))
     if aligned is None or part is None or part.everything:
         return aligned
-    factors = {False: ("rows",), True: part.factors("rows")}
 
     def lined_up(side: Sequence[tuple[Dim, ...]], holds: Sequence[bool]) -> tuple[tuple[Dim, ...], ...]:
-        return tuple((*d[:dim], factors[whole], *d[dim + 1 :]) for d, whole in zip(side, holds, strict=True))
+        return tuple((*d[:dim], part.factors(whole), *d[dim + 1 :]) for d, whole in zip(side, holds, strict=True))
 
-    sizes = aligned.sizes | {"rows": shape[dim], "blocks": part.blocks, "every": part.step}
+    rows = facts.batch.quotient(shape[dim], part.count)
+    assert rows is not None  # by part_of
+    sizes = aligned.sizes | {"rows": rows, "count": part.count, "blocks": part.blocks, "every": part.step}
     return Dims(lined_up(aligned.operands, operands), lined_up(aligned.results, results), sizes)
 
 
@@ -89,7 +99,19 @@ def part_of(facts: Facts, position: int, shape: Sequence[Size]) -> Part | None:
         regular = start in range(step) and batch.equal(rows * step, size)
         return Part(dim, start, step=step) if regular else None
     blocks, first = batch.quotient(size, rows), batch.quotient(start, rows)
-    return None if blocks is None or first is None else Part(dim, first, blocks)
+    if blocks is not None and first is not None:
+        return Part(dim, first, blocks=blocks)
+    return _of_equal_blocks(dim, size, start, rows, batch)
+
+
+def _of_equal_blocks(dim: int, size: Size, start: Size, rows: Size, batch: Batch) -> Part | None:
+    """Several of the fewest equal blocks that begin and end where the part does; None if there are none."""
+    shares = batch.ratio(start, size), batch.ratio(rows, size)
+    if None in shares:
+        return None
+    blocks = math.lcm(*(share.denominator for share in shares))
+    first, count = (int(share * blocks) for share in shares)
+    return Part(dim, first, count, blocks) if batch.quotient(size, blocks) is not None else None
 
 
 def _dim(facts: Facts, position: int) -> int:
@@ -116,8 +138,7 @@ def local_slice(body, node: Node, args: tuple, kwargs: dict) -> Node:
         return args[0]
     if part is None or getattr(body.placement(node), "dim", None) != part.dim:
         return body.call(node.target, args, kwargs)
-    rows = body.size(body.shape(node)[part.dim])
-    return body.call(node.target, (args[0], part.dim, *part.bounds(body, rows)))
+    return body.call(node.target, (args[0], part.dim, *part.bounds(body, part.rows_in(body, node, part.count))))
 
 
 def local_slice_scatter(body, node: Node, args: tuple, kwargs: dict) -> Node:
@@ -126,6 +147,4 @@ def local_slice_scatter(body, node: Node, args: tuple, kwargs: dict) -> Node:
     part = part_of(facts, 2, facts.shapes[1])
     if part is None or getattr(body.placement(node), "dim", None) != part.dim:
         return body.call(node.target, args, kwargs)
-    size = body.size(body.shape(node)[part.dim])
-    rows = body.number(operator.floordiv, size, body.size(part.blocks))
-    return body.call(node.target, (*args[:2], part.dim, *part.bounds(body, rows)))
+    return body.call(node.target, (*args[:2], part.dim, *part.bounds(body, part.rows_in(body, node, part.blocks))))

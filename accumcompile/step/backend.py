@@ -64,7 +64,7 @@ def _compile_captured(gm: fx.GraphModule, example_inputs: list[torch.Tensor], se
     batch = graph_batch.find_batch(gm, session)
     if here.call is not None and (batch is not None or dynamo.differentiable_outputs(gm)):
         here.call.watch.graphs += 1
-    session.part(Calls).differentiate |= dynamo.differentiates(gm)
+    session.part(Calls).differentiate |= dynamo.differentiates(gm.graph)
     if batch is None:
         return _whole(gm, session)
     _check_plain(gm)

@@ -1,7 +1,7 @@
-"""Conditions that decide the rows of a slice along the batch: evaluated for the current batch, and so guarded.
+"""Conditions that decide the rows of a part of the batch: evaluated for the current batch, and so guarded.
 
-If 2 divides the batch, ``x[::2]`` is split in pairs of samples, and ``x[:n // 2 * 2]`` is all of ``x``; otherwise both
-are gathered. Dynamo captures the step once for each case.
+If 2 divides the batch, ``x[::2]`` and ``x[torch.arange(0, n, 2)]`` are split in pairs of samples, ``x[:n // 2]`` in two
+blocks, and ``x[:n // 2 * 2]`` is all of ``x``; otherwise all are gathered. Dynamo captures the step once for each case.
 """
 
 from __future__ import annotations
@@ -10,21 +10,39 @@ from collections.abc import Iterable
 
 import sympy
 import torch
-from torch.fx import Graph, Node
+from torch.fx import GraphModule, Node
 
 from ...ir.divisibility import divisors
-from ...ir.operands import data_symbols
+from ...ir.operands import data_symbols, input_sizes
 from ...ir.sizes import expression
 
 STEPS = {torch.ops.aten.slice.Tensor: 4, torch.ops.aten.slice_scatter.default: 5}  # the position of the step
+COUNTED = torch.ops.prims.iota.default
 
 
-def ask_divided(graph: Graph, symbols: Iterable[sympy.Symbol]) -> None:
-    """Guard, for each slice along the batch, on whether its step divides the dimension or it leaves nothing out."""
+def ask_divided(gm: GraphModule, symbols: Iterable[sympy.Symbol]) -> None:
+    """Guard, for each part of the batch, on whether it leaves nothing out, or is a regular part."""
     batch = frozenset(symbols)
     for op, position in STEPS.items():
-        for node in graph.find_nodes(op="call_function", target=op):
+        for node in gm.graph.find_nodes(op="call_function", target=op):
             _ask(node, position, batch)
+    lengths = [
+        expression(node.meta["val"].shape[0]) for node in gm.graph.find_nodes(op="call_function", target=COUNTED)
+    ]
+    counted = {by for length in lengths if not data_symbols(length) for by in _divisors(length, batch)}
+    for size in input_sizes(gm) if counted else ():
+        if size.node.expr in batch:
+            _ask_each(size, counted)
+
+
+def _divisors(size: object, batch: frozenset[sympy.Symbol]) -> set[int]:
+    """By what a size that depends on the batch is divided."""
+    return set(divisors(size)) if isinstance(size, sympy.Expr) and size.free_symbols & batch else set()
+
+
+def _ask_each(size: torch.SymInt, divided_by: set[int]) -> None:
+    for by in sorted(divided_by):
+        bool(size % by == 0)
 
 
 def _ask(node: Node, position: int, batch: frozenset[sympy.Symbol]) -> None:
@@ -38,5 +56,5 @@ def _ask(node: Node, position: int, batch: frozenset[sympy.Symbol]) -> None:
         return
     if step > 1:
         bool(size % step == 0)
-    elif any(divisors(expression(rows))):
-        bool(rows == size)
+    elif (divided_by := _divisors(expression(rows), batch)) and not bool(rows == size):
+        _ask_each(size, divided_by)

@@ -102,7 +102,7 @@ def capture_along(
             return run([improve, *NORMALISATION], graph, context, [compiler.observe])
 
         def piece(graph: GraphModule, road: str, owned_from: int | None) -> Callable:
-            ask_divided(graph.graph, batch.symbols)
+            ask_divided(graph, batch.symbols)
             return compiler.compile(graph, road, names, owned_from)
 
         return Roads(piece, normalise, fused, tangents_reached(gm), beside, changeable)

@@ -189,14 +189,14 @@ def is_owned(source: Any) -> bool:
     return any(type(s).__name__ in _OWNED or getattr(s, "member", None) in _OWNED_MEMBERS for s in _chain(source))
 
 
-def differentiates(gm: fx.GraphModule) -> bool:
+def differentiates(graph: fx.Graph) -> bool:
     """Whether the graph computes a derivative itself: by a reverse-mode transform, or by ``autograd.grad``.
 
     Dynamo traces the latter, and backward() as the latter, if the user sets its ``trace_autograd_ops``.
     """
     return any(
         node.target is torch.autograd.grad or "grad_increment_nesting" in getattr(node.target, "__name__", "")
-        for node in gm.graph.nodes
+        for node in graph.nodes
     )
 
 

@@ -25,6 +25,7 @@ from . import (  # noqa: F401
     python_lists,
     recompile_limit,
     replacements,
+    required_grads,
     vmap_chunks,
     zero_dim_floats,
 )
