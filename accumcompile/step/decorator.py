@@ -15,7 +15,7 @@ from ..capture import safety
 from ..capture.batch import arguments as batches
 from ..capture.dynamo import api as dynamo
 from ..capture.dynamo import hooks as dynamo_hooks
-from ..capture.dynamo import retrace
+from ..capture.dynamo import optimizers, retrace
 from ..capture.dynamo.thread_state import Call, during
 from ..diagnostics import errors, where
 from ..report import dump
@@ -80,7 +80,7 @@ class AccumulatedStep:
             stack.enter_context(dynamo.marked(batch.split))
             stack.enter_context(dynamo_hooks.in_place())
             net = safety.Net.of(call, lambda: batches.modules(self.fn, call.arguments))
-            result = self._compiled(*args, **kwargs)
+            result = optimizers.call_compiled(self._compiled, args, kwargs)
             net.finish()
         return result
 
