@@ -1,8 +1,9 @@
 """The safety net: nothing runs on the full batch without the user being told.
 
 It needs no list of what Dynamo drops. At each backward of a decorated call it walks the loss's autograd
-graph: a parameter reached through a node that runs none of our graphs was used on the full batch. The walk is
-made if Dynamo has looked at a frame since the last clean call, has ever dropped one, or skipped an idle one.
+graph: a parameter reached through a node that runs none of our graphs was used on the full batch. So it does when a
+step returns a loss that its caller differentiates. The walk is made if Dynamo has looked at a frame since the last
+clean call, has ever dropped one, or skipped an idle one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch.autograd.function import BackwardCFunction
 
 from ..diagnostics import errors, where
+from .batch.arguments import tensors
 from .dynamo import api as dynamo
 from .dynamo import frame_watch, replacements
 from .dynamo.break_reasons import explained
@@ -114,6 +116,48 @@ def _is_scalar(node: Any, index: int) -> bool:
     return all(size == 1 for size in shape)
 
 
+# A loss that the step returns, for its caller to differentiate
+
+
+def _losses(result: Any) -> list[torch.Tensor]:
+    return [t for _, t, _ in tensors("returned", result) if t.grad_fn is not None]
+
+
+@dataclass(eq=False)
+class HandedOver:
+    """What became of the losses that a step returned: Lightning calls backward() itself, and so may anyone.
+
+    differentiated: one of them was, so the caller knows what it does.
+    forgotten: one of them was let go before that.
+    """
+
+    differentiated: bool = False
+    forgotten: bool = False
+
+    def watch(self, losses: Iterable[torch.Tensor]) -> None:
+        """Learn what becomes of ``losses``."""
+        for loss in () if self.differentiated else losses:
+            loss.grad_fn.register_prehook(_Witness(self))  # type: ignore[union-attr]
+
+    @property
+    def dropped(self) -> bool:
+        """Whether the caller lets losses go and has never differentiated one."""
+        return self.forgotten and not self.differentiated
+
+
+class _Witness:
+    """A hook on a loss's autograd node, which alone keeps it: it ends with the graph."""
+
+    def __init__(self, losses: HandedOver) -> None:
+        self.losses = losses
+
+    def __call__(self, gradients: Any) -> None:
+        self.losses.differentiated = True
+
+    def __del__(self) -> None:
+        self.losses.forgotten = True
+
+
 # At each backward of a call
 
 
@@ -174,13 +218,17 @@ class Net:
         more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
         return ", ".join(listed[:3]) + more
 
-    def finish(self) -> None:
+    def finish(self, result: Any) -> None:
         """Called when the step has returned: remember that the call was clean, or that functions were dropped."""
         session = self.call.session
+        losses = _losses(result) if self.is_forward_only else []
+        session.part(HandedOver).watch(losses)
         if self.must_look:
             self.warn_of_compiled_modules()
-            if self.is_forward_only:
-                errors.warn("AC031", session, session.frame, step=session.name)
+            if losses:
+                self.judge(below_roots(losses))
+        if (self.must_look and self.is_forward_only and not losses) or session.part(HandedOver).dropped:
+            errors.warn("AC031", session, session.frame, step=session.name)
         if self.call.watch.dropped:
             session.part(Calls).dropped = True
         session.part(Calls).frames = frame_watch.frames_seen()

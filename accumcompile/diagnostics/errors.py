@@ -119,7 +119,7 @@ MESSAGES: dict[str, Message] = {
     "AC031": Message(
         "{step} never called backward()",
         "gradients are what is accumulated: without them the step is only a forward pass",
-        "call backward() inside the step, or run an evaluation under torch.no_grad()",
+        "call backward() in the step, or on the loss that it returns; run an evaluation under torch.no_grad()",
     ),
     "AC032": Message(
         "{model} is already wrapped in torch.compile",

@@ -81,7 +81,7 @@ class AccumulatedStep:
             stack.enter_context(dynamo_hooks.in_place())
             net = safety.Net.of(call, lambda: batches.modules(self.fn, call.arguments))
             result = optimizers.call_compiled(self._compiled, args, kwargs)
-            net.finish()
+            net.finish(result)
         return result
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
