@@ -109,6 +109,11 @@ MESSAGES: dict[str, Message] = {
         "the backward of a compiled step keeps no graph to differentiate again",
         "compute that derivative inside the step with torch.func.grad, or leave this step undecorated",
     ),
+    "AC025": Message(
+        "Lightning zeroes the gradients that {step} has made",
+        "under automatic optimization it calls zero_grad() when training_step has returned, and then backward() itself",
+        "return the loss, and leave backward() to Lightning; or set automatic_optimization = False, and update there",
+    ),
     # Warnings: once each, errors under strict
     "AC030": Message(
         "the loss was computed outside the captured graph of the model",
@@ -155,6 +160,11 @@ MESSAGES: dict[str, Message] = {
         "a {kind} is among the values",
         "a tensor made of tensors, and of ranks perhaps, is split along time only when ranks are: not yet",
         "give the step plain tensors and parameters (of a DTensor: to_local() or full_tensor())",
+    ),
+    "AC039": Message(
+        "the step is split in micro-batches, and {setting} is {count}",
+        "{count} batches of {step} are accumulated to one update, weighted as that framework weights them",
+        "set it to 1 and make the batch {count} times as large",
     ),
     # Python values in place of tensors; compiled code that fails its check
     "AC040": Message(

@@ -79,7 +79,7 @@ class AccumulatedStep:
             stack.enter_context(dump.reported(self.session))
             stack.enter_context(dynamo.marked(batch.split))
             stack.enter_context(dynamo_hooks.in_place())
-            net = safety.Net.of(call, lambda: batches.modules(self.fn, call.arguments))
+            net = safety.Net.of(call, self.fn)
             result = optimizers.call_compiled(self._compiled, args, kwargs)
             net.finish(result)
         return result

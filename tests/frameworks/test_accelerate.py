@@ -6,6 +6,8 @@ import torch
 from splits import recorded
 from tagger import difference
 
+from accumcompile import AccumulateWarning
+
 
 @pytest.fixture(autouse=True)
 def double_precision():
@@ -22,3 +24,9 @@ def test_a_decorated_step():
 
 def test_accelerates_own_accumulation_is_another_result():
     assert difference(example.trained(example.train_step), example.trained_by_accelerate()) > 0.1
+
+
+def test_accelerates_accumulation_beside_ours_is_told():
+    split = example.split_step(lowering="eager")
+    with pytest.warns(AccumulateWarning, match=r"AC039.*Accelerator\.gradient_accumulation_steps is 2"):
+        example.trained(split, gradient_accumulation_steps=2)

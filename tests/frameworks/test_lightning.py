@@ -6,6 +6,8 @@ import torch
 from splits import recorded
 from tagger import difference
 
+from accumcompile import AccumulateError, AccumulateWarning, accumulate
+
 RUNS = 2 * [("fused", 16, 8), ("fused", 16, 8), ("fused", 12, 6)]
 
 
@@ -42,3 +44,30 @@ def test_a_loop_of_fabric():
     ours, runs = recorded(split, lambda: example.trained_by_fabric(split))
     assert runs == RUNS
     assert difference(full, ours) < 1e-13
+
+
+class CallsBackward(example.Automatic):
+    """What must not be written: Lightning zeroes gradients behind ``training_step``."""
+
+    def training_step(self, batch, batch_idx):
+        loss = self.tagger(**batch)["loss"]
+        loss.backward()
+        return loss
+
+    def backward(self, loss, *args, **kwargs):
+        """Not a second time."""
+
+
+def test_gradients_that_lightning_zeroes_are_refused():
+    class Split(CallsBackward):
+        training_step = accumulate(steps=8, lowering="eager")(CallsBackward.training_step)
+
+    assert difference(example.trained(example.Automatic), example.trained(CallsBackward)) > 0.1  # undecorated, too
+    with pytest.raises(AccumulateError, match="AC025"):
+        example.trained(Split)
+
+
+def test_lightnings_accumulation_beside_ours_is_told():
+    split = example.split_automatic(lowering="eager")
+    with pytest.warns(AccumulateWarning, match=r"AC039.*LightningModule\.trainer\.accumulate_grad_batches is 2"):
+        example.trained(split, accumulate_grad_batches=2)

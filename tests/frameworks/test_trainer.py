@@ -7,6 +7,8 @@ from splits import recorded
 from tagger import difference
 from transformers import Trainer
 
+from accumcompile import AccumulateError, AccumulateWarning
+
 # 44 rows are batches of 16, 16 and 12: in 8, 8 and 6 micro-batches of 2.
 EPOCH = [("fused", 16, 8), ("fused", 16, 8), ("fused", 12, 6)]
 LOGGED = ("loss", "grad_norm", "learning_rate", "epoch", "eval_loss")
@@ -42,3 +44,11 @@ def test_the_trainers_own_accumulation_is_another_result(tmp_path):
     full = example.trained(Trainer, str(tmp_path / "full"))
     own = example.trained(Trainer, str(tmp_path / "own"), batch=2, accumulation=8)
     assert difference(full.model, own.model) > 0.1
+
+
+def test_the_trainers_accumulation_beside_ours_is_told(tmp_path):
+    told = r"AC039.*Trainer\.args\.gradient_accumulation_steps is 2"
+    with pytest.warns(AccumulateWarning, match=told):
+        example.trained(example.split_trainer(lowering="eager"), str(tmp_path / "a"), accumulation=2, updates=1)
+    with pytest.raises(AccumulateError, match=told):
+        example.trained(example.split_trainer(lowering="eager", strict=True), str(tmp_path / "b"), accumulation=2)
