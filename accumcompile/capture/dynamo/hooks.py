@@ -18,6 +18,7 @@ from . import api as dynamo
 
 # Those not used below are imported for the torch functions that they replace.
 from . import (  # noqa: F401
+    bound_methods,
     breaks,
     idle_functions,
     is_compiling,
