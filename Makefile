@@ -10,12 +10,13 @@ LOWERING ?= eager
 BIN   := .venv/bin
 KEY   := $(shell (cat pyproject.toml; echo '$(TORCH)') | cksum | tr ' ' '-')
 READY := .venv/.ready-$(KEY)
+FRAMEWORKS := .venv/.frameworks-$(KEY)
 PIP   := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-full bench oracle models fuzz lint wheel clean
+.PHONY: help demo test test-full test-frameworks bench oracle models fuzz lint wheel clean
 
 help:
-	@echo "make demo | test | test-full | bench | oracle | models | fuzz | lint | wheel | clean     (TORCH='$(TORCH)' PYTHON='$(PYTHON)')"
+	@echo "make demo | test | test-full | test-frameworks | bench | oracle | models | fuzz | lint | wheel | clean     (TORCH='$(TORCH)' PYTHON='$(PYTHON)')"
 
 # The stamp's name holds a checksum of pyproject.toml and TORCH, so a change of either installs again.
 $(READY):
@@ -25,17 +26,26 @@ $(READY):
 	rm -f .venv/.ready-*
 	touch $@
 
+$(FRAMEWORKS): $(READY)
+	$(PIP) install "$(TORCH)" --editable ".[dev,examples,frameworks]"
+	rm -f .venv/.frameworks-*
+	touch $@
+
 demo: $(READY)
 	$(BIN)/python examples/gpt.py
 
 # One thread per pytest worker: two workers with two threads each would fight over two cores.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --ignore tests/frameworks $(PYTEST_ARGS)
 
 # The long grid too: every row of the catalogue through Inductor, and all that is marked slow; on a machine with a
 # CUDA device also what is marked gpu.
 test-full: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/frameworks $(PYTEST_ARGS)
+
+# The training frameworks of docs/frameworks.md: some 2 minutes, and as much for their installation.
+test-frameworks: $(FRAMEWORKS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/frameworks $(PYTEST_ARGS)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py

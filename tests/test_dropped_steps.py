@@ -179,6 +179,29 @@ def test_the_closure_of_an_optimizer_is_split(make):
     assert set(small.runs(decorated, ours, optimizers[0], *small.data(12))) == {(12, 4)}
 
 
+@pytest.mark.parametrize("make", [torch.optim.LBFGS, torch.optim.SGD])
+def test_a_decorated_step_that_an_optimizer_calls_is_split(make):
+    """As Lightning does it: ``optimizer.step(closure)``, and the closure calls the step."""
+    decorated = small.eager(small.plain, strict=True)
+    ours, plain = small.net(), small.net()
+
+    def train(step, model):
+        optimizer = make(model.parameters(), lr=0.1)
+
+        def closure():
+            optimizer.zero_grad()
+            return step(model, *small.data(12))
+
+        optimizer.step(closure)
+
+    with decorated.session.journal.recording() as recorded:
+        train(decorated, ours)
+    train(small.plain, plain)
+    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    assert {(run.split.batch, len(run.split)) for run in recorded} == {(12, 4)}
+
+
 def test_a_closure_that_dynamo_drops_is_refused():
     def step(model, optimizer, x, y):
         def closure():

@@ -32,13 +32,60 @@ accumcompile AC022: a TorchDispatchMode is active: _FlopCounterMode
     assert small.runs(step, model, *small.data(12)) == [(12, 4)]
 
 
-@pytest.mark.parametrize("returned", [lambda loss: loss, lambda loss: loss.detach()], ids=["loss", "detached"])
-def test_a_step_that_returns_without_a_backward(returned):
-    def step(model, x, y):
-        return returned(F.cross_entropy(model(x), y))
+def returning(model, x, y):
+    return {"loss": F.cross_entropy(model(x), y)}
 
+
+def test_a_loss_that_the_caller_differentiates():
+    """As Lightning and many a trainer do."""
+    decorated, ours, plain = small.eager(returning, strict=True), small.net(), small.net()
+    with decorated.session.journal.recording() as recorded:
+        for _ in range(2):
+            (decorated(ours, *small.data(12))["loss"] / 2).backward()
+            (returning(plain, *small.data(12))["loss"] / 2).backward()
+    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-10, atol=1e-10)
+    assert [(run.split.batch, len(run.split)) for run in recorded] == [(12, 4)] * 2
+
+
+def test_two_losses_that_the_caller_differentiates_together():
+    decorated, model = small.eager(returning, strict=True), small.net()
+    losses = [decorated(model, *small.data(12))["loss"] for _ in range(3)]
+    sum(losses).backward()
+    decorated(model, *small.data(12))
+
+
+def test_a_loss_that_the_caller_forgets():
+    """It is told at the next call: only then is it known."""
+    decorated, model = small.eager(returning), small.net()
+    decorated(model, *small.data(12))
     with pytest.warns(AccumulateWarning, match="AC031"):
-        small.eager(step)(small.net(), *small.data(12))
+        decorated(model, *small.data(12))
+    strict = small.eager(returning, strict=True)
+    strict(model, *small.data(12))
+    assert "AC031" in refused(strict, model, *small.data(12))
+
+
+def test_explain_and_verify_differentiate_it_too():
+    decorated, model = small.eager(returning, strict=True), small.net()
+    assert decorated.verify(model, *small.data(12)).passed
+    assert [loop.micro_batches for loop in decorated.explain(model, *small.data(12)).loops] == [1, 4]
+    for _ in range(2):  # and the losses of those runs are not forgotten ones
+        decorated(model, *small.data(12))["loss"].backward()
+
+
+def test_a_loss_on_the_full_batch_that_the_caller_would_differentiate():
+    """A backward outside of the step is one that the net never sees."""
+
+    def step(model, x, y):
+        for _ in range(1):
+            loss = F.cross_entropy(model(x), y)
+            torch._dynamo.graph_break()
+        return loss
+
+    decorated = small.eager(step)
+    for _ in range(2):
+        assert "AC020: the step ran on the full batch" in refused(decorated, small.sequential(), *small.data(12))
 
 
 def test_a_step_that_never_calls_backward():
@@ -55,7 +102,7 @@ def test_a_step_that_never_calls_backward():
 accumcompile AC031: step never called backward()
   test_safety.py:N in step
   why   gradients are what is accumulated: without them the step is only a forward pass
-  fix   call backward() inside the step, or run an evaluation under torch.no_grad()""",
+  fix   call backward() in the step, or on the loss that it returns; run an evaluation under torch.no_grad()""",
     )
     decorated(model, *small.data(12))
     assert "AC031" in refused(small.eager(step, strict=True), model, *small.data(12))

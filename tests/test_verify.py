@@ -7,6 +7,7 @@ import sympy
 import torch
 import torch.nn.functional as F
 
+from accumcompile import accumulate
 from accumcompile.diagnostics.errors import AccumulateError
 from accumcompile.ir.loop import Split
 from accumcompile.report.plan import Plan
@@ -116,6 +117,41 @@ def test_the_full_batch_equals_itself():
     assert names["returned"] == "output"
     assert names["model.0.weight.grad"] == "gradient"
     assert names["model.0.weight"] == "parameter"
+
+
+class Returning(ByHand):
+    """A step that returns its loss: the value of the full batch's, and the gradient that ``weight`` makes."""
+
+    def __call__(self, model, optimizer, x, y):
+        loss = self.fn(model, optimizer, x, y)
+        parts = Split(len(x), self.session.options.rows(len(x)))
+        slices = [slice(start, start + n) for start, n in parts]
+        ours = sum(self.fn(model, optimizer, x[s], y[s]) * self.weight(y[s], y, len(parts)) for s in slices)
+        return loss.detach() + ours - ours.detach()
+
+
+@pytest.mark.parametrize("weight", [exact, naive])
+def test_a_loss_that_the_step_returns_is_differentiated(weight):
+    def step(model, optimizer, x, y):
+        return loss_of(model, x, y)
+
+    model, optimizer, x, y = make()
+    y[4] = 0  # 3, 1 and 4 labels count
+    report = verify(Returning(step, weight), model, optimizer, x, y)
+    assert {row.kind for row in report.rows} >= {"loss", "output", "gradient"}
+    assert report.passed == (weight is exact)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_loss_behind_a_gradient_of_its_own_is_not():
+    def step(model, optimizer, x, y):
+        loss = loss_of(model, x, y)
+        for p, g in zip(model.parameters(), torch.autograd.grad(loss, list(model.parameters())), strict=True):
+            p.grad = g
+        return loss
+
+    decorated = accumulate(step, steps=3, lowering="eager")
+    assert verify(decorated, *make()).passed
 
 
 def test_nothing_has_changed():

@@ -1,8 +1,9 @@
 """The safety net: nothing runs on the full batch without the user being told.
 
 It needs no list of what Dynamo drops. At each backward of a decorated call it walks the loss's autograd
-graph: a parameter reached through a node that runs none of our graphs was used on the full batch. The walk is
-made if Dynamo has looked at a frame since the last clean call, has ever dropped one, or skipped an idle one.
+graph: a parameter reached through a node that runs none of our graphs was used on the full batch. So it does when a
+step returns a loss that its caller differentiates. The walk is made if Dynamo has looked at a frame since the last
+clean call, has ever dropped one, or skipped an idle one.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from torch.autograd.function import BackwardCFunction
 
 from ..diagnostics import errors, where
 from ..report.whole_graph import unknown
+from . import frameworks, returned_loss
+from .batch import arguments as batches
 from .dynamo import api as dynamo
 from .dynamo import frame_watch, replacements
 from .dynamo.break_reasons import explained
 from .dynamo.call_history import Calls
 from .dynamo.thread_state import Call, here
+from .returned_loss import Returned
 
 _TAG = "accumcompile"  # in a node's metadata: it belongs to a graph that is not split; whether that is free
 _ours: WeakSet[type] = WeakSet()  # classes of autograd nodes that run our graphs; AOTAutograd makes one per graph
@@ -125,19 +129,25 @@ class Net:
     """The safety net of one call."""
 
     call: Call
-    modules: Callable[[], dict[str, torch.nn.Module]]
+    step: Callable[..., Any]
     backwards: int = 0
+    accumulated: bool = False  # whether a backward has added to gradients
 
     @classmethod
-    def of(cls, call: Call, modules: Callable[[], dict[str, torch.nn.Module]]) -> Net:
-        """A net that checks each backward of ``call``; ``modules`` gives the modules that the step can reach."""
-        net = cls(call, modules)
+    def of(cls, call: Call, step: Callable[..., Any]) -> Net:
+        """A net that checks each backward of ``call``, a call of the undecorated ``step``."""
+        net = cls(call, step)
         call.on_backward = net.check
+        if call.session.part(Calls).frames is None:
+            net.warn_of_a_second_accumulation()
         return net
 
-    def check(self, roots: Sequence[torch.Tensor], create_graph: bool) -> None:
-        """Called before a backward runs."""
+    def check(self, roots: Sequence[torch.Tensor], create_graph: bool, adds: bool) -> None:
+        """Called before a backward runs; ``adds``: to the leaves' ``.grad``, as backward() does and grad() does not."""
         self.backwards += 1
+        if adds:
+            self.accumulated = True
+            returned_loss.mark_differentiated(roots)
         if self.call.in_chunk or not (self.must_look or create_graph):
             return
         below = below_roots(roots)
@@ -179,13 +189,18 @@ class Net:
         more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
         return ", ".join(listed[:3]) + more
 
-    def finish(self) -> None:
+    def finish(self, result: Any) -> None:
         """Called when the step has returned: remember that the call was clean, or that functions were dropped."""
         session = self.call.session
+        self.refuse_zeroed(result)
+        losses = returned_loss.losses(result) if self.is_forward_only else []
+        session.part(Returned).watch(losses)
         if self.must_look:
             self.warn_of_compiled_modules()
-            if self.is_forward_only:
-                errors.warn("AC031", session, session.frame, step=session.name)
+            if losses:
+                self.judge(below_roots(losses))
+        if (self.must_look and self.is_forward_only and not losses) or session.part(Returned).dropped:
+            errors.warn("AC031", session, session.frame, step=session.name)
         if self.call.watch.dropped:
             session.part(Calls).dropped = True
         session.part(Calls).frames = frame_watch.frames_seen()
@@ -195,6 +210,29 @@ class Net:
         """Whether nothing was differentiated; a nested call leaves that to the enclosing step."""
         differentiated = self.backwards or self.call.session.part(Calls).differentiate
         return torch.is_grad_enabled() and not differentiated and not self.call.is_nested
+
+    def refuse_zeroed(self, result: Any) -> None:
+        """Refuse a step of Lightning's that has called backward() itself, and returns no loss for Lightning's.
+
+        Raises:
+            AccumulateError: AC025.
+        """
+        if not self.accumulated or not frameworks.zeroes_afterwards(self.call.arguments.values()):
+            return
+        if all(map(returned_loss.is_differentiated, returned_loss.losses(result))):
+            raise errors.error("AC025", self.call.session.frame, step=self.call.session.name)
+
+    def warn_of_a_second_accumulation(self) -> None:
+        """Warn that a framework accumulates over batches of the step, too."""
+        found = frameworks.accumulating(batches.within_reach(self.step, self.call.arguments).values())
+        if found is not None:
+            session, (setting, count) = self.call.session, found
+            facts = {"step": session.name, "setting": str(setting), "count": str(count)}
+            errors.warn("AC042", session, session.frame, **facts)
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """The modules that the step can reach."""
+        return batches.modules(self.step, self.call.arguments)
 
     def warn_of_compiled_modules(self) -> None:
         """Warn that modules that the user compiled are inlined."""
@@ -206,16 +244,17 @@ class Net:
 
 
 @replacements.replaces(torch.autograd, "_engine_run_backward", untraced=True)
-def _engine(run: Callable[..., Any], roots: Any, *args: Any, **kw: Any) -> Any:
+def _engine(run: Callable[..., Any], roots: Any, *args: Any, accumulate_grad: bool = False, **kw: Any) -> Any:
     """Check each backward before it runs: backward() and grad() both come here, in torch 2.11 to 2.15."""
     call = here.call
+    kw["accumulate_grad"] = accumulate_grad
     if call is None:
         return run(roots, *args, **kw)
     look, call.on_backward = call.on_backward, None
     try:
         if look is not None and not dynamo.is_tracing():
             _gradients, _keep, create_graph, *_ = args
-            look([r for r in roots if isinstance(r, torch.Tensor)], create_graph)
+            look([r for r in roots if isinstance(r, torch.Tensor)], create_graph, accumulate_grad)
         return run(roots, *args, **kw)
     finally:
         call.on_backward = look

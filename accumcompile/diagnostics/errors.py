@@ -104,6 +104,11 @@ MESSAGES: dict[str, Message] = {
         "the backward of a compiled step keeps no graph to differentiate again",
         "compute that derivative inside the step with torch.func.grad, or leave this step undecorated",
     ),
+    "AC025": Message(
+        "Lightning zeroes the gradients that {step} has made",
+        "under automatic optimization it calls zero_grad() when training_step has returned, and then backward() itself",
+        "return the loss, and leave backward() to Lightning; or set automatic_optimization = False, and update there",
+    ),
     # Warnings: once each, errors under strict
     "AC030": Message(
         "the loss was computed outside the captured graph of the model",
@@ -114,7 +119,7 @@ MESSAGES: dict[str, Message] = {
     "AC031": Message(
         "{step} never called backward()",
         "gradients are what is accumulated: without them the step is only a forward pass",
-        "call backward() inside the step, or run an evaluation under torch.no_grad()",
+        "call backward() in the step, or on the loss that it returns; run an evaluation under torch.no_grad()",
     ),
     "AC032": Message(
         "{model} is already wrapped in torch.compile",
@@ -156,6 +161,11 @@ MESSAGES: dict[str, Message] = {
         "it makes little beside its gradients, of which micro-batches hold two: their sum, and their own",
         "give the step a larger batch, or leave it undecorated",
         "an estimated peak of {peak}, where the full batch at once has {full}",
+    ),
+    "AC042": Message(
+        "the step is split in micro-batches, and {setting} is {count}",
+        "{count} batches of {step} are accumulated to one update, weighted as that framework weights them",
+        "set it to 1 and make the batch {count} times as large",
     ),
     # Python values in place of tensors; compiled code that fails its check
     "AC040": Message(

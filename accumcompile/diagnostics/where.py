@@ -58,8 +58,26 @@ def is_users(file: str) -> bool:
     return not path.startswith(_installed()) and "site-packages" not in Path(path).parts
 
 
+@cache
+def package_of(file: str) -> str:
+    """The installed package that a file belongs to; "" for the user's files, torch's, Python's and ours."""
+    parts = Path(file).parts
+    if "site-packages" not in parts:
+        return ""
+    name = _below_packages(file).parts[0].removesuffix(".py")
+    return "" if name in ("torch", "accumcompile") else name
+
+
+def _below_packages(file: str) -> Path:
+    parts = Path(file).parts
+    last = len(parts) - 1 - parts[::-1].index("site-packages")
+    return Path(*parts[last + 1 :])
+
+
 def shortened(file: str) -> str:
-    """The file's path, relative to the working directory if it lies below it."""
+    """The file's path, relative to the working directory or to the installed packages if it lies below them."""
+    if package_of(file):
+        return str(_below_packages(file))
     try:
         return str(Path(file).resolve().relative_to(Path.cwd()))
     except (ValueError, OSError):
@@ -107,8 +125,18 @@ def user_frame(stack_trace: str | None) -> Frame | None:
 
 def of_summaries(stack: Iterable[FrameSummary] | None) -> Frame | None:
     """The innermost user frame of a ``traceback.StackSummary``."""
-    frames = (Frame(s.filename, s.lineno or 0, named(s.name), (s.line or "").strip()) for s in stack or ())
-    return innermost(frames)
+    return innermost(map(_of_summary, stack or ()))
+
+
+def _of_summary(summary: FrameSummary) -> Frame:
+    return Frame(summary.filename, summary.lineno or 0, named(summary.name), (summary.line or "").strip())
+
+
+def library_frame(stack: Iterable[FrameSummary] | None) -> Frame | None:
+    """The innermost frame of a ``traceback.StackSummary``, if it is an installed package's: torch's do not count."""
+    frames = map(_of_summary, stack or ())
+    inner = [f for f in frames if is_users(f.file) or package_of(f.file)][-1:]
+    return next((frame for frame in inner if package_of(frame.file)), None)
 
 
 def of_code(code: CodeType) -> Frame:
@@ -126,8 +154,9 @@ def _frames() -> list[FrameType]:
 
 
 def running_code() -> Iterator[CodeType]:
-    """The code of the user's functions that are running now, innermost first."""
-    return (frame.f_code for frame in _frames() if is_users(frame.f_code.co_filename))
+    """The code of the functions that are running now, the user's and those of installed packages, innermost first."""
+    codes = (frame.f_code for frame in _frames())
+    return (code for code in codes if is_users(code.co_filename) or package_of(code.co_filename))
 
 
 def users_line() -> Frame | None:

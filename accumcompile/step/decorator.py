@@ -16,7 +16,7 @@ from ..capture.batch import arguments as batches
 from ..capture.batch.candidates import ONE_SAMPLE, Candidates
 from ..capture.dynamo import api as dynamo
 from ..capture.dynamo import hooks as dynamo_hooks
-from ..capture.dynamo import marks, retrace
+from ..capture.dynamo import marks, optimizers, retrace
 from ..capture.dynamo.thread_state import Call, during
 from ..diagnostics import errors, where
 from ..report import dump
@@ -81,9 +81,9 @@ class AccumulatedStep:
             stack.enter_context(marks.marked(call.batch_of_call.split))
             stack.enter_context(call.marks)
             stack.enter_context(dynamo_hooks.in_place())
-            net = safety.Net.of(call, lambda: batches.modules(self.fn, call.arguments))
-            result = self._compiled(*args, **kwargs)
-            net.finish()
+            net = safety.Net.of(call, self.fn)
+            result = optimizers.call_compiled(self._compiled, args, kwargs)
+            net.finish(result)
         self._remember_choice(call.batch_of_call)
         return result
 

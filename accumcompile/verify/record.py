@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from accumcompile.verify import differentiated
 from accumcompile.verify.reach import Reachable, reach, walk
 
 from ..ir.torch_api import TorchDispatchMode, pytree
@@ -50,11 +51,10 @@ def record(call: Callable, fn: Callable, args: tuple, kwargs: Mapping[str, Any],
     names = _Names(list(reach(fn, args, kwargs)))
     drawn = _random_states(names.items)
     with ExitStack() as stack:
-        stack.enter_context(_each_backward(lambda loss, i: _add_loss(run, loss, i)))
         hook = register_optimizer_step_pre_hook(lambda opt, *_: _add_stepped(run, names, opt))
         stack.callback(hook.remove)
         precision = stack.enter_context(_Precision()) if watch else None
-        result = call(*args, **kwargs)
+        result = differentiated.run(call, args, kwargs, lambda loss, i: _add_loss(run, loss, i))
     run.eps = precision.eps if precision else 0.0
     run.drew = any(not torch.equal(a, b) for a, b in zip(drawn, _random_states(names.items), strict=True))
     _add_outputs(run, result)
@@ -132,28 +132,6 @@ def _random_states(items: list[Reachable]) -> list[torch.Tensor]:
     own = [each.value.get_state() for each in items if isinstance(each.value, torch.Generator)]
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return [torch.get_rng_state(), *cuda, *own]
-
-
-@contextmanager
-def _each_backward(see: Callable[[torch.Tensor, int], None]) -> Iterator[None]:
-    """Call `see(loss, number)` at each backward() in the block.
-
-    `Tensor.backward` looks up `torch.autograd.backward` when it is called: torch 2.11 to 2.15.
-    """
-    original, count = torch.autograd.backward, 0
-
-    def backward(tensors, *args, **kwargs):
-        nonlocal count
-        for tensor in (tensors,) if isinstance(tensors, torch.Tensor) else tensors:
-            count += 1
-            see(tensor, count)
-        return original(tensors, *args, **kwargs)
-
-    torch.autograd.backward = backward
-    try:
-        yield
-    finally:
-        torch.autograd.backward = original
 
 
 class _Precision(TorchDispatchMode):

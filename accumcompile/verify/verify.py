@@ -37,7 +37,8 @@ def verify(step: Any, *args: Any, **kwargs: Any) -> VerifyReport:
     """Run the step accumulated and on the full batch, and compare every value that it returns or changes.
 
     It passes if, in float64, no difference exceeds 1e-10; in lower precisions, if the error against a float64 run
-    is at most twice the full batch's own. Everything the step can reach is restored afterwards.
+    is at most twice the full batch's own. If the step calls no ``backward()`` and returns a loss, that loss is
+    differentiated too, as the step's caller does. Everything the step can reach is restored afterwards.
     """
     step, args = unbound(step, args)
     with Snapshot.of(step.fn, args, kwargs) as snapshot:

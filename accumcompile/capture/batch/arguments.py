@@ -220,14 +220,19 @@ def _check_not_empty(leaves: Iterable[Leaf]) -> None:
             raise errors.error("AC013", where.users_line(), name=leaf.name, dim=leaf.dim)
 
 
-def modules(fn: Callable[..., Any], named: Mapping[str, Any]) -> dict[str, torch.nn.Module]:
-    """The modules within reach: among the arguments and their attributes, the closure, the globals."""
+def within_reach(fn: Callable[..., Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """The step's arguments and their attributes, its closure and its globals, by name."""
     within = dict(named)
     for name, value in named.items():
         if not isinstance(value, NOT_DATA) and hasattr(value, "__dict__"):
             within |= {f"{name}.{attribute}": item for attribute, item in vars(value).items()}
     reach = inspect.getclosurevars(inspect.unwrap(fn)) if inspect.isfunction(inspect.unwrap(fn)) else None
-    within |= {**reach.globals, **reach.nonlocals} if reach else {}
+    return within | ({**reach.globals, **reach.nonlocals} if reach else {})
+
+
+def modules(fn: Callable[..., Any], named: Mapping[str, Any]) -> dict[str, torch.nn.Module]:
+    """The modules within reach."""
+    within = within_reach(fn, named)
     by_name = {name: value for name, value in within.items() if isinstance(value, torch.nn.Module)}
     for name, value in named.items():
         by_name |= {f"{name}{s}": item for s, _, item in members(value) if isinstance(item, torch.nn.Module)}

@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from traceback import FrameSummary
 
 from ...diagnostics import where
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why Dynamo broke a graph, or dropped a whole function."""
+    """Why Dynamo broke a graph, or dropped a whole function.
+
+    frame: the user's line.
+    dropped: the function that runs eagerly because of it.
+    library: the line of an installed package that the user's line has called, and that Dynamo could not trace.
+    """
 
     text: str
     frame: where.Frame | None = None
-    dropped: str = ""  # the function that runs eagerly because of it
+    dropped: str = ""
+    library: where.Frame | None = None
+
+    @classmethod
+    def of(cls, text: str, stack: Iterable[FrameSummary] | None, dropped: str = "") -> Reason:
+        """The reason with its lines, from Dynamo's stack of what it was tracing."""
+        frames = list(stack or ())
+        return cls(text, where.of_summaries(frames), dropped, where.library_frame(frames))
+
+    @property
+    def at(self) -> str:
+        """The place, in words: the package's where the line is a package's."""
+        if self.library is not None:
+            return f" in {where.package_of(self.library.file)}, at {self.library.where}"
+        return f" at {self.frame.where}" if self.frame else ""
 
 
 FAILED = "Dynamo failed to trace it"
@@ -42,7 +62,8 @@ REWORDED: tuple[tuple[str, str], ...] = (
 OWN_FUNCTION = "put forward and loss into a function of their own, and call it from the step"
 RESUMABLE = "move that line out of the try, loop or with around it, or out of {dropped}"
 
-# What to write instead, by a phrase of Dynamo's reason; AFTER_BACKWARD is for any other graph break.
+# What to write instead, by a phrase of Dynamo's reason; AFTER_BACKWARD is for any other graph break, and
+# OF_A_LIBRARY for one on a line that is not the user's to change.
 FIXES: tuple[tuple[str, str], ...] = (
     ("backwards hooks", "register the hook on parameters or tensors (p.register_hook), not on a module"),
     (LIST, "make it before the step: pass torch.tensor(labels) in place of the list"),
@@ -50,6 +71,8 @@ FIXES: tuple[tuple[str, str], ...] = (
     ("data-dependent expression", "keep such numbers in tensors (mask, gather, index_add), or out of forward and loss"),
     ("torch.compiler.disable", "let Dynamo see that function, or move the call behind backward()"),
 )
+YOURS = ("backwards hooks", LIST)  # these are the user's, whichever line meets them
+OF_A_LIBRARY = "find an option of {package} that avoids that line, or override {function} in a class of your own"
 AFTER_BACKWARD = "keep that out of forward and loss: move it behind backward(), or out of the step"
 
 
@@ -63,12 +86,16 @@ def explained(reasons: Sequence[Reason], step: str = "") -> dict[str, str]:
     if not reasons:
         return {"why": "Dynamo did not capture it and gave no reason", "fix": OWN_FUNCTION}
     reason = reasons[0]
-    at = f" at {reason.frame.where}" if reason.frame else ""
     what = f"Dynamo dropped {reason.dropped}, because it cannot resume after" if reason.dropped else "Dynamo made"
-    fixes = (fix for word, fix in FIXES if word in reason.text)
+    return {"why": f"{what} a graph break{reason.at}:\n{summary(reason.text)}", "fix": _fix(reason, step)}
+
+
+def _fix(reason: Reason, step: str) -> str:
+    if reason.library is not None and not any(word in reason.text for word in YOURS):
+        return OF_A_LIBRARY.format(package=where.package_of(reason.library.file), function=reason.library.function)
     otherwise = AFTER_BACKWARD if not reason.dropped else OWN_FUNCTION if reason.dropped == step else RESUMABLE
-    fix = next(fixes, otherwise.format(dropped=reason.dropped))
-    return {"why": f"{what} a graph break{at}:\n{summary(reason.text)}", "fix": fix}
+    fixes = (fix for word, fix in FIXES if word in reason.text)
+    return next(fixes, otherwise.format(dropped=reason.dropped))
 
 
 def summary(text: str) -> str:

@@ -39,7 +39,7 @@ class Watch:
         places = map(_place, where.running_code())
         running = [_dropped[place] for place in places if place in _dropped]
         since = dynamo_utils.graph_break_reasons[self.breaks_before :]
-        breaks = [Reason(r.reason, where.of_summaries(r.user_stack)) for r in since]
+        breaks = [Reason.of(r.reason, r.user_stack) for r in since]
         return running + self.dropped + [b for b in breaks if not is_expected(b)]
 
     @property

@@ -6,6 +6,7 @@ Checked in torch 2.11, 2.13 and 2.15.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from . import api as dynamo
 
 # Those not used below are imported for the torch functions that they replace.
 from . import (  # noqa: F401
+    bound_methods,
     breaks,
     idle_functions,
     is_compiling,
@@ -61,7 +63,9 @@ def _convert(convert: Callable[..., ConvertFrameReturn], self: Any, *args: Any) 
 def _format_error_msg(format_: Callable[..., str], exc: Exception, code: Any, *args: Any, **kwargs: Any) -> str:
     """Record that Dynamo drops a function: it formats the error that made it do so."""
     if here.call is not None:
-        frame = where.of_summaries(getattr(exc, "real_stack", None)) or where.user_frame(str(exc.__cause__))
-        if frame is not None:
-            here.call.watch.drop(code, Reason(str(getattr(exc, "msg", exc)), frame, where.named(code.co_name)))
+        reason = Reason.of(str(getattr(exc, "msg", exc)), getattr(exc, "real_stack", None), where.named(code.co_name))
+        if reason.frame is None and reason.library is None:
+            reason = replace(reason, frame=where.user_frame(str(exc.__cause__)))
+        if reason.frame is not None or reason.library is not None:
+            here.call.watch.drop(code, reason)
     return format_(exc, code, *args, **kwargs)

@@ -26,10 +26,22 @@ from .thread_state import here
 STEP_CODE = next(c for c in Optimizer.profile_hook_step.__code__.co_consts if getattr(c, "co_name", "") == "wrapper")
 
 
+def call_compiled(step: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Call a decorated step's compiled function. This frame stands on the stack where the call begins."""
+    return step(*args, **kwargs)
+
+
+# Below these, an optimizer's step further up the stack says nothing: the optimizer was given what runs.
+_GIVEN = (dynamo.CLOSURE_CODE, call_compiled.__code__)
+
+
 def is_within_step(code: CodeType) -> bool:
-    """Whether a frame is an optimizer's step, or is called by one, except through a closure that it was given."""
+    """Whether a frame is an optimizer's step or is called by one, except through a closure that it was given.
+
+    A decorated step may be such a closure itself: Lightning's training step is called by ``optimizer.step(closure)``.
+    """
     caller: Any = sys._getframe(1)
-    while code is not STEP_CODE and code is not dynamo.CLOSURE_CODE and caller is not None:
+    while code is not STEP_CODE and code not in _GIVEN and caller is not None:
         code, caller = caller.f_code, caller.f_back
     return code is STEP_CODE
 

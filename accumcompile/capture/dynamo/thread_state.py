@@ -48,8 +48,8 @@ class Call:
     arguments: the step's, by name.
     run_closure: captures and calls a closure that an optimizer was given.
     watch: what Dynamo reports during the call.
-    on_backward: called with a backward's roots and its ``create_graph`` before it runs. None during a backward: one
-        inside another (checkpointing) is not checked.
+    on_backward: called with a backward's roots, its ``create_graph`` and its ``accumulate_grad`` before it runs. None
+        during a backward: one inside another (checkpointing) is not checked.
     is_nested: whether the call is part of another step's call, which checks backwards.
     in_chunk: whether a vmap over the batch now runs in chunks.
     marks: undoes at the end of the call what a graph has marked.
@@ -64,7 +64,7 @@ class Call:
     arguments: Mapping[str, Any]
     run_closure: Callable[[Callable[[], Any]], Any]
     watch: Watch = field(default_factory=Watch)
-    on_backward: Callable[[Sequence[torch.Tensor], bool], None] | None = None
+    on_backward: Callable[[Sequence[torch.Tensor], bool, bool], None] | None = None
     is_nested: bool = False
     in_chunk: bool = False
     marks: ExitStack = field(default_factory=ExitStack)
