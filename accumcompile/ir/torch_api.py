@@ -42,6 +42,7 @@ __all__ = [
     "of_custom",
     "pytree",
     "sizes",
+    "storage_of",
 ]
 
 
@@ -64,6 +65,11 @@ def is_composite(op: OpOverload) -> bool:
     """Whether an operator is CompositeImplicitAutograd: it is decomposed before it reaches a graph."""
     composite = torch._C.DispatchKey.CompositeImplicitAutograd
     return composite in op.py_kernels or op.has_kernel_for_dispatch_key(composite)
+
+
+def storage_of(tensor: torch.Tensor) -> Any:
+    """What owns a tensor's memory: its storage; the tensor itself where a transform has wrapped one."""
+    return tensor.untyped_storage() if torch._C._has_storage(tensor) else tensor
 
 
 def is_unbacked(symbol: Any) -> bool:

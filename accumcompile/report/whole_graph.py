@@ -11,6 +11,7 @@ from torch.fx import Node
 
 from ..diagnostics.where import Frame, user_frame
 from ..ir.sizes import expression
+from ..ir.torch_api import storage_of
 from .plan import ValueFact
 
 
@@ -26,9 +27,9 @@ def _values(node: Node, seen: set[int], size: Callable[[Any], Any]) -> Iterator[
         return
     made = node.meta.get("example_value")
     for value in made if isinstance(made, (tuple, list)) else [made]:
-        if not isinstance(value, torch.Tensor) or id(value.untyped_storage()) in seen:
+        if not isinstance(value, torch.Tensor) or id(storage_of(value)) in seen:
             continue
-        seen.add(id(value.untyped_storage()))
+        seen.add(id(storage_of(value)))
         if node.op == "placeholder":
             continue
         yield _fact(node.name, tuple(map(size, value.shape)), value.dtype, frame)
