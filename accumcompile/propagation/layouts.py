@@ -2,7 +2,7 @@
 
 ``chosen, rejected = model(x).chunk(2)`` pairs row i with row i + n. Of a batch that is split plainly no micro-batch
 holds such a pair, and both parts are gathered. Of one that is read as (2 n) and split along n each does. Either is
-right: the one that gathers less is taken.
+right: the one that gathers less is taken, as long as it needs no more loops.
 """
 
 from __future__ import annotations
@@ -26,12 +26,19 @@ MOST_BLOCKS = 4
 
 
 def best(graph: Graph, batch: Batch) -> Propagation:
-    """Every value of ``graph`` placed, with its inputs split in the way that gathers the fewest bytes."""
+    """Every value of ``graph`` placed, with its inputs split in the way that gathers the fewest bytes.
+
+    A way that takes more stages is left out: it may run a model once more to save the gather of its small results.
+    """
     plain = propagate(graph, batch)
     cuts = set(_cuts(plain))
     counts = sorted(k for k in cuts | {math.lcm(1, *cuts)} if 1 < k <= MOST_BLOCKS)
-    others = (_in_blocks(graph, batch, k) for k in counts)
-    return min((plain, *filter(None, others)), key=_gathered)
+    others = filter(None, (_in_blocks(graph, batch, k) for k in counts))
+    return min((plain, *(o for o in others if _stages(o) <= _stages(plain))), key=_gathered)
+
+
+def _stages(propagation: Propagation) -> int:
+    return max((placed.stage for placed in propagation), default=0)
 
 
 def _in_blocks(graph: Graph, batch: Batch, count: int) -> Propagation | None:
