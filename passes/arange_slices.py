@@ -78,7 +78,9 @@ def _rows(emit: Emit, index: Any) -> _Rows | None:
         start, step = index.kwargs["start"], index.kwargs["step"]
         return _Rows(start, step, index.args[0]) if isinstance(step, int) and step > 0 else None
     row = _KEEPS_SPACING.get(index.target)
-    rows = _rows(emit, index.args[0]) if row is not None and len(index.args) == 2 and not index.kwargs else None
+    if row is None or len(index.args) != 2 or index.kwargs:
+        return None
+    rows = _rows(emit, index.args[0])
     return row(emit, rows, index.args[1]) if rows is not None else None
 
 

@@ -15,9 +15,24 @@ def taking_turns(model, x, y):
     return loss.detach()
 
 
+def a_half(model, x, y):
+    z = model(x)
+    loss = z[: len(z) // 2].square().mean() + z.sin().mean()
+    loss.backward()
+    return loss.detach()
+
+
+def by_position(model, x, y):
+    z = model(x)
+    loss = z[torch.arange(0, len(z), 2)].square().mean() + z.sin().mean()
+    loss.backward()
+    return loss.detach()
+
+
 @pytest.mark.parametrize("by", [decorated, by_name])
-def test_an_odd_batch_gathers_and_an_even_one_never_does(by):
-    ran = capturing.same(taking_turns, small.net(), sizes=(13, 12, 7, 16), by=by)
+@pytest.mark.parametrize("step", [taking_turns, a_half, by_position])
+def test_an_odd_batch_gathers_and_an_even_one_never_does(step, by):
+    ran = capturing.same(step, small.net(), sizes=(13, 12, 7, 16), by=by)
     gathers = [[b.kind for b in run.plan.barriers].count("gather") for run in ran.runs if run.plan.road == "fused"]
     assert [bool(count) for count in gathers] == [True, False, True, False]
     assert ran.plans == 2

@@ -9,18 +9,19 @@ from accumcompile.oracle.capture import capture
 from accumcompile.passes import GRAPH_PASSES, NORMALISATION
 from accumcompile.passes.manager import Context, run
 from accumcompile.planning.decisions import schedule
+from accumcompile.propagation import layouts
 from accumcompile.propagation.propagate import propagate
 
 aten = torch.ops.aten
 B, T, C = 12, 5, 3
 
 
-def known_of(fn, *tensors, dims=None, joint=False):
+def known_of(fn, *tensors, dims=None, joint=False, layout=propagate):
     """The graph of ``fn``, normalised, and what propagation knows of it."""
     choice = tuple(dims) if dims is not None else (0,) * len(tensors)
     captured = capture(fn, tensors, choice, joint=joint)
     gm = run([*NORMALISATION, *GRAPH_PASSES], captured.gm, Context(captured.batch))
-    return gm.graph, propagate(gm.graph, captured.batch)
+    return gm.graph, layout(gm.graph, captured.batch)
 
 
 def placed(fn, *tensors, dims=None):
@@ -75,6 +76,9 @@ def test_a_product_of_flattened_rows_stays_split():
         (lambda a, b: torch.cat([a, b])[: a.shape[0]], ["S(0)"]),
         (lambda a, b: torch.cat([a, b])[a.shape[0] :], ["S(0)"]),
         (lambda a, b: torch.cat([a, b]).chunk(2), ["S(0)", "S(0)"]),
+        (lambda a, b: torch.cat([a, b, a])[: 2 * a.shape[0]], ["S(0, outer=2)"]),
+        (lambda a, b: torch.cat([a, b, a, b])[a.shape[0] : 3 * a.shape[0]].chunk(2), ["S(0)", "S(0)"]),
+        (lambda a, b: torch.ones(2 * a.shape[0], C) + torch.cat([a, b]), ["S(0, outer=2)"]),
         (lambda a, b: torch.cat([a, b]).view(2, -1, C), ["S(1)"]),
         (lambda a, b: torch.stack([a, b]).flatten(0, 1), ["S(0, outer=2)"]),
         (lambda a, b: torch.cat([a, b], 1), ["S(0)"]),
@@ -83,6 +87,23 @@ def test_a_product_of_flattened_rows_stays_split():
 def test_two_batches_are_concatenated_and_separated(fn, expected):
     """Chosen and rejected in one forward pass: ``(2 b)``, and each half again."""
     assert placed(fn, x, x) == expected
+
+
+@pytest.mark.parametrize(
+    ("fn", "inputs"),
+    [
+        (lambda x: x.cumsum(1)[: x.shape[0] // 2] - x.cumsum(1)[x.shape[0] // 2 :], "S(0, outer=2)"),
+        (lambda x: x.cumsum(1).view(2, -1, C)[0], "S(0, outer=2)"),
+        (lambda x: torch.cat([x.cumsum(1), x]).view(4, -1, C)[1], "S(0, outer=2)"),
+        (lambda x: x.cumsum(1).view(-1, 2, C)[:, 0], "S(0)"),
+        (lambda x: x[: x.shape[0] // 2] - x[x.shape[0] // 2 :], "S(0)"),  # whole without a gather
+        (lambda x: x.cumsum(1).view(6, -1, C)[0], "S(0)"),  # no micro-batch would have less than six samples
+    ],
+)
+def test_inputs_are_split_along_the_rows_of_blocks_that_are_separated(fn, inputs):
+    """Where that gathers less."""
+    graph, known = known_of(fn, x, layout=layouts.best)
+    assert [str(known.placement(n)) for n in graph.find_nodes(op="placeholder")] == [inputs]
 
 
 def test_a_model_of_two_batches_runs_in_one_loop():

@@ -2,7 +2,7 @@
 
 ``chosen, rejected = model(x).chunk(2)`` pairs row i with row i + n. Of a batch that is split plainly no micro-batch
 holds such a pair, and both parts are gathered. Of one that is read as (2 n) and split along n each does. Either is
-right: the one that gathers less is taken.
+right: the one that gathers less is taken, as long as it needs no more loops.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from torch.fx import Graph
+from torch.fx import Graph, Node
 
 from ..ir.operands import is_size, shape_of, shapes_of
 from ..ir.placement import Replicate, Shard, Size
@@ -26,12 +26,19 @@ MOST_BLOCKS = 4
 
 
 def best(graph: Graph, batch: Batch) -> Propagation:
-    """Every value of ``graph`` placed, with its inputs split in the way that gathers the fewest bytes."""
+    """Every value of ``graph`` placed, with its inputs split in the way that gathers the fewest bytes.
+
+    A way that takes more stages is left out: it may run a model once more to save the gather of its small results.
+    """
     plain = propagate(graph, batch)
     cuts = set(_cuts(plain))
     counts = sorted(k for k in cuts | {math.lcm(1, *cuts)} if 1 < k <= MOST_BLOCKS)
-    others = (_in_blocks(graph, batch, k) for k in counts)
-    return min((plain, *filter(None, others)), key=_gathered)
+    others = filter(None, (_in_blocks(graph, batch, k) for k in counts))
+    return min((plain, *(o for o in others if _stages(o) <= _stages(plain))), key=_gathered)
+
+
+def _stages(propagation: Propagation) -> int:
+    return max((placed.stage for placed in propagation), default=0)
 
 
 def _in_blocks(graph: Graph, batch: Batch, count: int) -> Propagation | None:
@@ -41,7 +48,7 @@ def _in_blocks(graph: Graph, batch: Batch, count: int) -> Propagation | None:
         if node.op in ("placeholder", "get_attr"):
             inputs[node] = plain = input_placement(node, batch)
             if isinstance(plain, Shard):
-                if batch.per_sample(shape_of(node)[plain.dim], count) is None:
+                if batch.per_sample((shape_of(node) or ())[plain.dim], count) is None:
                     return None
                 inputs[node] = Shard(plain.dim, count)
     return propagate(graph, batch, inputs)
@@ -49,18 +56,17 @@ def _in_blocks(graph: Graph, batch: Batch, count: int) -> Propagation | None:
 
 def _gathered(propagation: Propagation) -> int:
     """The bytes of what is gathered."""
-    values = {value.node for placed in propagation for _, value in _gathers(propagation, placed)}
-    return sum(map(bytes_of, values))
+    return sum(map(bytes_of, {node for placed in propagation for _, node, _ in _gathers(propagation, placed)}))
 
 
-def _gathers(propagation: Propagation, placed: Placed) -> Iterator[tuple[int, Placed]]:
-    """Position and value of each operand that a node takes whole, and that only a gather makes whole."""
+def _gathers(propagation: Propagation, placed: Placed) -> Iterator[tuple[int, Node, Shard]]:
+    """Each operand that a node takes whole, and that only a gather makes whole, with its position and placement."""
     for i, (operand, need) in enumerate(() if is_size(placed.node) else placed.takes()):
         value = propagation[operand.node] if operand.node is not None else None
         if value is None or value.whole_stage is not None or not isinstance(need.placement, Replicate):
             continue
         if isinstance(value.placement, Shard):
-            yield i, value
+            yield i, value.node, value.placement
 
 
 def _cuts(propagation: Propagation) -> Iterator[int]:
@@ -69,10 +75,10 @@ def _cuts(propagation: Propagation) -> Iterator[int]:
     for placed in propagation:
         gathers = list(_gathers(propagation, placed))
         alignment = _alignment(placed, batch) if gathers else None
-        for i, value in gathers if alignment is not None else ():
-            blocks = batch.quotient(
-                _blocks(alignment.operands[i], alignment.sizes, value, batch), value.placement.outer
-            )
+        if alignment is None:
+            continue
+        for i, _, shard in gathers:
+            blocks = batch.quotient(_blocks(alignment.operands[i], alignment.sizes, shard.dim, batch), shard.outer)
             if isinstance(blocks, int):
                 yield blocks
 
@@ -83,10 +89,10 @@ def _alignment(placed: Placed, batch: Batch) -> Alignment | None:
     return rule.alignment(Facts(node, shapes, shapes_of(node), batch)) if rule is not None else None
 
 
-def _blocks(dims: tuple[Dim, ...], sizes: Mapping[str, Size], value: Placed, batch: Batch) -> Size:
-    """The size of what stands outside of the batch in the dimension along which a value is split."""
+def _blocks(dims: tuple[Dim, ...], sizes: Mapping[str, Size], dim: int, batch: Batch) -> Size:
+    """The size of what stands outside of the batch in a dimension."""
     outside: Size = 1
-    for factor in dims[value.placement.dim] if value.placement.dim < len(dims) else ():
+    for factor in dims[dim] if dim < len(dims) else ():
         if batch.in_size(sizes[factor]):
             return outside
         outside = outside * sizes[factor]

@@ -106,12 +106,12 @@ def part_of(facts: Facts, position: int, shape: Sequence[Size]) -> Part | None:
 
 def _of_equal_blocks(dim: int, size: Size, start: Size, rows: Size, batch: Batch) -> Part | None:
     """Several of the fewest equal blocks that begin and end where the part does; None if there are none."""
-    shares = batch.ratio(start, size), batch.ratio(rows, size)
-    if None in shares:
+    before, share = batch.ratio(start, size), batch.ratio(rows, size)
+    if before is None or share is None:
         return None
-    blocks = math.lcm(*(share.denominator for share in shares))
-    first, count = (int(share * blocks) for share in shares)
-    return Part(dim, first, count, blocks) if batch.quotient(size, blocks) is not None else None
+    blocks = math.lcm(before.denominator, share.denominator)
+    equal = batch.quotient(size, blocks) is not None
+    return Part(dim, int(before * blocks), int(share * blocks), blocks) if equal else None
 
 
 def _dim(facts: Facts, position: int) -> int:
