@@ -315,3 +315,25 @@ def test_rows_and_a_packed_row_by_turns():
         model.zero_grad()
         small.assert_equal(step, model, ids, ids)
     assert small.runs(step, model, ids, ids)[-1] == (6, 3)
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn, self.out = nn.GRU(8, 16, dtype=torch.float64), nn.Linear(16, 10, dtype=torch.float64)
+
+    def forward(self, x):
+        return self.out(self.rnn(x)[0][-1])
+
+
+def test_sequences_with_time_in_front():
+    """The number of steps in time is no batch: the layer unrolls it. That is no fault, as dim 1 is the batch's."""
+    step, model = small.eager(small.plain, steps=8), Recurrent()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for rows in (64, 40):
+            model.zero_grad()
+            small.assert_equal(step, model, normal(5, rows, 8), labels(rows))
+    assert small.runs(step, model, normal(5, 64, 8), labels(64)) == [(64, 8)]
+    assert share(step, model, normal(5, 64, 8), labels(64)) < 0.3

@@ -289,6 +289,26 @@ def test_a_list_of_samples_is_remembered_as_one():
         assert step.session.choice.size == rows
 
 
+def test_targets_of_each_image_in_a_list_are_no_batch_by_themselves():
+    """As in detection: a dict for each image. What is joined of them in the loss breaks no graph."""
+
+    def step(model, images, targets):
+        out = model(images)
+        wanted = torch.stack([target["boxes"].mean(0) for target in targets])
+        loss = (out - wanted).square().mean()
+        loss.backward()
+        return loss.detach()
+
+    def data(rows):
+        xs, _ = samples(rows)
+        return torch.randn(rows, 16, dtype=torch.float64), [{"boxes": x} for x in xs]
+
+    step, model = small.eager(step), mlp(16, 64, 16)
+    said = small.refused(step, model, *data(12))  # the number of targets is that of the images
+    assert "AC040" in said
+    assert "targets is a Python list of 12 values" in said
+
+
 def test_samples_that_stay_apart_are_told():
     def step(model, xs):
         loss = sum(model(x).square().mean() for x in xs) / len(xs)

@@ -16,7 +16,7 @@ from ...session.choice import Choice
 from ...session.session import Session
 from .candidates import Candidate, Candidates, Leaf, choice, ranked
 from .containers import NOT_DATA, members
-from .sample_lists import lists_of_samples, stand_in
+from .sample_lists import Samples, lists_of_samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +43,9 @@ class CallBatch:
         return next((leaf for leaf in self.leaves if leaf.leading), None)
 
     @property
-    def sampled(self) -> bool:
+    def is_listed(self) -> bool:
         """Whether the batch is, or is also, a Python list of one tensor for each sample."""
-        return any(leaf.sampled for leaf in self.leaves)
+        return any(leaf.alone for leaf in self.leaves)
 
     @cached_property
     def by_id(self) -> dict[int, Leaf]:
@@ -151,11 +151,11 @@ def find(named: Mapping[str, Any], batch_dims: Any, session: Session) -> CallBat
     dims = declared(batch_dims, named)
     in_arguments = [leaf for name, value in named.items() for leaf in tensors(name, value, dims[name])]
     lists = _samples(named, session)
-    inside = {id(tensor) for values in lists.values() for tensor in values}
+    inside = {id(tensor): samples.alone for samples in lists.values() for tensor in samples.tensors}
     sure = [Leaf(n, t, d % t.dim(), declared=True) for n, t, d in in_arguments if isinstance(d, int)]
     open_ = [(n, t) for n, t, d in in_arguments if d is _INFER and t.dim() > 0 and t.layout is torch.strided]
-    open_ = [(n, t) for n, t in open_ if id(t) not in inside] + [(n, stand_in(v)) for n, v in lists.items()]
-    rest = [Leaf(n, t, sampled=id(t) in inside) for n, t, _ in in_arguments]
+    open_ = [(n, t) for n, t in open_ if id(t) not in inside] + [(n, v.stand_in()) for n, v in lists.items()]
+    rest = [Leaf(n, t, sampled=id(t) in inside, alone=inside.get(id(t), False)) for n, t, _ in in_arguments]
     if sure:
         size = sure[0].size  # further sizes are batches of their own
         inferred = [Leaf(n, t, _inferred(n, t, size, session)) for n, t in open_]
@@ -165,8 +165,8 @@ def find(named: Mapping[str, Any], batch_dims: Any, session: Session) -> CallBat
     return _chosen(ranked(open_, session.part(Candidates)), open_, rest, session)
 
 
-def _samples(named: Mapping[str, Any], session: Session) -> dict[str, Sequence[torch.Tensor]]:
-    """The lists of one tensor for each sample: those that were one in an earlier call still are."""
+def _samples(named: Mapping[str, Any], session: Session) -> dict[str, Samples]:
+    """The lists of one item for each sample: those that were one in an earlier call still are."""
     known = session.part(Candidates).lists
     lists = lists_of_samples(named, known)
     known |= lists.keys()

@@ -28,7 +28,8 @@ class Leaf:
     dim: int | None = None
     declared: bool = False
     leading: bool = False  # whether its size is the batch size, as nothing was declared
-    sampled: bool = False  # one sample of a list of them
+    sampled: bool = False  # one sample of a list of them, or of a part of one
+    alone: bool = False  # that sample is the tensor alone
 
     @property
     def size(self) -> int:

@@ -131,7 +131,7 @@ def _is_one_sample(constant: list[Carrier], gm: fx.GraphModule, session: Session
     if following is None:
         return False
     if following.size > 1:
-        if refusal.bytes > following.bytes:
+        if refusal.bytes > following.bytes and following.size not in first.input.value.shape:
             errors.warn("AC016", session, refusal.line, **refusal.facts)
         session.note(_no_batch(refusal.line, **refusal.facts))
         choice.switch(following, call, session)

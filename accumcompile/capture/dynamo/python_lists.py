@@ -151,7 +151,7 @@ def _becomes_tensor(tx: Any, fn: Any, args: list, call: Call) -> bool:
     """Whether a call makes one tensor of a list that has an item for each sample."""
     if _makes_tensor(tx, fn, args, call.batch):
         return True
-    return call.batch_of_call.sampled and _joins(fn, args, call.batch)
+    return call.batch_of_call.is_listed and _joins(fn, args, call.batch)
 
 
 def _joins(fn: Any, args: list, rows: int) -> bool:
