@@ -23,14 +23,16 @@ def losses(result: Any) -> list[torch.Tensor]:
 
 def mark_differentiated(roots: Iterable[torch.Tensor]) -> None:
     """Remember that gradients of ``roots`` were added."""
-    for node in (root.grad_fn for root in roots):
+    nodes: list[Any] = [root.grad_fn for root in roots]  # torch types their dict as a method
+    for node in nodes:
         if node is not None:
             node.metadata[_DONE] = True
 
 
 def is_differentiated(loss: torch.Tensor) -> bool:
     """Whether gradients of ``loss`` itself were added before."""
-    return loss.grad_fn is not None and _DONE in loss.grad_fn.metadata
+    node: Any = loss.grad_fn
+    return node is not None and _DONE in node.metadata
 
 
 @dataclass(eq=False)

@@ -65,5 +65,8 @@ def texts(count: int) -> Dataset:
 def preferences(count: int) -> Dataset:
     """Prompts, each with an answer that is preferred and one that is not."""
     source = random.Random(0)
-    lengths = {"prompt": 4, "chosen": 8, "rejected": 8}
-    return Dataset.from_list([{k: _sentence(source, n) for k, n in lengths.items()} for _ in range(count)])
+
+    def row() -> dict[str, str]:
+        return {"prompt": _sentence(source, 4)} | {k: " " + _sentence(source, 8) for k in ("chosen", "rejected")}
+
+    return Dataset.from_list([row() for _ in range(count)])
