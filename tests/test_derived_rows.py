@@ -257,7 +257,7 @@ def real_and_fake(model, x, y, weak, strong):
 
 
 @pytest.mark.parametrize(
-    ("loss", "loops"), [(pseudo_labelled, 3), (joined_batches, 4), (real_and_fake, 2)], ids=lambda v: str(v)
+    ("loss", "loops"), [(pseudo_labelled, 3), (joined_batches, 4), (real_and_fake, 2)], ids=lambda v: getattr(v, "__name__", str(v))
 )
 def test_batches_of_two_sizes_are_split_each_by_itself(loss, loops):
     def step(model, x, y, weak, strong):

@@ -128,7 +128,7 @@ class Propagation:
         """The placement of a whole value along its first dimension of rows, the batch's before derived ones."""
         for over, rows in {None: self.batch, **self.derived}.items():
             for dim, size in enumerate(shape or ()):
-                if rows.per_sample(size) is not None and rows.granule(size) == 1:
+                if rows.per_sample(size) is not None:
                     return Shard(dim, over=over)
         return None
 
