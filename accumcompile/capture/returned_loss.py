@@ -21,18 +21,16 @@ def losses(result: Any) -> list[torch.Tensor]:
     return [t for _, t, _ in tensors("returned", result) if t.grad_fn is not None]
 
 
-def mark_differentiated(roots: Iterable[torch.Tensor]) -> None:
-    """Remember that gradients of ``roots`` were added."""
-    nodes: list[Any] = [root.grad_fn for root in roots]  # torch types their dict as a method
-    for node in nodes:
+def mark_differentiated(roots: Iterable[Any]) -> None:
+    """Remember that gradients of ``roots``, tensors, were added."""
+    for node in (root.grad_fn for root in roots):
         if node is not None:
             node.metadata[_DONE] = True
 
 
-def is_differentiated(loss: torch.Tensor) -> bool:
-    """Whether gradients of ``loss`` itself were added before."""
-    node: Any = loss.grad_fn
-    return node is not None and _DONE in node.metadata
+def is_differentiated(loss: Any) -> bool:
+    """Whether gradients of ``loss``, a tensor, were added before."""
+    return loss.grad_fn is not None and _DONE in loss.grad_fn.metadata
 
 
 @dataclass(eq=False)
