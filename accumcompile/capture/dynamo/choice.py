@@ -31,12 +31,14 @@ class Trial:
     """A trial that is under way: the frame that is traced again, and what was before it.
 
     bytes: what the batch until now shards.
+    most_rows: the journal's.
     """
 
     frame: object
     batch: CallBatch
     bytes: int
     state: Candidates
+    most_rows: int
 
 
 def compare(gm: fx.GraphModule, symbols: Set[sympy.Symbol], call: Call, session: Session) -> None:
@@ -50,7 +52,7 @@ def compare(gm: fx.GraphModule, symbols: Set[sympy.Symbol], call: Call, session:
     for other in batch.others:
         tried = other.size == 1 or other.leader.key in state.lost or not state.is_open(other.leader)
         if not tried and sum(_along(gm, other)) > mine:
-            call.trial = Trial(retrace.frame(), batch, mine, state.copy())
+            call.trial = Trial(retrace.frame(), batch, mine, state.copy(), session.journal.most_rows)
             _switch(other, call, session)
     state.sharded, state.captured = mine, True
     for leaf in batch.leaves:
@@ -82,6 +84,7 @@ def _return_from(trial: Trial, call: Call, session: Session) -> NoReturn:
         state.lost.add(lost.leader.key)
     call.trial, call.batch_of_call = None, trial.batch
     state.restore(trial.state)
+    session.journal.most_rows = trial.most_rows
     retrace.retrace_along(lost.split, trial.batch.split, call.marks)
 
 
@@ -150,6 +153,14 @@ def compare_rows(gm: fx.GraphModule, symbols: Set[sympy.Symbol], call: Call) -> 
     if sum(_at_most(gm, {id(given.value) for given in rows}, rows[0].value.shape[0])) > mine:
         call.rows = Rows(frame, [given.value for given in rows], mine)
         retrace.retrace_along([], [(given.value, 0) for given in rows], call.marks)
+
+
+def give_up(call: Call, session: Session) -> None:
+    """Trace the frame again as before what is tried in it, if anything is: its sizes became constants."""
+    if has_rows(call):
+        drop_rows(call)
+    if call.trial is not None and call.trial.frame == retrace.frame():
+        _return_from(call.trial, call, session)
 
 
 def drop_rows(call: Call) -> NoReturn:

@@ -82,8 +82,8 @@ def find_batch(gm: fx.GraphModule, session: Session) -> BatchSymbols | None:
     carriers = _carriers(inputs)
     symbolic = [c for c in carriers if c.symbolic]
     constant = [c for c in carriers if not c.symbolic]
-    if constant and not symbolic and here.call is not None and choice.has_rows(here.call):
-        choice.drop_rows(here.call)
+    if constant and not symbolic and here.call is not None:
+        choice.give_up(here.call, session)
     if constant and (not symbolic or any(c.kind in PRIMARY for c in constant)):
         retrace.retrace([(c.input.value, c.dim) for c in constant])
         if _is_small(constant, session):
