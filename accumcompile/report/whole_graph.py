@@ -26,12 +26,20 @@ def _values(node: Node, seen: set[int], size: Callable[[Any], Any]) -> Iterator[
         return
     made = node.meta.get("example_value")
     for value in made if isinstance(made, (tuple, list)) else [made]:
-        if not isinstance(value, torch.Tensor) or id(value.untyped_storage()) in seen:
+        if not isinstance(value, torch.Tensor) or (memory := _memory(value)) in seen:
             continue
-        seen.add(id(value.untyped_storage()))
+        seen.add(memory)
         if node.op == "placeholder":
             continue
         yield _fact(node.name, tuple(map(size, value.shape)), value.dtype, frame)
+
+
+def _memory(value: torch.Tensor) -> int:
+    """What views of one tensor have in common; a tensor within a torch.func transform shows no memory."""
+    try:
+        return id(value.untyped_storage())
+    except NotImplementedError:
+        return id(value)
 
 
 def unknown(name: str, line: Frame | None) -> ValueFact:
