@@ -301,7 +301,7 @@ def test_a_first_batch_that_is_small_decides_nothing_for_good(first):
 
 
 def test_one_sample_beside_class_weights_runs_as_it_is():
-    step, model = small.eager(weighted), mlp(16, 256, 10)
+    step, model = small.eager(weighted), mlp(16, 8, 10)
     for rows in (1, 12, 1):
         model.zero_grad()
         small.assert_equal(step, model, normal(10).abs(), normal(rows, 16), labels(rows))

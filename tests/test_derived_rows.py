@@ -314,7 +314,7 @@ def test_any_number_of_rows_may_be_left(kept):
 
 
 def test_explain_says_what_a_loop_runs_over():
-    model, (x, y) = network(), samples(64)
+    model, (x, y) = network(), samples(65)
 
     def step(model, x, y):
         n = len(x) // 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch.fx import Graph, Node
 
-from ..ir.operands import descendants, is_tensor, is_view, shape_of
+from ..ir.operands import is_tensor, is_view, shape_of
 from ..ir.placement import Replicate
 from ..ir.sizes import Batch
 from ..rules.table import is_constant
@@ -60,5 +60,11 @@ def _is_held_whole(propagation: Propagation, node: Node) -> bool:
 
 
 def _is_worth_it(node: Node, whole: dict[Node, int]) -> bool:
-    behind = descendants([node]) - {node}
-    return sum(whole.get(each, 0) for each in behind) >= GROWTH * whole[node]
+    """Whether so much follows a value; the walk ends as soon as it does."""
+    left, seen, stack = GROWTH * whole[node], {node}, [node]
+    while stack and left > 0:
+        new = [user for user in stack.pop().users if user not in seen]
+        seen.update(new)
+        stack += new
+        left -= sum(whole.get(user, 0) for user in new)
+    return left <= 0
