@@ -17,6 +17,7 @@ from torch.fx.node import map_arg
 
 from ..diagnostics import errors, where
 from ..ir.binding import Binding, number, traced, value
+from ..ir.operands import data_symbols
 from ..ir.placement import Size
 from ..ir.sizes import ROWS
 from ..ir.torch_api import OpOverload
@@ -146,7 +147,7 @@ class _Copy:
     def _check(self, node: Node, result: Any) -> None:
         expected = node.meta.get("local_shape")
         if expected is not None and isinstance(result, torch.Tensor):
-            shape = [traced(s) for s in result.shape]
+            shape = [None if data_symbols(s) else traced(s) for s in result.shape]
             check_shape(node, shape, self.done.sizes)
 
 
@@ -161,10 +162,12 @@ def _mutates(target: Any) -> bool:
     return isinstance(target, OpOverload) and target._schema.is_mutable
 
 
-def check_shape(node: Node, shape: Sequence[int], sizes: Binding) -> None:
+def check_shape(node: Node, shape: Sequence[int | None], sizes: Binding) -> None:
     """Check that a node has the shape that its placement predicts; unknown sizes are not compared."""
     predicted = [value(d, sizes) for d in node.meta["local_shape"]]
-    agree = len(predicted) == len(shape) and all(p in (None, n) for p, n in zip(predicted, shape, strict=True))
+    agree = len(predicted) == len(shape) and all(
+        None in (p, n) or p == n for p, n in zip(predicted, shape, strict=True)
+    )
     if not agree:
         frame = where.user_frame(node.meta.get("stack_trace") or "")
         what = f"{node.format_node()} has shape {tuple(shape)} in a micro-batch of {sizes.get(ROWS)} rows"

@@ -15,7 +15,7 @@ from typing import Any
 import sympy
 from torch.fx import Node
 
-from ..ir.operands import Operand, is_decided_by_data, is_size, operands, reads_sizes, shape_of, shapes_of
+from ..ir.operands import Operand, is_size, operands, reads_sizes, shape_of, shapes_of
 from ..ir.placement import Layout, Partial, Placement, R, Replicate, Size
 from ..rules.rule import Facts, Rule
 from ..rules.table import is_impure, rule_of
@@ -87,8 +87,6 @@ class Placer:
         axes = list(self._axes(rule))
         if not axes:
             return self._universal("its rule does not cover these arguments")
-        if self.propagation.makers and is_decided_by_data(self.node):
-            return self._universal("its size depends on data")
         axes = [axis for axis in axes if not (axis.is_split and axis.is_decided_by_other_data(self._all_sizes))]
         if not axes:
             return self._universal("its size depends on data")

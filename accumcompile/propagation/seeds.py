@@ -26,8 +26,9 @@ LEAST = 1 / 64  # loops over derived rows are worth it if they save this share o
 def propagate_seeded(graph: Graph, batch: Batch) -> Propagation:
     """Place every value of ``graph``, with loops over derived rows where these save memory."""
     plain = layouts.best(graph, batch)
-    whole = {p.node: bytes_of(p.node) for p in plain if _is_held_whole(plain, p.node)}
-    found = {node for node in whole if _is_worth_it(node, whole)}
+    whole = [p.node for p in plain if _is_whole(plain, p.node)]
+    taken = {node: bytes_of(node) for node in whole if not is_view(node)}
+    found = {node for node in whole if _is_worth_it(node, taken)}
     if not found:
         return plain
     inputs = {p.node: p.placement for p in plain if p.node.op != "call_function"}
@@ -39,7 +40,7 @@ def propagate_seeded(graph: Graph, batch: Batch) -> Propagation:
 def held(propagation: Propagation) -> int:
     """The bytes of rows that are held whole: those computed whole, and those gathered."""
     calls = [p for p in propagation if p.node.op == "call_function"]
-    made = {p.node for p in calls if p.seed or _is_held_whole(propagation, p.node)}
+    made = {p.node for p in calls if (p.seed or _is_whole(propagation, p.node)) and not is_view(p.node)}
     gathered = {
         operand.node
         for placed in calls
@@ -50,21 +51,21 @@ def held(propagation: Propagation) -> int:
     return sum(map(bytes_of, made | gathered))
 
 
-def _is_held_whole(propagation: Propagation, node: Node) -> bool:
+def _is_whole(propagation: Propagation, node: Node) -> bool:
     """Whether a value with rows, of a batch or as many as data decides, is there as a whole: computed, or an input."""
-    if not is_tensor(node) or is_view(node) or is_constant(node):
+    if not is_tensor(node) or is_constant(node):
         return False
     sizes = shape_of(node) or ()
     whole = isinstance(propagation.placement(node), Replicate)
     return whole and any(map(propagation.batch.is_of_rows, sizes))
 
 
-def _is_worth_it(node: Node, whole: dict[Node, int]) -> bool:
+def _is_worth_it(node: Node, taken: dict[Node, int]) -> bool:
     """Whether so much follows a value; the walk ends as soon as it does."""
-    left, seen, stack = GROWTH * whole[node], {node}, [node]
+    left, seen, stack = GROWTH * bytes_of(node), {node}, [node]
     while stack and left > 0:
         new = [user for user in stack.pop().users if user not in seen]
         seen.update(new)
         stack += new
-        left -= sum(whole.get(user, 0) for user in new)
+        left -= sum(taken.get(user, 0) for user in new)
     return left <= 0
