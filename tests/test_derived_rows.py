@@ -263,7 +263,7 @@ def real_and_fake(model, x, y, weak, strong):
     return model(x).mean() - model(weak).mean()
 
 
-LOOPS_OF_TWO_BATCHES = {pseudo_labelled: 3, joined_batches: 4, real_and_fake: 2}
+LOOPS_OF_TWO_BATCHES = {pseudo_labelled: 3, joined_batches: 5, real_and_fake: 2}
 
 
 @pytest.mark.parametrize("loss", LOOPS_OF_TWO_BATCHES, ids=lambda loss: loss.__name__)

@@ -343,14 +343,6 @@ def test_inputs_and_targets_in_a_list_are_no_samples():
 # Where little can be split
 
 
-def by_hand(model, x, y):
-    loss = 0.0
-    for a, b in zip(x.chunk(2), y.chunk(2), strict=True):
-        loss = loss + F.mse_loss(model(a), b) / 2
-    loss.backward()
-    return loss.detach()
-
-
 def plainly(model, x, y):
     loss = F.mse_loss(model(x), y)
     loss.backward()
@@ -375,7 +367,6 @@ def pairs(features):
 
 
 HARMFUL = {
-    "cut by hand": (by_hand, 16, 256, 1.0),  # 1.51 in micro-batches
     "large gradients": (plainly, 256, 32, 1.0),  # 2.35
     "large gradients of a model alone": (model_apart, 256, 32, 1.0),  # 2.33
 }
