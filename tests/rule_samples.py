@@ -185,10 +185,10 @@ SAMPLES: dict = {
             *(f(4, 3), f(4, 3)),
         ),
         (
-            lambda x, y: aten.slice_scatter.default(
-                aten.cat.default([x, x + 1, x + 2], 0), aten.cat.default([y, y - 1], 0), 0, x.shape[0], sys.maxsize
+            lambda x, y, z: aten.slice_scatter.default(
+                aten.cat.default([x, y, z], 0), aten.cat.default([z, x], 0), 0, x.shape[0], sys.maxsize
             ),
-            *(f(4, 3), f(4, 3)),
+            *(f(4, 3), f(4, 3), f(4, 3)),
         ),
         (
             lambda x, y: aten.slice_scatter.default(aten.view.default(x, [x.shape[0] * 2, 2]), y, 0, 1, sys.maxsize, 2),

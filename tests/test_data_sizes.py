@@ -87,7 +87,7 @@ def parts(sizes):
 )
 def test_parts_whose_sizes_are_computed(sizes):
     ran = capturing.same(parts(sizes), small.net(), sizes=(12, 13))
-    assert all(len(run.split) == 3 for run in ran.runs)
+    assert all(len(run.split) in (2, 3) for run in ran.runs), "of three blocks, three samples stay together"
 
 
 def amounts(model, x, y):

@@ -9,6 +9,7 @@ from torch.fx import Graph, GraphModule
 
 from accumcompile.ir.names import Names
 from accumcompile.step.compiler import Compiler
+from accumcompile.step.no_harm import Pieces
 
 aten, prims = torch.ops.aten, torch.ops.prims
 DEPTH = 3000
@@ -39,7 +40,7 @@ class Chain:
         symbols = [self.capture.symbols["s"]]
         names = Names({}, {}, [])
         gm = GraphModule(torch.nn.Module(), self.graph)
-        return Compiler(session(lowering="eager"), symbols).compile(gm, "inference", names)([x])[0]
+        return Compiler(session(lowering="eager"), symbols, Pieces()).compile(gm, "inference", names)([x])[0]
 
 
 def layers(chain, value):

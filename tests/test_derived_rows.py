@@ -44,9 +44,10 @@ def texts(rows):
 CASES = []
 
 
-def case(loops, model=network, data=samples, share=SHARE):
+def case(loops, model=network, data=samples, share=SHARE, slow=False):
     def enter(loss):
-        CASES.append(pytest.param(loss, loops, model, data, share, id=loss.__name__))
+        marks = [pytest.mark.slow] * slow
+        CASES.append(pytest.param(loss, loops, model, data, share, id=loss.__name__, marks=marks))
         return loss
 
     return enter
@@ -61,13 +62,13 @@ def masked(model, x, y):
     return F.cross_entropy(model(x[mask]), y[mask])
 
 
-@case(loops=2)
+@case(loops=2, slow=True)
 def filtered_by_value(model, x, y):
     keep = torch.where(x[:, 0] > 0)[0]
     return F.cross_entropy(model(x[keep]), y[keep].clamp(min=0))
 
 
-@case(loops=1)
+@case(loops=1, slow=True)
 def selected_by_index(model, x, y):
     return model(x.index_select(0, (y > 1).nonzero().squeeze(1))).square().mean()
 
@@ -78,12 +79,12 @@ def masked_twice(model, x, y):
     return model(some[some[:, 0] > 0]).square().mean()
 
 
-@case(loops=2)
+@case(loops=2, slow=True)
 def two_masks(model, x, y):
     return model(x[y > 1]).mean() - model(x[y <= 1]).square().mean()
 
 
-@case(loops=3)
+@case(loops=3, slow=True)
 def masked_beside_the_batch(model, x, y):
     mask = y >= 0
     return F.cross_entropy(model(x[mask]), y[mask]) + 0.1 * model(x).square().mean()
@@ -94,7 +95,7 @@ def routed_to_experts(model, x, y):
     return sum(model(x[y == k]).square().sum() for k in range(3)) / len(x)
 
 
-@case(loops=4)
+@case(loops=4, slow=True)
 def mined(model, x, y):
     """A second pass over what the first, without gradients, found hard."""
     with torch.no_grad():
@@ -111,7 +112,7 @@ def put_back(model, x, y):
     return F.cross_entropy(out, y.clamp(min=0))
 
 
-@case(loops=2)
+@case(loops=2, slow=True)
 def added_back(model, x, y):
     keep = (y > 0).nonzero().squeeze(1)
     out = torch.zeros(len(x), CLASSES, dtype=x.dtype).index_add(0, keep, model(x[keep]))
@@ -124,7 +125,7 @@ def contrasted_after_a_mask(model, x, y):
     return F.cross_entropy(z @ z.T, torch.arange(len(z)))
 
 
-@case(loops=2)
+@case(loops=2, slow=True)
 def with_a_metric(model, x, y):
     mask = y >= 0
     out = model(x[mask])
@@ -141,7 +142,7 @@ def unpadded(model, tokens, y):
     return F.cross_entropy(model(tokens.flatten()[keep]), y.flatten()[keep])
 
 
-@case(loops=5, model=Tokens, data=texts)
+@case(loops=5, model=Tokens, data=texts, slow=True)
 def unpadded_after_the_embedding(model, tokens, y):
     mask = tokens > 4
     return F.cross_entropy(model.network(model.embedding(tokens)[mask]), y[mask])
@@ -163,7 +164,7 @@ def permuted(model, x, y):
     return F.cross_entropy(model(0.7 * x + 0.3 * x[order]), y.clamp(min=0))
 
 
-@case(loops=2)
+@case(loops=2, slow=True)
 def sorted_by_label(model, x, y):
     order = y.argsort()
     return F.cross_entropy(model(x[order]), y[order].clamp(min=0))
@@ -175,7 +176,7 @@ def sorted_into_pairs(model, x, y):
     return (z[:, 0] - z[:, 1]).square().mean()
 
 
-@case(loops=2)
+@case(loops=2, slow=True)
 def summed_up_to_each(model, x, y):
     return F.cross_entropy(model(x.cumsum(0) / 10), y.clamp(min=0))
 
@@ -200,14 +201,14 @@ def cut_in_two(model, x, y):
     return model(x[:n]).square().mean() + model(x[n:]).abs().mean()
 
 
-@case(loops=1)
+@case(loops=1, slow=True)
 def halved(model, x, y):
     """An even batch: both halves are rows that two samples share."""
     n = len(x) // 2
     return model(x[:n]).square().mean() + model(x[n:]).abs().mean()
 
 
-@case(loops=1)
+@case(loops=1, slow=True)
 def neighbours(model, x, y):
     return model(x[1:] - x[:-1]).square().mean()
 

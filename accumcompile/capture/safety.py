@@ -95,9 +95,9 @@ class Reached:
     handed_over: bool = False  # whether a non-scalar output of one of our graphs is differentiated
 
 
-def below_roots(roots: Sequence[torch.Tensor]) -> Reached:
-    """Walk the autograd graph of a loss."""
-    result, seen, open_ = Reached(), {}, _grad_fns(roots)
+def below_roots(roots: Sequence[torch.Tensor], given: Iterable[torch.Tensor] = ()) -> Reached:
+    """Walk the autograd graph of a loss, not going past values that were ``given``."""
+    result, seen, open_ = Reached(), {id(n): n for n in _grad_fns(given)}, _grad_fns(roots)
     while open_:
         node = open_.pop()
         if id(node) in seen:
@@ -198,7 +198,7 @@ class Net:
         if self.must_look:
             self.warn_of_compiled_modules()
             if losses:
-                self.judge(below_roots(losses))
+                self.judge(below_roots(losses, (leaf.tensor for leaf in self.call.leaves.values())))
         if (self.must_look and self.is_forward_only and not losses) or session.part(Returned).dropped:
             errors.warn("AC031", session, session.frame, step=session.name)
         if self.call.watch.dropped:

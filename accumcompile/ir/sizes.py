@@ -219,5 +219,5 @@ def unfolded(shape: tuple[Size, ...], placement: Shard) -> tuple[Size, ...]:
     """A shape with its sharded dimension split into (outer, rest)."""
     dim, outer = placement.dim, placement.outer
     rest = sympy.cancel(sympy.sympify(shape[dim]) / outer)
-    rest = rest if sympy.fraction(rest)[1] == 1 else FloorDiv(sympy.sympify(shape[dim]), outer)
+    rest = rest if sympy.fraction(sympy.together(rest))[1] == 1 else FloorDiv(sympy.sympify(shape[dim]), outer)
     return (*shape[:dim], outer, rest, *shape[dim + 1 :])

@@ -21,7 +21,7 @@ TRIES = 8  # generators that may find nothing to work with, in a row
 MOST_TERMS = 3
 SMALLEST_BATCH, LARGEST_BATCH = 2, 13
 SHORTEST, LONGEST = 5, 40  # ops of a step
-LONGEST_COMPILED = 12  # through Inductor: each kernel costs a second, whatever its length and the level of optimisation
+LONGEST_COMPILED = 8  # through Inductor: each kernel costs a second, whatever its length and the level of optimisation
 
 
 @st.composite
