@@ -33,8 +33,8 @@ def test_sft_with_the_models_own_loss():
     assert difference(trl_sft.trained(SFTTrainer), ours) < FLOAT32
 
 
-# DPO's batch is the chosen answers and then the rejected ones: 8 pairs are 16 rows, and 6 are 12. The graph that compares
-# them keeps pairs together, in micro-batches of 4.
+# DPO's batch is the chosen answers and then the rejected ones: 8 pairs are 16 rows, and 6 are 12. The graph that
+# compares them keeps pairs together, in micro-batches of 4.
 @pytest.mark.parametrize(
     ("example", "kind", "sizes"),
     [(trl_sft, SFTTrainer, {(8, 4), (6, 3)}), (trl_dpo, DPOTrainer, {(16, 4), (12, 4), (12, 3)})],
