@@ -27,11 +27,10 @@ def split_trainer(**options: Any) -> type[SFTTrainer]:
 def split_with_models_loss(**options: Any) -> type[SFTTrainer]:
     """The same with the model's own loss in place of TRL's, which Dynamo does not capture."""
 
-    class SplitSFTTrainer(SFTTrainer):
-        training_step = accumulate(steps=4, **options)(SFTTrainer.training_step)
+    class WithModelsLoss(split_trainer(**options)):
         compute_loss = Trainer.compute_loss
 
-    return SplitSFTTrainer
+    return WithModelsLoss
 
 
 def trained(kind: type[SFTTrainer]) -> Any:
