@@ -12,6 +12,7 @@ from functools import partial
 import torch
 import torch._inductor.inductor_prims
 
+from accumcompile.rules.optional import overload
 from accumcompile.rules.table import RULES
 
 aten, prims = torch.ops.aten, torch.ops.prims
@@ -485,7 +486,7 @@ SAMPLES: dict = {
     **{
         key: [(spd(5, 3, 3),)]
         for key in [
-            aten.cholesky.default,
+            overload("aten.cholesky"),  # not in torch 2.15
             aten.linalg_cholesky_ex.default,
             aten._linalg_eigh.default,
             aten.linalg_ldl_factor_ex.default,
@@ -499,8 +500,8 @@ SAMPLES: dict = {
     aten.linalg_pinv.atol_rtol_tensor: [
         (f(5, *rank), {"atol": torch.zeros(5).double(), "rtol": torch.zeros(5).double()}) for rank in ((4, 3), (3, 3))
     ],
-    aten.cholesky_inverse.default: [(spd(5, 3, 3).cholesky(),)],
-    aten.cholesky_solve.default: [(f(5, 3, 4), spd(5, 3, 3).cholesky())],
+    aten.cholesky_inverse.default: [(torch.linalg.cholesky(spd(5, 3, 3)),)],
+    aten.cholesky_solve.default: [(f(5, 3, 4), torch.linalg.cholesky(spd(5, 3, 3)))],
     aten.linalg_solve_triangular.default: [
         (upper(5, 3, 3), f(5, 3, 4), {"upper": True}),
         (upper(5, 3, 3), f(5, 4, 3), {"upper": True, "left": False}),

@@ -45,7 +45,8 @@ def test_dynamos_settings_are_put_back():
     x, y = small.data(12)
     run(small.net(), x, y)
     assert torch._dynamo.config.get_config_copy() == before
-    assert not hasattr(x, "_dynamo_weak_dynamic_indices")
+    if torch.__version__ >= "2.13":  # before, AOTAutograd marked what a backward keeps, as we do
+        assert not hasattr(x, "_dynamo_weak_dynamic_indices")
 
 
 def test_frames_resumed_after_a_break_are_split():

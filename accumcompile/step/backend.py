@@ -70,6 +70,8 @@ def _compile_captured(gm: fx.GraphModule, example_inputs: list[torch.Tensor], se
     _check_plain(gm)
     if not batch.symbols:
         return _whole(gm, session, is_free=batch.said)
+    if not dynamo.makes_tensors(gm):
+        return _whole(gm, session, is_free=True)
     recompile_limit.warn_of_last_capture(session)
     from ..capture.aot.split import split_graph  # late: these import the compiler
     from ..passes.rewriting import copied

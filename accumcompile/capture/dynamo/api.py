@@ -5,12 +5,13 @@ Capture settings and marks are undone after every call, so the user's own compil
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from types import FunctionType
 from typing import Any
 
 import sympy
@@ -19,6 +20,7 @@ from torch import fx
 from torch._dynamo import config, eval_frame
 from torch._guards import TracingContext
 from torch.utils import _python_dispatch
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ...diagnostics import where
@@ -41,7 +43,7 @@ def patcher(changes: Mapping[str, Any]) -> Callable[[], Callable[[], None]]:
     return config._make_closure_patcher(**{name: value for name, value in changes.items() if hasattr(config, name)})
 
 
-@lru_cache(8)
+@functools.lru_cache(8)
 def _capture_patcher(ignored: frozenset[Callable[..., Any]]) -> Callable[[], Callable[[], None]]:
     return patcher(CAPTURE | {"ignore_logging_functions": set(ignored)})
 
@@ -77,10 +79,18 @@ def is_ours(backend: Any) -> bool:
 
 def compiled(fn: Callable[..., Any], backend: Callable[..., Any]) -> Callable[..., Any]:
     """``torch.compile(fn, backend=backend)``, its recompilations counted separately from others of ``fn``."""
-    extra: dict[str, Any] = {}
     if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
-        extra["isolate_recompiles"] = True
-    return torch.compile(fn, backend=backend, **extra)
+        return torch.compile(fn, backend=backend, isolate_recompiles=True)
+    return torch.compile(_with_own_code(fn), backend=backend)
+
+
+def _with_own_code(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that does the same: Dynamo counts by the code object, which a factory's functions share."""
+    if not isinstance(fn, FunctionType):
+        return fn
+    copy = FunctionType(fn.__code__.replace(), fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__)
+    copy.__kwdefaults__ = fn.__kwdefaults__
+    return functools.update_wrapper(copy, fn)
 
 
 def is_compiled(module: torch.nn.Module) -> bool:
@@ -151,6 +161,13 @@ def inputs(gm: fx.GraphModule) -> list[Input]:
         if graph_arg is not None:
             given.append(Input(node, graph_arg.source, graph_arg.example, node.meta.get("example_value")))
     return given
+
+
+def makes_tensors(gm: fx.GraphModule) -> bool:
+    """Whether anything is computed but numbers, such as the size that is passed on to ``torch.manual_seed``."""
+    calls = (node for node in gm.graph.nodes if node.op in ("call_function", "call_method", "call_module"))
+    values = pytree.tree_leaves([node.meta.get("example_value") for node in calls])
+    return any(isinstance(value, torch.Tensor) for value in values)
 
 
 def differentiable_outputs(gm: fx.GraphModule) -> list[fx.Node]:
