@@ -79,9 +79,10 @@ def is_ours(backend: Any) -> bool:
 
 def compiled(fn: Callable[..., Any], backend: Callable[..., Any]) -> Callable[..., Any]:
     """``torch.compile(fn, backend=backend)``, its recompilations counted separately from others of ``fn``."""
-    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
-        return torch.compile(fn, backend=backend, isolate_recompiles=True)
-    return torch.compile(_with_own_code(fn), backend=backend)
+    if "isolate_recompiles" not in inspect.signature(torch.compile).parameters:
+        return torch.compile(_with_own_code(fn), backend=backend)
+    extra: dict[str, Any] = {"isolate_recompiles": True}
+    return torch.compile(fn, backend=backend, **extra)
 
 
 def _with_own_code(fn: Callable[..., Any]) -> Callable[..., Any]:
