@@ -13,6 +13,7 @@ from catalogue import (  # noqa: F401  (importing a theme enters its rows)
     metrics,
     normalisation,
     parts,
+    selected,
     sequences,
     shapes,
     structures,
