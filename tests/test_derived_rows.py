@@ -267,8 +267,12 @@ def real_and_fake(model, x, y, weak, strong):
 LOOPS_OF_TWO_BATCHES = {pseudo_labelled: 3, joined_batches: 5, real_and_fake: 2}
 
 
+DECLARED = {"batch_dims": {"x": 0, "y": 0, "weak": 0, "strong": 0}}
+
+
+@pytest.mark.parametrize("options", ({}, DECLARED), ids=("found", "declared"))
 @pytest.mark.parametrize("loss", LOOPS_OF_TWO_BATCHES, ids=lambda loss: loss.__name__)
-def test_batches_of_two_sizes_are_split_each_by_itself(loss):
+def test_batches_of_two_sizes_are_split_each_by_itself(loss, options):
     def step(model, x, y, weak, strong):
         value = loss(model, x, y, weak, strong)
         value.backward()
@@ -276,7 +280,7 @@ def test_batches_of_two_sizes_are_split_each_by_itself(loss):
 
     ours = network()
     theirs = copy.deepcopy(ours)
-    split = eager(step, steps=STEPS, batch_dims={"x": 0, "y": 0, "weak": 0, "strong": 0})
+    split = eager(step, steps=STEPS, **options)
     for labelled, unlabelled in ((512, 1536), (200, 1280), (64, 64)):
         x, y = torch.randn(labelled, FEATURES, dtype=torch.float64), torch.randint(0, CLASSES, (labelled,))
         others = [torch.randn(unlabelled, FEATURES, dtype=torch.float64) for _ in range(2)]
@@ -293,8 +297,72 @@ def test_batches_of_two_sizes_are_split_each_by_itself(loss):
             torch.testing.assert_close(mine.grad, expected.grad)
         if unlabelled > 64:
             assert peaks[0] <= SHARE * peaks[1]
-    (graph,) = split.explain(ours, x, y, *others).graphs
+    report = split.explain(ours, x, y, *others)
+    (graph,) = report.graphs
     assert len(graph.loops) == LOOPS_OF_TWO_BATCHES[loss]
+    found = any(line.startswith("rows of their own: dim 0 of ") for line in report.chosen)
+    assert found == (not options and loss is not joined_batches), "the size of joined rows has the batch's symbol"
+
+
+def behind_a_break(model, x, y, more):
+    loss = F.cross_entropy(model(x), y)
+    torch._dynamo.graph_break()
+    return loss + model(more).square().mean()
+
+
+def taught_before_a_break(model, x, y, more):
+    with torch.no_grad():
+        target = model(more).softmax(-1)
+    torch._dynamo.graph_break()
+    return F.cross_entropy(model(x), y) + F.cross_entropy(model(more + 0.1), target)
+
+
+def differentiated_first(model, x, y, more):
+    first = F.cross_entropy(model(x), y)
+    first.backward()
+    return first.detach() + model(more).square().mean()
+
+
+def only_at_times(model, x, y, more):
+    loss = F.cross_entropy(model(x), y)
+    return loss if more is None else loss + model(more).square().mean()
+
+
+def means_matched(model, x, y, more):
+    return (model(x).mean(0) - model(more).mean(0)).square().sum()
+
+
+@pytest.mark.parametrize(
+    "loss", (behind_a_break, taught_before_a_break, differentiated_first, only_at_times, means_matched)
+)
+def test_rows_of_their_own_are_found_in_any_graph(loss):
+    def step(model, x, y, more):
+        value = loss(model, x, y, more)
+        value.backward()
+        return value.detach()
+
+    ours = network()
+    theirs = copy.deepcopy(ours)
+    split = eager(step, steps=STEPS)
+    for rows, further in ((512, 1536), (512, 512), (300, 37), (1024, 1536), (1024, 0)):
+        x, y = torch.randn(rows, FEATURES, dtype=torch.float64), torch.randint(0, CLASSES, (rows,))
+        more = torch.randn(further, FEATURES, dtype=torch.float64)
+        if loss is only_at_times and further < 100:
+            more = None
+        elif further == 0:
+            continue
+        peaks, values = [], []
+        for run, model in ((split, ours), (step, theirs)):
+            model.zero_grad()
+            run(model, x, y, more)  # captured
+            model.zero_grad()
+            with measured(lambda model=model: [p.grad for p in model.parameters()]) as peak:
+                values.append(run(model, x, y, more))
+            peaks.append(peak.bytes)
+        torch.testing.assert_close(*values)
+        for mine, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, expected.grad)
+        assert peaks[0] <= SHARE * peaks[1]
 
 
 # --- numbers of rows

@@ -51,7 +51,8 @@ def test_a_random_permutation_of_the_batch(step):
     ran = capturing.same(seeded(step), small.net(), sizes=(12, 13))
     assert ran.roads == ["fused"] * 2
     assert all(len(run.split) == 3 for run in ran.runs)
-    assert [note.startswith(LOST) for note in ran.session.notes] == [True], "said once"
+    fails = torch.__version__ < "2.15"
+    assert [note.startswith(LOST) for note in ran.session.notes] == [True] * fails, "said once"
 
 
 @pytest.mark.inductor

@@ -17,6 +17,9 @@ def choice_lines(choice: Choice) -> Iterator[str]:
     yield f"batch: {_listed(choice.inputs)}, of size {choice.size}: {choice.why}"
     if choice.row:
         yield f"its one row is split, as {choice.row} says, too"
+    for size in dict.fromkeys(size for _, _, size in choice.beside):
+        own = [(name, dim) for name, dim, rows in choice.beside if rows == size]
+        yield f"rows of their own: {_listed(own)}, of size {size}"
     if other := choice.larger:
         what = f"{other.name} is larger ({human(other.bytes)}), and of size {other.size} along dim {other.dim}"
         yield f"{what}: {other.batch_dims} splits that instead"

@@ -25,6 +25,7 @@ class Choice:
     size: the batch size.
     why: the reason, in words.
     row: the ``batch_dims`` that say the same of inputs of one row; empty if there are none.
+    beside: the name, the dim and the size of each input that is a batch of its own.
     """
 
     inputs: Sequence[tuple[str, int]] = ()
@@ -32,3 +33,4 @@ class Choice:
     why: str = ""
     row: str = ""
     larger: Larger | None = None
+    beside: Sequence[tuple[str, int, int]] = ()

@@ -23,18 +23,20 @@ from .sample_lists import Samples, lists_of_samples
 class CallBatch:
     """The batch of one call.
 
-    others: further candidates for it, in the order of trial.
+    candidate: what it was chosen as, unless dims are declared.
+    others: further candidates, in the order of trial.
     along: the batch of the same call along another candidate.
     """
 
     size: int
     leaves: tuple[Leaf, ...]
+    candidate: Candidate | None = None
     others: tuple[Candidate, ...] = ()
     along: Callable[[Candidate], CallBatch] | None = None
 
     @property
     def split(self) -> list[tuple[torch.Tensor, int]]:
-        """The tensors that carry the batch, and along which dim."""
+        """The tensors that carry the batch, or one of their own, and along which dim."""
         return [(leaf.tensor, leaf.dim) for leaf in self.leaves if leaf.dim is not None]
 
     @property
@@ -54,17 +56,18 @@ class CallBatch:
 
     def choice(self, state: Candidates) -> Choice:
         """What explain() says of it."""
-        split = [leaf for leaf in self.leaves if leaf.dim is not None]
-        others = [c for c in self.others if state.is_open(c.leader)]
+        split = [leaf for leaf in self.leaves if leaf.dim is not None and not leaf.beside]
+        others = [c for c in self.others if state.is_open(c.leader) and c.leader.name not in state.beside]
         why = (state.why if self.leader is not None else "") or self._why
-        return choice(split, self.size, why, others)
+        return choice(split, self.size, why, others, [leaf for leaf in self.leaves if leaf.beside])
 
     @property
     def _why(self) -> str:
         if self.leader is None:
             return "declared, and what has that size" if any(leaf.declared for leaf in self.leaves) else ""
         first = "the first dim that is larger than 1" if self.leader.dim else "the first tensor of data"
-        return first + (", and what has its size" if len(self.split) > 1 else "")
+        followers = [leaf for leaf in self.leaves if leaf.dim is not None and not (leaf.leading or leaf.beside)]
+        return first + (", and what has its size" if followers else "")
 
 
 _INFER = object()  # the batch_dims of an undeclared argument
@@ -184,13 +187,16 @@ def _chosen(
     leaves = []
     for name, tensor in open_:
         leads = name == first.leader.name
+        if name in state.beside and not leads:
+            leaves.append(Leaf(name, tensor, state.beside[name], beside=True))
+            continue
         dim = dims[name] if name in dims else _inferred(name, tensor, first.size, session, leads)
         leaves.append(Leaf(name, tensor, dim, leading=leads))
 
     def along(other: Candidate) -> CallBatch:
         return _chosen([other, *(c for c in candidates if c is not other)], open_, rest, session)
 
-    return CallBatch(first.size, _checked(leaves, rest), tuple(candidates[1:]), along)
+    return CallBatch(first.size, _checked(leaves, rest), first, tuple(candidates[1:]), along)
 
 
 def _checked(*leaves: Sequence[Leaf]) -> tuple[Leaf, ...]:
@@ -216,7 +222,7 @@ def _inferred(name: str, tensor: torch.Tensor, size: int, session: Session, lead
 
 def _check_not_empty(leaves: Iterable[Leaf]) -> None:
     for leaf in leaves:
-        if leaf.dim is not None and leaf.size == 0:
+        if leaf.dim is not None and leaf.size == 0 and not leaf.beside:
             raise errors.error("AC013", where.users_line(), name=leaf.name, dim=leaf.dim)
 
 

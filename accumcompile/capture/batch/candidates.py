@@ -30,6 +30,7 @@ class Leaf:
     leading: bool = False  # whether its size is the batch size, as nothing was declared
     sampled: bool = False  # one sample of a list of them, or of a part of one
     alone: bool = False  # that sample is the tensor alone
+    beside: bool = False  # a batch of its own beside the call's, of another size
 
     @property
     def size(self) -> int:
@@ -75,6 +76,7 @@ class Candidates:
     lost: those that were tried, and would shard fewer bytes than another.
     sharded: the bytes that the leader shards in the graphs captured so far.
     stale: whether something was captured for another leader.
+    beside: those that are batches of their own beside the leader's, and along which dim.
     why: why the leader was chosen, in words.
     lists: the Python lists of one tensor for each sample.
     """
@@ -87,6 +89,7 @@ class Candidates:
     sharded: int = 0
     captured: bool = False
     stale: bool = False
+    beside: dict[str, int] = field(default_factory=dict)
     why: str = ""
     lists: set[str] = field(default_factory=set)
 
@@ -97,6 +100,7 @@ class Candidates:
         self.stale |= self.captured
         self.leader, self.why, self.sharded, self.captured = leader, why, 0, False
         self.taken.clear()
+        self.beside.clear()
         self.refused &= {name for name, _ in self.constant}
 
     def is_open(self, leaf: Leaf) -> bool:
@@ -190,11 +194,15 @@ def declaration(leaves: Sequence[Leaf]) -> str:
     return f"batch_dims={dims!r}".replace("'", '"')
 
 
-def choice(leaves: Sequence[Leaf], size: int, why: str, others: Sequence[Candidate]) -> Choice:
-    """What explain() says of a call that is split along ``leaves``, where ``others`` are further candidates."""
+def choice(leaves: Sequence[Leaf], size: int, why: str, others: Sequence[Candidate], beside: Sequence[Leaf]) -> Choice:
+    """What explain() says of a call that is split along ``leaves``, where ``others`` are further candidates.
+
+    Those ``beside`` are batches of their own.
+    """
     rows = [leaf for leaf in leaves if leaf.dim and not leaf.declared and leaf.tensor.shape[0] == 1]
     inputs = [(leaf.name, leaf.dim or 0) for leaf in leaves]
-    return Choice(inputs, size, why, declaration(rows) if rows else "", _larger(leaves, others))
+    own = [(leaf.name, leaf.dim or 0, leaf.size) for leaf in beside]
+    return Choice(inputs, size, why, declaration(rows) if rows else "", _larger(leaves, others), own)
 
 
 def _larger(chosen: Sequence[Leaf], others: Sequence[Candidate]) -> Larger | None:

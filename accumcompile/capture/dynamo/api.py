@@ -87,7 +87,7 @@ def compiled(fn: Callable[..., Any], backend: Callable[..., Any]) -> Callable[..
 
 def _with_own_code(fn: Callable[..., Any]) -> Callable[..., Any]:
     """A function that does the same: Dynamo counts by the code object, which a factory's functions share."""
-    if not isinstance(fn, FunctionType):
+    if not isinstance(fn, FunctionType) or fn is call_closure:  # whose code is skipped
         return fn
     copy = FunctionType(fn.__code__.replace(), fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__)
     copy.__kwdefaults__ = fn.__kwdefaults__

@@ -25,6 +25,8 @@ from . import api as dynamo
 from . import batch_data, retrace
 from .thread_state import Call, Rows
 
+BESIDE = 1 / 8  # rows of another size are split too if what is made of them takes this share of what the batch makes
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -49,15 +51,38 @@ def compare(gm: fx.GraphModule, symbols: Set[sympy.Symbol], call: Call, session:
     state, batch = session.part(Candidates), call.batch_of_call
     mine = state.sharded + sum(_sharded(gm, symbols))
     _end_trial(mine, call, session)
-    for other in batch.others:
+    for other in _others(batch, state):
         tried = other.size == 1 or other.leader.key in state.lost or not state.is_open(other.leader)
         if not tried and sum(_along(gm, other)) > mine:
             call.trial = Trial(retrace.frame(), batch, mine, state.copy(), session.journal.most_rows)
             _switch(other, call, session)
+    split_beside(gm, symbols, mine, call, session)
     state.sharded, state.captured = mine, True
     for leaf in batch.leaves:
         if leaf.dim is not None:
             state.constant.pop(leaf.key, None)
+
+
+def split_beside(gm: fx.GraphModule, symbols: Set[sympy.Symbol], mine: int, call: Call, session: Session) -> None:
+    """Have Dynamo trace the frame again with further sizes as symbols, if much is made of rows of another number.
+
+    Args:
+        symbols: the batch's, if the graph holds it.
+        mine: the bytes that the batch shards.
+    """
+    state, batch = session.part(Candidates), call.batch_of_call
+    rest = [c for c in _others(batch, state) if c.size > 1 and state.is_open(c.leader)]
+    found = [c for c in rest if sum(_along(gm, c, symbols)) > BESIDE * mine]
+    if not found or batch.along is None or batch.candidate is None:
+        return
+    state.beside.update(leaf.key for c in found for leaf in c.leaves)
+    call.batch_of_call = batch.along(batch.candidate)
+    retrace.retrace_along(batch.split, call.batch_of_call.split, call.marks)
+
+
+def _others(batch: CallBatch, state: Candidates) -> list[Candidate]:
+    """The other candidates, but for those that are batches of their own."""
+    return [c for c in batch.others if c.leader.name not in state.beside]
 
 
 def _end_trial(mine: int, call: Call, session: Session) -> None:
@@ -99,7 +124,7 @@ def rejected(gm: fx.GraphModule, call: Call, names: Collection[str], session: Se
             state.constant[leaf.key] = max(leaf.size, state.constant.get(leaf.key, 0))
     if call.trial is not None:
         _return_from(call.trial, call, session)
-    left = [c for c in batch.others if state.is_open(c.leader)]
+    left = [c for c in _others(batch, state) if state.is_open(c.leader)]
     left.sort(key=lambda c: not any(_along(gm, c)))  # those in this graph before those that may be in others
     if state.sharded and not any(sum(_along(gm, c)) > state.sharded for c in left[:1]):
         return None
@@ -182,19 +207,23 @@ def _sharded(gm: fx.GraphModule, symbols: Set[sympy.Symbol]) -> Iterator[int]:
                 yield _bytes(value)
 
 
-def _along(gm: fx.GraphModule, candidate: Candidate) -> Iterator[int]:
-    return _at_most(gm, {id(leaf.tensor) for leaf in candidate.leaves}, candidate.size)
+def _along(gm: fx.GraphModule, candidate: Candidate, apart: Set[sympy.Symbol] = frozenset()) -> Iterator[int]:
+    return _at_most(gm, {id(leaf.tensor) for leaf in candidate.leaves}, candidate.size, apart)
 
 
-def _at_most(gm: fx.GraphModule, tensors: Set[int], rows: int) -> Iterator[int]:
-    """The bytes of each value that may carry a size: computed from the tensors that have it, and a multiple of it."""
+def _at_most(gm: fx.GraphModule, tensors: Set[int], rows: int, apart: Set[sympy.Symbol] = frozenset()) -> Iterator[int]:
+    """The bytes of each value that may carry a size: computed from the tensors that have it, and a multiple of it.
+
+    Values with one of the symbols ``apart`` in their size do not count.
+    """
     reached = {given.node for given in dynamo.inputs(gm) if id(given.value) in tensors}
     for node in gm.graph.nodes:
         if reached.isdisjoint(node.all_input_nodes):
             continue
         reached.add(node)
         for value in _made(node):
-            if any(size and size % rows == 0 for size in _known(value)):
+            is_apart = any(_symbols(size) & apart for size in value.shape)
+            if not is_apart and any(size and size % rows == 0 for size in _known(value)):
                 yield _bytes(value)
 
 

@@ -38,8 +38,10 @@ class BatchSymbols:
 
 
 # How sure we are that an input is the batch: the user declared it; one of our graphs returned it; it is the argument
-# whose size is the batch size; it is another argument of that size; it is some other tensor of that size.
+# whose size is the batch size; it is another argument of that size; it is some other tensor of that size; it is a
+# batch of its own, of another size.
 DECLARED, CARRIED, LEADING, INFERRED, GUESSED = "declared", "carried", "leading", "inferred", "guessed"
+BESIDE = "beside"
 PRIMARY = {DECLARED, CARRIED, LEADING}
 
 
@@ -99,6 +101,7 @@ def find_batch(gm: fx.GraphModule, session: Session) -> BatchSymbols | None:
             _compare(gm, batch, here.call, session)
         return batch
     if not carriers and here.call is not None:
+        choice.split_beside(gm, frozenset(), session.part(Candidates).sharded, here.call, session)
         return _of_number(gm, here.call)
     return BatchSymbols() if any(c.kind != INFERRED for c in constant) else None
 
@@ -218,8 +221,10 @@ def _known(inputs: list[Input]) -> Iterator[Carrier]:
 def _argument(given: Input, leaf: Leaf) -> Iterator[Carrier]:
     """An argument of the decorated step, where it carries the batch."""
     if leaf.dim is not None:
-        kind = DECLARED if leaf.declared else LEADING if leaf.leading else INFERRED
-        yield Carrier(given, leaf.dim, kind, leaf.name)
+        kind = DECLARED if leaf.declared else LEADING if leaf.leading else BESIDE if leaf.beside else INFERRED
+        carrier = Carrier(given, leaf.dim, kind, leaf.name)
+        if carrier.symbolic or kind != BESIDE:
+            yield carrier
 
 
 # One symbol
