@@ -34,10 +34,11 @@ def best(graph: Graph, batch: Batch) -> Propagation:
     cuts = set(_cuts(plain))
     counts = sorted(k for k in cuts | {math.lcm(1, *cuts)} if 1 < k <= MOST_BLOCKS)
     others = filter(None, (_in_blocks(graph, batch, k) for k in counts))
-    return min((plain, *(o for o in others if _stages(o) <= _stages(plain))), key=_gathered)
+    return min((plain, *(o for o in others if stages(o) <= stages(plain))), key=_gathered)
 
 
-def _stages(propagation: Propagation) -> int:
+def stages(propagation: Propagation) -> int:
+    """The last stage."""
     return max((placed.stage for placed in propagation), default=0)
 
 

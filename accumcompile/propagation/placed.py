@@ -102,13 +102,16 @@ class Propagation:
     """Every node of one graph with its placement and stage.
 
     ``derived`` are the numbers of rows, by symbol, that loops run over besides the batch; ``makers`` the first node of
-    each data-dependent size; ``seeds`` values that are split although they are computed whole.
+    each data-dependent size; ``seeds`` values that are split although they are computed whole. Where a node may be
+    split along several, it is along ``preferred`` ones; ``rivals`` are all that met in such a node.
     """
 
     batch: Batch
     derived: Mapping[sympy.Symbol, Derived] = field(default_factory=dict)
     makers: Mapping[sympy.Basic, tuple[Node, int | None]] = field(default_factory=dict)
     seeds: AbstractSet[Node] = frozenset()
+    preferred: AbstractSet[sympy.Symbol | None] = frozenset()
+    rivals: set[sympy.Symbol | None] = field(default_factory=set)
     placed: dict[Node, Placed] = field(default_factory=dict)
     granules: dict[sympy.Symbol | None, int] = field(default_factory=dict)
     drawn: int = 0  # the stage of the last run-once node placed so far

@@ -92,7 +92,7 @@ class Placer:
             return self._universal("its size depends on data")
         saved = {(axis, along): most for axis in axes for along, most in axis.savings().items()}
         if saved:
-            return self._sharded(*max(saved, key=saved.__getitem__))
+            return self._sharded(*self._best(saved))
         for axis in axes:
             if passing := axis.passing():
                 return self._partial(passing)
@@ -101,6 +101,13 @@ class Placer:
                 return self._sharded(axis, new)
         needs = self._all_whole("it mixes what the micro-batches hold")
         return self._placed((R,) * len(self.results), needs, zero=self._is_zero(rule), reason=str(rule.dims))
+
+    def _best(self, saved: dict[tuple[Axis, Along], int]) -> tuple[Axis, Along]:
+        """The split that saves most, along a preferred axis if there is one."""
+        met = {axis.over for axis, _ in saved}
+        if len(met) > 1:
+            self.propagation.rivals |= met
+        return max(saved, key=lambda split: (split[0].over in self.propagation.preferred, saved[split]))
 
     def _axes(self, rule: Rule) -> Iterator[Axis]:
         """The batch, and the derived rows that the node has, if its rule covers the arguments."""

@@ -23,6 +23,7 @@ def propagate(
     inputs: Mapping[Node, Placement] | None = None,
     seeds: AbstractSet[Node] = frozenset(),
     plain: Propagation | None = None,
+    preferred: AbstractSet[sympy.Symbol | None] = frozenset(),
 ) -> Propagation:
     """Place every value of ``graph``.
 
@@ -33,10 +34,11 @@ def propagate(
             multiple of the batch, and everything else is replicated, but for seeds.
         seeds: values that loops may slice by their rows where they are computed whole.
         plain: the result without seeds, by which it is known where data-dependent sizes are first there.
+        preferred: rows along which a node is split where others would do too; None for the batch's.
     """
     sizes = (size for node in seeds for size in shape_of(node) or ())
     derived = {rows.symbol: rows for size in sizes for rows in Derived.all_in(size, batch)}
-    result = Propagation(batch, derived, makers(graph.nodes) if plain is None else plain.makers, seeds)
+    result = Propagation(batch, derived, makers(graph.nodes) if plain is None else plain.makers, seeds, preferred)
     for node in graph.nodes:
         if node.op == "output":
             continue

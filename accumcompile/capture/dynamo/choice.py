@@ -25,7 +25,7 @@ from . import api as dynamo
 from . import batch_data, retrace
 from .thread_state import Call, Rows
 
-BESIDE = 1 / 8  # rows of another size are split too if what is made of them takes this share of what the batch makes
+BESIDE = 1 / 64  # rows of another size are split too if what is made of them takes this share of what the batch makes
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ def split_beside(gm: fx.GraphModule, symbols: Set[sympy.Symbol], mine: int, call
         mine: the bytes that the batch shards.
     """
     state, batch = session.part(Candidates), call.batch_of_call
-    rest = [c for c in _others(batch, state) if c.size > 1 and state.is_open(c.leader)]
+    rows = [c for c in _others(batch, state) if not c.leader.dim]  # no packed row
+    rest = [c for c in rows if c.size > 1 and state.is_open(c.leader)]
     found = [c for c in rest if sum(_along(gm, c, symbols)) > BESIDE * mine]
     if not found or batch.along is None or batch.candidate is None:
         return
