@@ -1,13 +1,13 @@
 """``p.data = value``: the tensor's new storage becomes an ordinary output of the graph.
 
-Dynamo traces it as ``set_``, and restores the version counter. AOTAutograd refuses to trace that for an input. So the
-new value becomes an output of Dynamo's graph, and is assigned after the graph has run; nodes after the assignment read
+Dynamo traces it as ``set_``, and restores the version counter; from torch 2.15 on as one operator. AOTAutograd refuses
+to trace ``set_`` for an input, and the operator for one that is changed otherwise too. So the new value becomes an output of Dynamo's graph, and is assigned after the graph has run; nodes after the assignment read
 that value, and gradients still go to the tensor.
 
     set_ = Tensor.set_(p, v); y = linear(x, p);   return (y,)
     now = _assigned(p, v);    y = linear(x, now); return (y, now.detach())     and then p.data is set to the last
 
-Checked in torch 2.13.
+Checked in torch 2.11, 2.13 and 2.15.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from torch.fx import GraphModule, Node
 
 from ...passes.rewriting import copied
 from .detaching import detach
+
+
+_ASSIGNING = {torch.Tensor.set_, getattr(torch.ops.aten, "shallow_copy_data_", torch.Tensor.set_)}
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def assigning(run: Callable[..., Any], assigned: list[Assignment]) -> Callable[.
 
 def _assigns(node: Node) -> bool:
     """Whether a node of Dynamo's graph gives a tensor the storage of another."""
-    return node.target is torch.Tensor.set_ and len(node.args) == 2 and isinstance(node.args[1], Node)
+    return node.target in _ASSIGNING and len(node.args) == 2 and isinstance(node.args[1], Node)
 
 
 def _take_lowering(gm: GraphModule, node: Node) -> None:
