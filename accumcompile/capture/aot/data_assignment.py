@@ -1,8 +1,8 @@
 """``p.data = value``: the tensor's new storage becomes an ordinary output of the graph.
 
 Dynamo traces it as ``set_``, and restores the version counter; from torch 2.15 on as one operator. AOTAutograd refuses
-to trace ``set_`` for an input, and the operator for one that is changed otherwise too. So the new value becomes an output of Dynamo's graph, and is assigned after the graph has run; nodes after the assignment read
-that value, and gradients still go to the tensor.
+to trace either for an input that is changed otherwise too. So the new value becomes an output of Dynamo's graph, and is
+assigned after the graph has run; nodes after the assignment read that value, and gradients still go to the tensor.
 
     set_ = Tensor.set_(p, v); y = linear(x, p);   return (y,)
     now = _assigned(p, v);    y = linear(x, now); return (y, now.detach())     and then p.data is set to the last
@@ -21,7 +21,6 @@ from torch.fx import GraphModule, Node
 
 from ...passes.rewriting import copied
 from .detaching import detach
-
 
 _ASSIGNING = {torch.Tensor.set_, getattr(torch.ops.aten, "shallow_copy_data_", torch.Tensor.set_)}
 
