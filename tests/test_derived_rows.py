@@ -401,6 +401,25 @@ def test_any_number_of_rows_may_be_left(kept):
         torch.testing.assert_close(mine.grad, expected.grad)
 
 
+def test_few_samples_of_many_rows_make_as_many_micro_batches_as_asked_for():
+    def step(model, tokens, y):
+        real = tokens > 2
+        loss = F.cross_entropy(model(tokens[real]), y[real])
+        loss.backward()
+        return loss.detach()
+
+    model, (tokens, y) = Tokens(), (t.reshape(3, -1) for t in texts(ROWS + 2))
+    split = eager(step, steps=STEPS)
+    peaks = []
+    for run in (split, step):
+        run(model, tokens, y)
+        model.zero_grad()
+        with measured(lambda: [p.grad for p in model.parameters()]) as peak:
+            run(model, tokens, y)
+        peaks.append(peak.bytes)
+    assert peaks[0] <= SHARE * peaks[1]
+
+
 def test_explain_says_what_a_loop_runs_over():
     model, (x, y) = network(), samples(65)
 

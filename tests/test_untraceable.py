@@ -99,9 +99,7 @@ def test_a_line_inside_of_which_dynamo_fails_is_a_break():
         return loss.detach()
 
     ran = capturing.same(step, small.net())
-    trained = [
-        road for road in ran.roads if road != "inference"
-    ]  # torch 2.13 counts them in a graph of its own
+    trained = [road for road in ran.roads if road != "inference"]  # torch 2.13 counts them in a graph of its own
     assert trained == ["fused"] * 2
     assert all(len(run.split) == 3 for run in ran.runs)
 

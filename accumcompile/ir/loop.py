@@ -28,10 +28,14 @@ from .carry import Carry
 
 @dataclass(frozen=True)
 class Split:
-    """How a batch of ``batch`` samples is split: micro-batches of ``rows`` samples, the last perhaps smaller."""
+    """How a batch of ``batch`` samples is split: micro-batches of ``rows`` samples, the last perhaps smaller.
+
+    asked: the number of micro-batches that was asked for, of which a small batch makes fewer; 0 if none was.
+    """
 
     batch: int
     rows: int
+    asked: int = 0
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Yield (start, rows) of each micro-batch, in order; of an empty batch, one of no rows."""
@@ -42,8 +46,8 @@ class Split:
         return max(1, -(-self.batch // self.rows))
 
     def along(self, size: int, granule: int) -> Split:
-        """As many micro-batches of ``size`` derived rows, of which ``granule`` stay together."""
-        rows = -(-size // len(self))
+        """At least as many micro-batches of ``size`` derived rows, of which ``granule`` stay together."""
+        rows = -(-size // max(len(self), self.asked))
         return Split(size, max(1, -(-rows // granule) * granule))
 
     def at_once(self) -> Split:

@@ -28,13 +28,13 @@ class Runner:
         program: Callable,
         gm: GraphModule,
         plan: Schedule,
-        rows: Callable[[int, int], int],
+        split: Callable[[int, int], Split],
         ran: Callable[[dict, Split], None],
         owned_from: int | None = None,
     ):
         self._boxed_call = True  # on the instance: Dynamo's wrappers copy only its attributes
         self.program = program
-        self.rows = rows  # (batch, granule) -> samples of a micro-batch
+        self.split = split  # of a batch and its granule
         self.ran = ran  # called with the sizes and the split of each call
         propagation = plan.propagation
         self.symbol, self.granule = propagation.batch.symbol, propagation.granule()
@@ -47,7 +47,7 @@ class Runner:
     def __call__(self, arguments: list) -> list:
         sizes = {symbol: read(arguments) for symbol, read in self.reads}
         batch = sizes.get(self.symbol, 1)
-        split = Split(batch, self.rows(batch, self.granule))
+        split = self.split(batch, self.granule)
         self.ran(sizes, split)
         given = list(arguments)
         arguments.clear()

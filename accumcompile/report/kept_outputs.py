@@ -9,7 +9,6 @@ import sympy
 from torch.fx import GraphModule
 
 from ..diagnostics import errors
-from ..ir.loop import Split
 from ..ir.operands import input_sizes
 from ..printing.text import human
 from ..session.journal import Run
@@ -26,7 +25,7 @@ def first_run(plan: Plan, gm: GraphModule, session: Session) -> Run:
     """The run for which a graph is compiled, with the sizes that its inputs have now."""
     sizes = dict(_hints(gm))
     batch = sizes.get(plan.batch, 1)  # a piece without the batch has no such symbol
-    return Run(plan, sizes, Split(batch, session.rows(batch, plan.granule)))
+    return Run(plan, sizes, session.split(batch, plan.granule))
 
 
 def _hints(gm: GraphModule) -> Iterator[tuple[sympy.Symbol, int]]:

@@ -65,7 +65,8 @@ def is_folder(value: object) -> bool:
 class Options:
     """How a step is split. Exactly one of ``steps`` and ``micro_batch_size`` is set.
 
-    steps: the number of micro-batches; each has ceil(B / steps) samples, the last perhaps fewer.
+    steps: the number of micro-batches; each has ceil(B / steps) samples, the last perhaps fewer. Loops over other rows
+        (those that a mask selects) make as many, also of a batch of fewer samples.
     micro_batch_size: the number of samples in a micro-batch.
     batch_dims: which inputs are split and along which dim, like vmap's ``in_dims``: an int for all arguments, a
         tuple by position or a dict by argument name. An entry is an int, or None for an input that is not split,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ..diagnostics.where import Frame
+from ..ir.loop import Split
 from .choice import Choice
 from .journal import Journal
 from .lowerings import LOWERINGS, Lowering
@@ -50,9 +51,9 @@ class Session:
         """Replace options between calls; they are validated again."""
         self.options = dataclasses.replace(self.options, **options)
 
-    def rows(self, batch: int, granule: int) -> int:
-        """The number of samples in a micro-batch, under the current options."""
-        return self.options.rows(batch, granule)
+    def split(self, batch: int, granule: int) -> Split:
+        """How a batch is split under the current options, if ``granule`` samples stay together."""
+        return Split(batch, self.options.rows(batch, granule), int(self.options.steps or 0))
 
     @property
     def strict(self) -> bool:

@@ -74,7 +74,7 @@ class Compiler:
         warn_of_kept(first, session)
         warn_of_unsplit(first, session)
         ran = partial(session.journal.ran, report)
-        return Runner(session.lowering.lower(program), traced, plan, session.rows, ran, owned_from)
+        return Runner(session.lowering.lower(program), traced, plan, session.split, ran, owned_from)
 
 
 def batch_of(gm: GraphModule, symbols: Iterable[sympy.Symbol]) -> Batch:

@@ -93,7 +93,7 @@ class _Choosing:
         if plan.batch not in sizes:
             return False
         batch = sizes[plan.batch]
-        run = at_most(Run(plan, sizes, Split(batch, self.session.rows(batch, plan.granule))))
+        run = at_most(Run(plan, sizes, self.session.split(batch, plan.granule)))
         graph = GraphEntry.of(run, calls=1)
         split = any(loop.micro_batches > 1 for loop in graph.loops)
         if len(run.split) == 1 or graph.estimated_bytes <= graph.full_batch_bytes:
