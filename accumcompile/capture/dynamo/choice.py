@@ -25,7 +25,8 @@ from . import api as dynamo
 from . import batch_data, retrace
 from .thread_state import Call, Rows
 
-BESIDE = 1 / 64  # rows of another size are split too if what is made of them takes this share of what the batch makes
+BESIDE = 1 / 64  # rows of another number are split too if what is made of them takes this share of what the batch makes
+ALONE = 64 << 10  # in a graph without the batch: if it takes so many bytes, too
 
 
 @dataclass(frozen=True)
@@ -56,24 +57,28 @@ def compare(gm: fx.GraphModule, symbols: Set[sympy.Symbol], call: Call, session:
         if not tried and sum(_along(gm, other)) > mine:
             call.trial = Trial(retrace.frame(), batch, mine, state.copy(), session.journal.most_rows)
             _switch(other, call, session)
-    split_beside(gm, symbols, mine, call, session)
+    _split_beside(gm, symbols, BESIDE * mine, call, session)
     state.sharded, state.captured = mine, True
     for leaf in batch.leaves:
         if leaf.dim is not None:
             state.constant.pop(leaf.key, None)
 
 
-def split_beside(gm: fx.GraphModule, symbols: Set[sympy.Symbol], mine: int, call: Call, session: Session) -> None:
-    """Have Dynamo trace the frame again with further sizes as symbols, if much is made of rows of another number.
+def split_alone(gm: fx.GraphModule, call: Call, session: Session) -> None:
+    """Have Dynamo trace a frame without the batch again, with the size of other rows as a symbol."""
+    _split_beside(gm, frozenset(), max(ALONE, BESIDE * session.part(Candidates).sharded), call, session)
 
-    Args:
-        symbols: the batch's, if the graph holds it.
-        mine: the bytes that the batch shards.
+
+def _split_beside(gm: fx.GraphModule, symbols: Set[sympy.Symbol], least: float, call: Call, session: Session) -> None:
+    """Have Dynamo trace the frame again with further sizes as symbols.
+
+    They are those of rows of which more than ``least`` bytes are made that do not carry the batch, whose ``symbols``
+    these are.
     """
     state, batch = session.part(Candidates), call.batch_of_call
     rows = [c for c in _others(batch, state) if not c.leader.dim]  # no packed row
     rest = [c for c in rows if c.size > 1 and state.is_open(c.leader)]
-    found = [c for c in rest if sum(_along(gm, c, symbols)) > BESIDE * mine]
+    found = [c for c in rest if sum(_along(gm, c, symbols)) > least]
     if not found or batch.along is None or batch.candidate is None:
         return
     state.beside.update(leaf.key for c in found for leaf in c.leaves)

@@ -101,7 +101,7 @@ def find_batch(gm: fx.GraphModule, session: Session) -> BatchSymbols | None:
             _compare(gm, batch, here.call, session)
         return batch
     if not carriers and here.call is not None:
-        choice.split_beside(gm, frozenset(), session.part(Candidates).sharded, here.call, session)
+        choice.split_alone(gm, here.call, session)
         return _of_number(gm, here.call)
     return BatchSymbols() if any(c.kind != INFERRED for c in constant) else None
 
