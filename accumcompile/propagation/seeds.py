@@ -8,9 +8,8 @@ another size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-import sympy
 from torch.fx import Graph, Node
 
 from ..ir.operands import is_tensor, is_view, shape_of
@@ -37,21 +36,15 @@ def propagate_seeded(graph: Graph, batch: Batch) -> Propagation:
     inputs = {p.node: p.placement for p in plain if p.node.op != "call_function"}
     made = sum(bytes_of(node) for node in graph.nodes if node.op == "call_function" and not is_view(node))
     seeded = propagate(graph, batch, inputs, found, plain)
-    others = [propagate(graph, batch, inputs, found, plain, {over}) for over in _in_order(seeded.rivals)]
+    others = [propagate(graph, batch, inputs, found, plain, {over}) for over in sorted(seeded.rivals, key=str)]
     best = _fewest_stages([seeded, *others], LEAST * made)
     return best if held(plain) - held(best) >= LEAST * made else plain
 
 
-def _in_order(rivals: Iterable[sympy.Symbol | None]) -> list[sympy.Symbol | None]:
-    """The batch first."""
-    return sorted(rivals, key=lambda over: str(over or ""))
-
-
 def _fewest_stages(ways: Sequence[Propagation], margin: float) -> Propagation:
     """Of those that hold no more than the least and a margin, the one with the fewest barriers, then the least."""
-    bytes_held = [held(way) for way in ways]
-    good = [(layouts.stages(way), size, i) for i, (way, size) in enumerate(zip(ways, bytes_held, strict=True))]
-    return ways[min(g for g in good if g[1] <= min(bytes_held) + margin)[2]]
+    most = min(map(held, ways)) + margin
+    return min((way for way in ways if held(way) <= most), key=lambda way: (layouts.stages(way), held(way)))
 
 
 def held(propagation: Propagation) -> int:
