@@ -34,8 +34,14 @@ def net() -> Net:
     return Net()
 
 
+def layer() -> nn.Linear:
+    """A class of torch's own, which Dynamo never captures by itself."""
+    torch.manual_seed(0)
+    return nn.Linear(4, 3, dtype=torch.float64)
+
+
 def sequential() -> nn.Sequential:
-    """The same model as a class of torch's own, which Dynamo never captures by itself."""
+    """The same model as a container of torch's own."""
     model = net()
     return nn.Sequential(model.first, nn.ReLU(), model.second)
 

@@ -78,7 +78,7 @@ accumcompile AC030: the loss was computed outside the captured graph of the mode
 
 def test_a_trainers_step_that_dynamo_drops(theirs):
     decorated = small.eager(theirs.Trainer.training_step)
-    text = refused(decorated, theirs.Trainer(), small.sequential(), *small.data(12))
+    text = refused(decorated, theirs.Trainer(), small.layer(), *small.data(12))
     assert_expected_inline(
         text,
         """\
@@ -90,7 +90,7 @@ accumcompile AC020: the step ran on the full batch
   cost  forward and backward kept the activations of all 12 samples
   fix   find an option of theirs that avoids that line, or override training_step in a class of your own""",
     )
-    again = refused(decorated, theirs.Trainer(), small.sequential(), *small.data(12))
+    again = refused(decorated, theirs.Trainer(), small.layer(), *small.data(12))
     assert again == text  # though Dynamo says why only once
 
 

@@ -75,7 +75,7 @@ DROPPED = {in_for: in_for_fixed, in_try: in_try_fixed, in_context: in_context_fi
 
 @pytest.mark.parametrize("step", DROPPED, ids=lambda f: f.__name__)
 def test_a_dropped_step_is_refused_at_every_call(step):
-    decorated, model = small.eager(step), small.sequential()
+    decorated, model = small.eager(step), small.layer()
     for _ in range(2):
         text = refused(decorated, model, *small.data(12))
         assert text.startswith("accumcompile AC020: the step ran on the full batch")
@@ -102,8 +102,43 @@ def test_a_step_of_which_only_the_model_was_captured_is_a_warning_once(step):
     assert "AC030" in refused(strict, model, *small.data(12))
 
 
+@pytest.mark.parametrize("step", DROPPED, ids=lambda f: f.__name__)
+def test_a_container_of_torchs_own_is_split_as_a_users_class_is(step):
+    torch.compile(small.sequential(), backend="eager")(small.data(12)[0])  # Dynamo meets it outside of our calls
+    decorated, model = small.eager(step), small.sequential()
+    (text,) = warned(decorated, model, *small.data(12))
+    assert "AC030" in text
+    model.zero_grad()
+    small.assert_equal(decorated, model, *small.data(12))
+    assert {count for _, count in small.runs(decorated, model, *small.data(12))} == {4}
+
+
+class Assembled(nn.Module):
+    """More containers than Dynamo's recompile limit, each of another depth, in a forward that breaks at each."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        layers = [nn.Sequential(*(nn.Linear(4, 4) for _ in range(depth))) for depth in range(1, 12)]
+        self.layers, self.last = nn.ModuleList(layers), nn.Linear(4, 3)
+        self.double()
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+            torch._dynamo.graph_break()
+        return self.last(x)
+
+
+def test_containers_beyond_the_recompile_limit_run_as_they_are():
+    decorated, model = small.eager(small.plain), Assembled()
+    assert [text.split(":")[0] for text in warned(decorated, model, *small.data(12))] == ["accumcompile AC021"]
+    model.zero_grad()
+    small.assert_equal(decorated, model, *small.data(12))
+
+
 def test_texts_of_dropped_steps():
-    model = small.sequential()
+    model = small.layer()
     assert_expected_inline(
         refused(small.eager(in_for), model, *small.data(12)),
         """\
@@ -137,7 +172,7 @@ WHY = {
 
 @pytest.mark.parametrize("step", DROPPED, ids=lambda f: f.__name__)
 def test_why_a_step_was_dropped(step):
-    text = refused(small.eager(step), small.sequential(), *small.data(12))
+    text = refused(small.eager(step), small.layer(), *small.data(12))
     assert f"cannot resume after a graph break at test_dropped_steps.py:N:\n        {WHY[step]}\n" in text
 
 
@@ -152,7 +187,7 @@ def test_a_generator_context_manager():
             loss.backward()
         return loss.detach()
 
-    assert "Dynamo dropped" in refused(small.eager(step), small.sequential(), *small.data(12))
+    assert "Dynamo dropped" in refused(small.eager(step), small.layer(), *small.data(12))
 
 
 @pytest.mark.parametrize("make", [torch.optim.LBFGS, torch.optim.SGD])
@@ -212,7 +247,7 @@ def test_a_closure_that_dynamo_drops_is_refused():
 
         return optimizer.step(closure).detach()
 
-    model = small.sequential()
+    model = small.layer()
     optimizer = torch.optim.LBFGS(model.parameters())
     assert "Dynamo dropped closure" in refused(small.eager(step), model, optimizer, *small.data(12))
 

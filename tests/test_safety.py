@@ -85,7 +85,7 @@ def test_a_loss_on_the_full_batch_that_the_caller_would_differentiate():
 
     decorated = small.eager(step)
     for _ in range(2):
-        assert "AC020: the step ran on the full batch" in refused(decorated, small.sequential(), *small.data(12))
+        assert "AC020: the step ran on the full batch" in refused(decorated, small.layer(), *small.data(12))
 
 
 def test_a_step_that_never_calls_backward():

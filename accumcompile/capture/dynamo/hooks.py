@@ -23,6 +23,7 @@ from . import (  # noqa: F401
     idle_functions,
     is_compiling,
     log_filter,
+    nn_containers,
     optimizers,
     python_lists,
     recompile_limit,

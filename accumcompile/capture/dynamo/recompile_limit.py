@@ -14,7 +14,7 @@ from ...session.session import Session
 from ..batch import arguments as batches
 from ..batch import graph_outputs
 from . import api as dynamo
-from . import replacements
+from . import nn_containers, replacements
 from .break_reasons import recompilation
 from .call_history import Calls
 from .thread_state import Call, here
@@ -41,9 +41,9 @@ def _exceeds_recompile_limit(exceeds: Callable[..., Any], cache_size: Any, compi
     """Report a frame that would now run uncompiled, if it holds the batch."""
     exceeded, limit = exceeds(cache_size, compile_id)
     call = here.call
-    if not exceeded or call is None:
+    local = _variables_of_compile() if exceeded and call is not None else {}
+    if not local or call is None or nn_containers.is_container(local.get("code")):
         return exceeded, limit
-    local = _variables_of_compile()
     variables = dict(getattr(local.get("frame"), "f_locals", {}))
     if dynamo.is_ours(local.get("compiler_fn")) and any(_carries_batch(v, call) for v in variables.values()):
         _refuse(RecompileLimit(limit, local.get("recompile_reason") or "", local.get("code")), call)
