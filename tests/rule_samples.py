@@ -65,6 +65,8 @@ def same_size(op, x: torch.Tensor):
 
 pair = [(f(4, 3), f(4, 3)), (f(4, 3), f(3)), (f(4, 1), f(1, 3)), (f(4, 4), f(4, 4))]
 one = [(f(4, 3),), (f(5),), (f(3, 4, 2),)]
+truths = 2 * (torch.arange(12).reshape(4, 3) % 2).double()
+others = 2 * (torch.arange(12).reshape(4, 3) % 3 > 0).double()
 scalar = [(f(4, 3), -0.5)]
 positive = [(f(4, 3).abs(),), (f(5).abs(),)]
 matrices = [(f(5, 3, 3),), (f(2, 4, 3, 3),)]
@@ -103,14 +105,15 @@ SAMPLES: dict = {
     },
     **dict.fromkeys([getattr(aten, o).default for o in ("neg", "floor", "ceil", "round", "trunc", "sign")], one),
     **dict.fromkeys([getattr(aten, o).default for o in ("clone", "alias", "detach")], one),
-    **dict.fromkeys([getattr(aten, o).default for o in ("relu", "signbit", "logical_not", "reciprocal")], one),
+    **dict.fromkeys([getattr(aten, o).default for o in ("relu", "signbit", "reciprocal")], one),
     **dict.fromkeys([getattr(aten, o).default for o in ("sqrt", "rsqrt", "log", "log2", "log10", "log1p")], positive),
     **dict.fromkeys([getattr(aten, o).default for o in ("lgamma", "digamma")], positive),
     **{getattr(aten, o).default: [(f(4, 3).tanh(),)] for o in ("acos", "asin", "atanh", "erfinv")},
     aten.acosh.default: [(f(4, 3).abs() + 1,)],
     aten.polygamma.default: [(1, f(4, 3).abs())],
     **dict.fromkeys([getattr(aten, o).default for o in ("maximum", "minimum", "atan2")], pair),
-    **dict.fromkeys([getattr(aten, f"logical_{o}").default for o in ("and", "or", "xor")], pair),
+    aten.logical_not.default: [(truths,)],
+    **dict.fromkeys([getattr(aten, f"logical_{o}").default for o in ("and", "or", "xor")], [(truths, others)]),
     **dict.fromkeys([getattr(aten, o).Tensor for o in ("clamp_min", "clamp_max", "remainder", "fmod")], pair),
     **dict.fromkeys([getattr(aten, o).default for o in ("clamp_min", "clamp_max")], scalar),
     **dict.fromkeys([getattr(aten, o).Scalar for o in ("remainder", "fmod", "copysign")], scalar),
