@@ -113,7 +113,7 @@ SAMPLES: dict = {
     aten.polygamma.default: [(1, f(4, 3).abs())],
     **dict.fromkeys([getattr(aten, o).default for o in ("maximum", "minimum", "atan2")], pair),
     aten.logical_not.default: [(truths,)],
-    **dict.fromkeys([getattr(aten, f"logical_{o}").default for o in ("and", "or", "xor")], [(truths, others)]),
+    **{getattr(aten, f"logical_{o}").default: [(truths, others)] for o in ("and", "or", "xor")},
     **dict.fromkeys([getattr(aten, o).Tensor for o in ("clamp_min", "clamp_max", "remainder", "fmod")], pair),
     **dict.fromkeys([getattr(aten, o).default for o in ("clamp_min", "clamp_max")], scalar),
     **dict.fromkeys([getattr(aten, o).Scalar for o in ("remainder", "fmod", "copysign")], scalar),
