@@ -191,7 +191,7 @@ def test_the_batch_is_what_the_graph_computes_with(name):
     assert f"of size {ROWS}: " in line
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (i % 3 > 0)) for i, n in enumerate(STEPS)])
 def test_the_choice_is_made_once(name):
     """Calls with other numbers of rows capture nothing again, and the last batch of all is no other choice."""
     step, model, data, split, _ = STEPS[name]

@@ -14,6 +14,7 @@ from catalogue.compare import TOLERANCE, beyond, differences, run
 from catalogue.row import seeded
 from steps import CATALOGUE
 from torch import nn
+from torch.fx.experimental import _config as fx_config
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from accumcompile import accumulate
@@ -68,7 +69,8 @@ def compiled_anew():
 # Where a row's tensors are
 
 
-@pytest.mark.parametrize("name", [name for name in CATALOGUE if name != "boolean_indexing"])
+@pytest.mark.parametrize("name", CATALOGUE)
+@fx_config.patch(meta_nonzero_assume_all_nonzero=True)
 def test_a_row_is_on_its_device_altogether(name):
     """Tensors that are only shapes cannot meet the CPU's: a factory without a device fails here, without a GPU."""
     case = CATALOGUE[name].build(device="meta")
