@@ -117,7 +117,7 @@ def test_sizes_that_data_decides_behind_each_other():
     """Each lookup needs the size that the one before it found."""
     chain = Chain()
     x, value = torch.randn(13, COLUMNS, dtype=torch.float64), chain.x
-    for _ in range(DEPTH // 20):
+    for _ in range(DEPTH // 40):
         where = chain.add(aten.nonzero.default, chain.add(aten.sum.dim_IntList, value, [1]))
         rows = chain.add(aten.select.int, where, 1, 0)
         value = chain.add(aten.index.Tensor, value, [rows])

@@ -145,6 +145,15 @@ class Maker:
                 scope[name] = eval(code, {"torch": torch, "B": scope["B"]})
         return self._enter(name)
 
+    def other_rows(self, code: str) -> str:
+        """An input whose rows have nothing to do with the batch's, so that no other generator reads it."""
+        name = f"more{len(self.inputs)}"
+        self.inputs[name] = code
+        for scope in self.scopes:
+            with seeded(len(self.inputs)):
+                scope[name] = eval(code, {"torch": torch, "B": scope["B"]})
+        return name
+
     # --- lines
 
     def attempt(self, generate: Callable[[Maker], T]) -> T | None:

@@ -1,4 +1,4 @@
-"""More of the table: a network on rows that are selected, sorted, cut off or joined, which loops run over."""
+"""More of the table: a network on rows that are selected, sorted, cut off or joined, or a second batch's."""
 
 from __future__ import annotations
 
@@ -24,6 +24,17 @@ ROWS = (
 
 # The same number of rows in another order.
 ORDERS = ("{v}[{own_order}]", "{v}[{order}.argsort()]", "{v}.cumsum(0) / B", "{v}.sort(0).values")
+
+
+# How many rows a second batch has, and what a value of one row a sample makes of them.
+NUMBERS = ("3 * B + 1", "B // 2 + 7", "2 * B", "11")
+MEETINGS = (
+    "{own}.sum(0)",
+    "{own}.square().mean(0)",
+    "({of_v} @ {own}.T).logsumexp(1)",
+    "({of_v} @ {own}.T).softmax(1) @ {own}",
+    "{of_v} - {own}.mean(0)",
+)
 
 
 def _network(m: Maker, rows: str, last: int) -> str:
@@ -56,6 +67,18 @@ def network_in_another_order(m: Maker) -> str:
     """A network on the rows in another order, or on what is summed up to each."""
     v, names = _of_the_batch(m)
     return _network(m, m.one_of(ORDERS).format(**names), v.size(v.rank - 1))
+
+
+@op(3)
+def network_on_a_second_batch(m: Maker) -> str:
+    """A network on rows of their own, alone or met by those of the batch."""
+    v, _ = _of_the_batch(m)
+    if v.rank != 2:
+        raise Unfit
+    more = m.other_rows(f"torch.randn({m.one_of(NUMBERS)}, {v.size(1)})")
+    own = _network(m, more, v.size(1))
+    of_v = f"({v} @ {m.parameter(v.size(1), WIDTH, scale=f' / {v.size(1)}**0.5')})"
+    return m.one_of(MEETINGS).format(own=own, of_v=of_v)
 
 
 @op(2)
