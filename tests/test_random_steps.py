@@ -84,7 +84,7 @@ def outcome(step, w, x):
     return {"loss": loss, "gradient": w.grad, "generator": torch.get_rng_state()}, drawn
 
 
-COMPILED = [pytest.param("inductor", d, marks=[pytest.mark.inductor, *[pytest.mark.slow] * (d != 1)]) for d in range(3)]
+COMPILED = [pytest.param("inductor", d, marks=[pytest.mark.inductor, pytest.mark.slow]) for d in range(3)]
 
 
 @pytest.mark.parametrize(("lowering", "dim"), [*(("eager", d) for d in range(3)), *COMPILED])
