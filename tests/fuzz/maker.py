@@ -138,16 +138,11 @@ class Maker:
         known = next((n for n, c in self.inputs.items() if c == code), None)
         if known is not None:
             return next(v for v in self.values if v.name == known)
-        name = f"{name}{len(self.inputs)}" if self.inputs else name
-        self.inputs[name] = code
-        for scope in self.scopes:
-            with seeded(len(self.inputs)):
-                scope[name] = eval(code, {"torch": torch, "B": scope["B"]})
-        return self._enter(name)
+        return self._enter(self.unshared_input(name, code))
 
-    def other_rows(self, code: str) -> str:
-        """An input whose rows have nothing to do with the batch's, so that no other generator reads it."""
-        name = f"more{len(self.inputs)}"
+    def unshared_input(self, name: str, code: str) -> str:
+        """The name of a new input that no other generator reads: its rows have nothing to do with the batch's."""
+        name = f"{name}{len(self.inputs)}" if self.inputs else name
         self.inputs[name] = code
         for scope in self.scopes:
             with seeded(len(self.inputs)):

@@ -75,7 +75,7 @@ def network_on_a_second_batch(m: Maker) -> str:
     v, _ = _of_the_batch(m)
     if v.rank != 2:
         raise Unfit
-    more = m.other_rows(f"torch.randn({m.one_of(NUMBERS)}, {v.size(1)})")
+    more = m.unshared_input("more", f"torch.randn({m.one_of(NUMBERS)}, {v.size(1)})")
     own = _network(m, more, v.size(1))
     of_v = f"({v} @ {m.parameter(v.size(1), WIDTH, scale=f' / {v.size(1)}**0.5')})"
     return m.one_of(MEETINGS).format(own=own, of_v=of_v)

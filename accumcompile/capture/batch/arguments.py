@@ -54,12 +54,15 @@ class CallBatch:
         """The leaves by the id of their tensors."""
         return {id(leaf.tensor): leaf for leaf in self.leaves}
 
+    def open_others(self, state: Candidates) -> list[Candidate]:
+        """The other candidates that may be the batch yet, but for batches of their own."""
+        return [c for c in self.others if state.is_open(c.leader) and c.leader.name not in state.beside]
+
     def choice(self, state: Candidates) -> Choice:
         """What explain() says of it."""
         split = [leaf for leaf in self.leaves if leaf.dim is not None and not leaf.beside]
-        others = [c for c in self.others if state.is_open(c.leader) and c.leader.name not in state.beside]
         why = (state.why if self.leader is not None else "") or self._why
-        return choice(split, self.size, why, others, [leaf for leaf in self.leaves if leaf.beside])
+        return choice(split, self.size, why, self.open_others(state), [leaf for leaf in self.leaves if leaf.beside])
 
     @property
     def _why(self) -> str:

@@ -166,9 +166,14 @@ def inputs(gm: fx.GraphModule) -> list[Input]:
 
 def makes_tensors(gm: fx.GraphModule) -> bool:
     """Whether anything is computed but numbers, such as the size that is passed on to ``torch.manual_seed``."""
-    calls = (node for node in gm.graph.nodes if node.op in ("call_function", "call_method", "call_module"))
-    values = pytree.tree_leaves([node.meta.get("example_value") for node in calls])
-    return any(isinstance(value, torch.Tensor) for value in values)
+    return any(True for node in gm.graph.nodes for _ in tensors_made(node))
+
+
+def tensors_made(node: fx.Node) -> Iterator[torch.Tensor]:
+    """The tensors that a node makes."""
+    if node.op in ("call_function", "call_method", "call_module"):
+        values = pytree.tree_leaves(node.meta.get("example_value"))
+        yield from (value for value in values if isinstance(value, torch.Tensor))
 
 
 def differentiable_outputs(gm: fx.GraphModule) -> list[fx.Node]:

@@ -15,7 +15,6 @@ from typing import NoReturn
 import sympy
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from ...printing.text import human
 from ...session.session import Session
@@ -52,8 +51,8 @@ def compare(gm: fx.GraphModule, symbols: Set[sympy.Symbol], call: Call, session:
     state, batch = session.part(Candidates), call.batch_of_call
     mine = state.sharded + sum(_sharded(gm, symbols))
     _end_trial(mine, call, session)
-    for other in _others(batch, state):
-        tried = other.size == 1 or other.leader.key in state.lost or not state.is_open(other.leader)
+    for other in batch.open_others(state):
+        tried = other.size == 1 or other.leader.key in state.lost
         if not tried and sum(_along(gm, other)) > mine:
             call.trial = Trial(retrace.frame(), batch, mine, state.copy(), session.journal.most_rows)
             _switch(other, call, session)
@@ -76,19 +75,13 @@ def _split_beside(gm: fx.GraphModule, symbols: Set[sympy.Symbol], least: float, 
     these are.
     """
     state, batch = session.part(Candidates), call.batch_of_call
-    rows = [c for c in _others(batch, state) if not c.leader.dim]  # no packed row
-    rest = [c for c in rows if c.size > 1 and state.is_open(c.leader)]
-    found = [c for c in rest if sum(_along(gm, c, symbols)) > least]
+    rows = [c for c in batch.open_others(state) if c.size > 1 and not c.leader.dim]  # no packed row
+    found = [c for c in rows if sum(_along(gm, c, symbols)) > least]
     if not found or batch.along is None or batch.candidate is None:
         return
     state.beside.update(leaf.key for c in found for leaf in c.leaves)
     call.batch_of_call = batch.along(batch.candidate)
     retrace.retrace_along(batch.split, call.batch_of_call.split, call.marks)
-
-
-def _others(batch: CallBatch, state: Candidates) -> list[Candidate]:
-    """The other candidates, but for those that are batches of their own."""
-    return [c for c in batch.others if c.leader.name not in state.beside]
 
 
 def _end_trial(mine: int, call: Call, session: Session) -> None:
@@ -130,7 +123,7 @@ def rejected(gm: fx.GraphModule, call: Call, names: Collection[str], session: Se
             state.constant[leaf.key] = max(leaf.size, state.constant.get(leaf.key, 0))
     if call.trial is not None:
         _return_from(call.trial, call, session)
-    left = [c for c in _others(batch, state) if state.is_open(c.leader)]
+    left = batch.open_others(state)
     left.sort(key=lambda c: not any(_along(gm, c)))  # those in this graph before those that may be in others
     if state.sharded and not any(sum(_along(gm, c)) > state.sharded for c in left[:1]):
         return None
@@ -208,7 +201,7 @@ def drop_rows(call: Call) -> NoReturn:
 def _sharded(gm: fx.GraphModule, symbols: Set[sympy.Symbol]) -> Iterator[int]:
     """The bytes of each value that carries the batch."""
     for node in gm.graph.nodes:
-        for value in _made(node):
+        for value in dynamo.tensors_made(node):
             if any(_symbols(size) & symbols for size in value.shape):
                 yield _bytes(value)
 
@@ -227,17 +220,10 @@ def _at_most(gm: fx.GraphModule, tensors: Set[int], rows: int, apart: Set[sympy.
         if reached.isdisjoint(node.all_input_nodes):
             continue
         reached.add(node)
-        for value in _made(node):
+        for value in dynamo.tensors_made(node):
             is_apart = any(_symbols(size) & apart for size in value.shape)
             if not is_apart and any(size and size % rows == 0 for size in _known(value)):
                 yield _bytes(value)
-
-
-def _made(node: fx.Node) -> Iterator[torch.Tensor]:
-    """The tensors that a node makes."""
-    if node.op in ("call_function", "call_method", "call_module"):
-        values = pytree.tree_leaves(node.meta.get("example_value"))
-        yield from (value for value in values if isinstance(value, torch.Tensor))
 
 
 def _symbols(size: int | torch.SymInt) -> Set[sympy.Symbol]:
